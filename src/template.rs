@@ -8,7 +8,28 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value};
 
 /// Every template, by the name it is included under.
-const TEMPLATES: &[(&str, &str)] = &[];
+const TEMPLATES: &[(&str, &str)] = &[
+    (
+        "full_combine.wgsl",
+        include_str!("../shaders/full_combine.wgsl"),
+    ),
+    (
+        "full_forward_tile.wgsl",
+        include_str!("../shaders/full_forward_tile.wgsl"),
+    ),
+    (
+        "shared/full_bindings.wgsl",
+        include_str!("../shaders/shared/full_bindings.wgsl"),
+    ),
+    (
+        "shared/full_sequence.wgsl",
+        include_str!("../shaders/shared/full_sequence.wgsl"),
+    ),
+    (
+        "shared/tensor.wgsl",
+        include_str!("../shaders/shared/tensor.wgsl"),
+    ),
+];
 
 /// The source of template `name` with `values` filled in.
 ///

@@ -16,7 +16,7 @@
 mod reference;
 
 #[cfg(feature = "webgpu")]
-//CFG
+pub mod config;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
