@@ -238,13 +238,10 @@ impl Kernel {
 }
 
 impl Config {
-    /// The same kernel for tensors whose rows begin anywhere.
+    /// The same kernel for tensors whose rows begin anywhere. Tile and staging stay, so it fits
+    /// wherever the other fits.
     pub fn with_scalar_loads(self) -> Self {
-        let mut config = Config { vec4: false, f16: false, ..self };
-        match &mut config.kernel {
-            Kernel::Tile { stage_f16, .. } => *stage_f16 = false,
-        }
-        config
+        Config { vec4: false, ..self }
     }
 
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
