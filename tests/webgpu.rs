@@ -36,11 +36,8 @@ fn random_problems_agree_with_the_reference_on_the_tile_kernel() {
     };
     for seed in 0..120 {
         let mut random = Random(seed);
-        let problem = random_problem(
-            &mut random,
-            &[DType::F32, DType::F16, DType::BF16],
-            &[64, 40],
-        );
+        let problem =
+            random_problem(&mut random, &[DType::F32, DType::F16, DType::BF16], &[64, 40]);
         let case = Case::new(problem, &mut random);
         let got = problem.run_webgpu(&gpu, &case.inputs()).unwrap();
         let (out, lse) = errors(&got, &case.reference());
@@ -50,14 +47,5 @@ fn random_problems_agree_with_the_reference_on_the_tile_kernel() {
             "seed {seed}: out {out:e}, lse {lse:e}: {problem:?}"
         );
     }
-    let _ = (
-        Bias {
-            per_batch: true,
-            per_head: true,
-        },
-        Ragged {
-            total_q: 0,
-            total_k: 0,
-        },
-    );
+    let _ = (Bias { per_batch: true, per_head: true }, Ragged { total_q: 0, total_k: 0 });
 }

@@ -125,10 +125,7 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         );
         return Err(Declined::new(reason).into());
     }
-    let head_dim = HEAD_DIMS
-        .into_iter()
-        .find(|&d| d as usize >= s.head_dim)
-        .expect("validated");
+    let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= s.head_dim).expect("validated");
     let config = Config {
         kernel: tile(problem, head_dim, caps),
         dtype: problem.dtype,
@@ -149,11 +146,7 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
 /// Whether rows begin and end on multiples of four elements.
 fn loads_by_vec4(problem: &Full) -> bool {
     let l = &problem.layout;
-    let four = |s: &Strides| {
-        [s.batch, s.seqlen, s.head]
-            .iter()
-            .all(|n| n.is_multiple_of(4))
-    };
+    let four = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(4));
     problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
 }
 
@@ -176,15 +169,7 @@ fn tile(problem: &Full, head_dim: u32, caps: &Caps) -> Kernel {
     let (tr, tc) = (8, 8);
     let subgroups = caps.subgroup_size.is_some_and(|n| n >= tc);
     let stage_f16 = problem.dtype == DType::F16 && caps.f16 && loads_by_vec4(problem);
-    let wide = |block_m, dc| Kernel::Tile {
-        block_m,
-        tr,
-        tc,
-        dc,
-        stage_f16,
-        subgroups,
-        split,
-    };
+    let wide = |block_m, dc| Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split };
     let candidates = match (few_rows, head_dim) {
         // 64 rows where the adapter has the memory and the registers allow it.
         (false, ..=64) if blocks(64) >= FEW_WORKGROUPS => vec![wide(64, 32), wide(block_m, 32)],
@@ -227,13 +212,7 @@ impl Kernel {
     /// Workgroup memory: every variable rounded up to 16 bytes.
     pub fn workgroup_bytes(&self, head_dim: u32) -> u32 {
         match *self {
-            Kernel::Tile {
-                block_m,
-                tc,
-                stage_f16,
-                subgroups,
-                ..
-            } => {
+            Kernel::Tile { block_m, tc, stage_f16, subgroups, .. } => {
                 let stage = self.stage(head_dim).0 * if stage_f16 { 8 } else { 16 };
                 let ps = block_m * (self.block_n() / 4 + 1) * 16;
                 let red = if subgroups { 0 } else { block_m * tc * 4 };
@@ -261,11 +240,7 @@ impl Kernel {
 impl Config {
     /// The same kernel for tensors whose rows begin anywhere.
     pub fn with_scalar_loads(self) -> Self {
-        let mut config = Config {
-            vec4: false,
-            f16: false,
-            ..self
-        };
+        let mut config = Config { vec4: false, f16: false, ..self };
         match &mut config.kernel {
             Kernel::Tile { stage_f16, .. } => *stage_f16 = false,
         }
@@ -315,11 +290,7 @@ impl Config {
             (self.ragged, Slot::CuQ),
             (self.ragged, Slot::CuK),
         ];
-        slots.extend(
-            optional
-                .into_iter()
-                .filter_map(|(given, slot)| given.then_some(slot)),
-        );
+        slots.extend(optional.into_iter().filter_map(|(given, slot)| given.then_some(slot)));
         slots.push(Slot::Params);
         slots
     }
@@ -337,15 +308,7 @@ impl Config {
     /// The WGSL of the main kernel.
     pub fn source(&self) -> String {
         match self.kernel {
-            Kernel::Tile {
-                block_m,
-                tr,
-                tc,
-                dc,
-                stage_f16,
-                subgroups,
-                split,
-            } => {
+            Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split } => {
                 let (stage, vbase, vr) = self.kernel.stage(self.head_dim);
                 let values = context! {
                     block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
@@ -363,17 +326,11 @@ impl Config {
     /// The WGSL of the combining kernel, if the main one splits.
     pub fn combine_source(&self) -> Option<String> {
         let values = self.values(&self.combine_slots());
-        self.kernel
-            .splits()
-            .then(|| expand("full_combine.wgsl", values))
+        self.kernel.splits().then(|| expand("full_combine.wgsl", values))
     }
 
     fn values(&self, slots: &[Slot]) -> Value {
-        let slot: Value = slots
-            .iter()
-            .enumerate()
-            .map(|(n, slot)| (slot.name(), n))
-            .collect();
+        let slot: Value = slots.iter().enumerate().map(|(n, slot)| (slot.name(), n)).collect();
         context! {
             slot,
             partial_access => if slots.contains(&Slot::Out) { "read" } else { "read_write" },

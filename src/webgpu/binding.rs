@@ -63,11 +63,7 @@ impl<'a> Checked<'a> {
         }
         if !binding.offset.is_multiple_of(element_bytes as u64) {
             let rule = format!("must be a multiple of the element's {element_bytes} bytes");
-            return Err(Error::invalid(
-                format!("{name}.offset"),
-                binding.offset,
-                rule,
-            ));
+            return Err(Error::invalid(format!("{name}.offset"), binding.offset, rule));
         }
         // Kernels read whole words; so the last word must be there too.
         let start = binding.offset / 4 * 4;
@@ -129,18 +125,10 @@ pub(crate) fn check_aliasing(all: &[Checked<'_>]) -> Result<(), Error> {
                 continue;
             }
             if a.usage != b.usage {
-                let (written, read) = if a.usage == Usage::Write {
-                    (a, b)
-                } else {
-                    (b, a)
-                };
+                let (written, read) = if a.usage == Usage::Write { (a, b) } else { (b, a) };
                 let value = format!("the buffer of {}", read.name);
                 let rule = "a buffer cannot be read and written in one dispatch: use another";
-                return Err(Error::invalid(
-                    format!("{}.buffer", written.name),
-                    value,
-                    rule,
-                ));
+                return Err(Error::invalid(format!("{}.buffer", written.name), value, rule));
             }
             if a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes {
                 let value = format!("{} to {}", b.offset, b.offset + b.bytes);

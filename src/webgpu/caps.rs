@@ -52,9 +52,7 @@ impl Caps {
                 .min(limits.max_compute_workgroup_size_x),
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            max_binding_size: limits
-                .max_storage_buffer_binding_size
-                .min(limits.max_buffer_size),
+            max_binding_size: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             offset_alignment: limits.min_storage_buffer_offset_alignment,
             f16: false,
             subgroup_size: None,

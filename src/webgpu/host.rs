@@ -34,10 +34,7 @@ impl HostBuffer {
             buffer.unmap();
             buffer
         })?;
-        Ok(HostBuffer {
-            buffer,
-            bytes: size,
-        })
+        Ok(HostBuffer { buffer, bytes: size })
     }
 
     /// `values` stored as `dtype`.
@@ -79,9 +76,7 @@ impl HostBuffer {
         context.wait()?;
         let mapped = receive.recv().map_err(|_| Error::DeviceLost)?;
         mapped.map_err(|e| Error::Device(e.to_string()))?;
-        let range = staging
-            .get_mapped_range(..)
-            .map_err(|e| Error::Device(e.to_string()))?;
+        let range = staging.get_mapped_range(..).map_err(|e| Error::Device(e.to_string()))?;
         Ok(range.to_vec())
     }
 }
@@ -111,29 +106,18 @@ impl Context {
 fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => bytemuck::cast_slice(values).to_vec(),
-        DType::F16 => values
-            .iter()
-            .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
-            .collect(),
-        DType::BF16 => values
-            .iter()
-            .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes())
-            .collect(),
+        DType::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
     }
 }
 
 fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
     let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
     match dtype {
-        DType::F32 => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        DType::F16 => pairs()
-            .map(|b| half::f16::from_le_bytes(b).to_f32())
-            .collect(),
-        DType::BF16 => pairs()
-            .map(|b| half::bf16::from_le_bytes(b).to_f32())
-            .collect(),
+        DType::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
     }
 }

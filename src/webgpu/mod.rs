@@ -83,10 +83,7 @@ impl Context {
                 let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
                 let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
                 let matches = |a: &wgpu::Adapter| {
-                    a.get_info()
-                        .name
-                        .to_lowercase()
-                        .contains(&want.to_lowercase())
+                    a.get_info().name.to_lowercase().contains(&want.to_lowercase())
                 };
                 adapters.into_iter().find(matches).ok_or_else(|| {
                     Error::NoDevice(format!(
@@ -127,14 +124,11 @@ impl Context {
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|e| Error::NoDevice(e.to_string()))?;
         // This device is ours alone: what no scope catches must not end the process.
-        device.on_uncaptured_error(Arc::new(|e| {
-            eprintln!("longhand: uncaptured WebGPU error: {e}")
-        }));
+        device
+            .on_uncaptured_error(Arc::new(|e| eprintln!("longhand: uncaptured WebGPU error: {e}")));
         let context = Self::new(device, queue);
         let lost = context.lost.clone();
-        context
-            .device
-            .set_device_lost_callback(move |_, _| lost.store(true, Ordering::SeqCst));
+        context.device.set_device_lost_callback(move |_, _| lost.store(true, Ordering::SeqCst));
         Ok(context)
     }
 
@@ -187,9 +181,7 @@ impl Context {
         let memory = push(ErrorFilter::OutOfMemory);
         let validation = push(ErrorFilter::Validation);
         let value = f();
-        let errors = [validation, memory, internal]
-            .map(ErrorScopeGuard::pop)
-            .map(block_on);
+        let errors = [validation, memory, internal].map(ErrorScopeGuard::pop).map(block_on);
         if let Some(error) = errors.into_iter().flatten().next() {
             return Err(Error::Device(error.to_string()));
         }
@@ -204,12 +196,7 @@ impl Context {
         source: impl FnOnce() -> String,
         accesses: &[Access],
     ) -> Result<Arc<Pipeline>, Error> {
-        if let Some(found) = self
-            .pipelines
-            .lock()
-            .expect("no panic while held")
-            .get(&key)
-        {
+        if let Some(found) = self.pipelines.lock().expect("no panic while held").get(&key) {
             return Ok(found.clone());
         }
         let built = Arc::new(self.checked(|| Pipeline::build(&self.device, &source(), accesses))?);

@@ -14,19 +14,12 @@ pub fn device() -> Option<&'static Context> {
         let want = std::env::var("LONGHAND_ADAPTER").ok();
         match Context::open(want.as_deref()) {
             Ok(context) => {
-                eprintln!(
-                    "on {} ({})",
-                    context.info().name,
-                    context.info().driver_info
-                );
+                eprintln!("on {} ({})", context.info().name, context.info().driver_info);
                 Some(context)
             }
             Err(why) => {
                 let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
-                assert!(
-                    !required.contains("webgpu"),
-                    "LONGHAND_REQUIRE={required}, but {why}"
-                );
+                assert!(!required.contains("webgpu"), "LONGHAND_REQUIRE={required}, but {why}");
                 eprintln!("SKIPPED: {why}");
                 None
             }
@@ -39,19 +32,12 @@ pub fn device() -> Option<&'static Context> {
 pub fn device_with(caps: impl FnOnce(Caps) -> Caps) -> Option<Context> {
     let context = device()?;
     let caps = caps(*context.caps());
-    Some(Context::with_caps(
-        context.device().clone(),
-        context.queue().clone(),
-        caps,
-    ))
+    Some(Context::with_caps(context.device().clone(), context.queue().clone(), caps))
 }
 
 /// What a GPU with nothing but WebGPU's guaranteed limits and no features would be given.
 pub fn baseline_gpu(caps: Caps) -> Caps {
-    Caps {
-        offset_alignment: caps.offset_alignment,
-        ..Caps::baseline()
-    }
+    Caps { offset_alignment: caps.offset_alignment, ..Caps::baseline() }
 }
 
 /// A small fixed generator, so that a failure can be repeated from its seed.
@@ -72,9 +58,7 @@ impl Random {
 
     /// Roughly normal, rounded to 8 significant bits, so exact in every dtype.
     pub fn normal(&mut self) -> f32 {
-        let sum: f32 = (0..4)
-            .map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32)
-            .sum();
+        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum();
         half::bf16::from_f32((sum - 2.0) * 1.7).to_f32()
     }
 
@@ -103,11 +87,7 @@ impl Case {
         let mut lengths = |longest: usize| -> Vec<i32> {
             let mut ends = vec![0i32];
             for b in 0..s.batch {
-                let n = if b == 0 {
-                    longest
-                } else {
-                    random.below(longest + 1)
-                };
+                let n = if b == 0 { longest } else { random.below(longest + 1) };
                 ends.push(ends[b] + n as i32);
             }
             ends
@@ -115,33 +95,25 @@ impl Case {
         let (mut cu_q, mut cu_k) = (None, None);
         if problem.ragged.is_some() {
             let (q, k) = (lengths(s.seqlen_q), lengths(s.seqlen_k));
-            problem.ragged = Some(Ragged {
-                total_q: q[s.batch] as usize,
-                total_k: k[s.batch] as usize,
-            });
+            problem.ragged =
+                Some(Ragged { total_q: q[s.batch] as usize, total_k: k[s.batch] as usize });
             (cu_q, cu_k) = (Some(q), Some(k));
         }
-        problem
-            .validate()
-            .expect("the generator makes valid problems");
+        problem.validate().expect("the generator makes valid problems");
         let [q, k, v, _] = problem.spans();
         Case {
             problem,
             q: random.normals(q),
             k: random.normals(k),
             v: random.normals(v),
-            alibi_slopes: problem.alibi.then(|| {
-                (0..s.heads_q)
-                    .map(|h| 0.5f32.powi(h as i32 % 8 + 1))
-                    .collect()
-            }),
+            alibi_slopes: problem
+                .alibi
+                .then(|| (0..s.heads_q).map(|h| 0.5f32.powi(h as i32 % 8 + 1)).collect()),
             bias: problem
                 .bias
                 .map(|b: Bias| random.normals(problem.bias_dims(&b).iter().product())),
             key_valid: problem.key_padding.then(|| {
-                (0..s.batch * s.seqlen_k)
-                    .map(|_| u8::from(random.below(4) != 0))
-                    .collect()
+                (0..s.batch * s.seqlen_k).map(|_| u8::from(random.below(4) != 0)).collect()
             }),
             cu_seqlens_q: cu_q,
             cu_seqlens_k: cu_k,
@@ -189,15 +161,11 @@ pub fn errors(got: &Output<f32>, expected: &Output<f64>) -> (f64, f64) {
         .zip(&expected.out)
         .map(|(&g, &e)| (f64::from(g) - e).abs() / largest)
         .fold(0.0, worst);
-    let lse = got
-        .lse
-        .iter()
-        .zip(&expected.lse)
-        .map(|(&g, &e)| match (f64::from(g), e) {
-            (g, e) if g == e => 0.0,
-            (g, e) if g.is_infinite() || e.is_infinite() => f64::NAN * (g - e),
-            (g, e) => (g - e).abs() / e.abs().max(1.0),
-        });
+    let lse = got.lse.iter().zip(&expected.lse).map(|(&g, &e)| match (f64::from(g), e) {
+        (g, e) if g == e => 0.0,
+        (g, e) if g.is_infinite() || e.is_infinite() => f64::NAN * (g - e),
+        (g, e) => (g - e).abs() / e.abs().max(1.0),
+    });
     (out, lse.fold(0.0, worst))
 }
 
