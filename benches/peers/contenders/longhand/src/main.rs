@@ -25,17 +25,12 @@ fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String
         "webgpu" => Ok(gpu(context()?)?),
         "webgpu-tile" => {
             let found = context()?;
-            let caps = Caps {
-                cpu: false,
-                ..*found.caps()
-            };
+            let caps = Caps { cpu: false, ..*found.caps() };
             let (device, queue) = (found.device().clone(), found.queue().clone());
             Ok(gpu(Context::with_caps(device, queue, caps))?)
         }
         "reference" => Ok(Box::new(Reference::open(problem, &inputs))),
-        other => Err(format!(
-            "no variant {other:?}: webgpu, webgpu-tile, reference"
-        )),
+        other => Err(format!("no variant {other:?}: webgpu, webgpu-tile, reference")),
     }
 }
 
@@ -55,11 +50,7 @@ fn problem(case: &Case) -> Result<Full, String> {
         head_dim: case.head_dim,
     };
     let problem = Full::new(shape, dtype);
-    Ok(if case.causal {
-        problem.causal()
-    } else {
-        problem
-    })
+    Ok(if case.causal { problem.causal() } else { problem })
 }
 
 fn text(error: longhand::Error) -> String {
@@ -85,16 +76,7 @@ impl Gpu {
             [0, 1, 2].map(|n| buffer(&context, Contents::Of(&stored(&inputs[n], problem.dtype))));
         let out = buffer(&context, Contents::Empty(q.size()));
         let lse = buffer(&context, Contents::Empty(4 * problem.lse_len() as u64));
-        Ok(Gpu {
-            problem,
-            context,
-            q,
-            k,
-            v,
-            out,
-            lse,
-            bound: None,
-        })
+        Ok(Gpu { problem, context, q, k, v, out, lse, bound: None })
     }
 
     fn bind(&self) -> Result<Bound, String> {
@@ -120,10 +102,7 @@ impl Contender for Gpu {
             self.bound = Some(self.bind()?);
         }
         let bound = self.bound.as_ref().expect("bound above");
-        let mut encoder = self
-            .context
-            .device()
-            .create_command_encoder(&Default::default());
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
         bound.record(&mut encoder);
         self.context.queue().submit([encoder.finish()]);
         self.context.wait().map_err(text)
@@ -172,14 +151,8 @@ fn buffer(context: &Context, contents: Contents) -> wgpu::Buffer {
 fn stored(values: &[f32], dtype: DType) -> Vec<u8> {
     let mut bytes: Vec<u8> = match dtype {
         DType::F32 => bytemuck::cast_slice(values).to_vec(),
-        DType::F16 => values
-            .iter()
-            .flat_map(|&x| f16::from_f32(x).to_le_bytes())
-            .collect(),
-        DType::BF16 => values
-            .iter()
-            .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
-            .collect(),
+        DType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
     };
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
@@ -189,12 +162,8 @@ fn loaded(bytes: &[u8], dtype: DType) -> Vec<f32> {
     let words = bytes.chunks_exact(dtype.bytes());
     match dtype {
         DType::F32 => bytemuck::pod_collect_to_vec(bytes),
-        DType::F16 => words
-            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        DType::BF16 => words
-            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
+        DType::F16 => words.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::BF16 => words.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }
 
@@ -211,11 +180,7 @@ impl Reference {
             let bytes = stored(&inputs[n], problem.dtype);
             loaded(&bytes, problem.dtype)
         };
-        Reference {
-            problem,
-            inputs: [0, 1, 2].map(rounded),
-            result: None,
-        }
+        Reference { problem, inputs: [0, 1, 2].map(rounded), result: None }
     }
 }
 
