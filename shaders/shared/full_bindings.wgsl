@@ -50,6 +50,8 @@ struct Params {
     out_head: u32,
     alibi_base: u32,
     partial_rows: u32,
+    cu_q_base: u32,
+    cu_k_base: u32,
 }
 @group(0) @binding(${ slot.params }) var<uniform> P: Params;
 

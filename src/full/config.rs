@@ -342,7 +342,7 @@ impl Config {
             softcap => self.softcap,
             alibi => self.alibi,
             bias => self.bias,
-            key_padding => self.key_padding,
+            key_padding => slots.contains(&Slot::KeyValid),
             ragged => self.ragged,
         }
     }

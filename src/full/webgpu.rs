@@ -63,6 +63,7 @@ impl Full {
     /// Selects, expands and compiles the kernel for `context`'s device; a configuration met before
     /// comes from the cache. Drivers may compile only at the first launch.
     pub fn plan_webgpu(&self, context: &Context) -> Result<Plan, Error> {
+        context.check_lost()?;
         let config = select(self, context.caps())?;
         let chunks = chunks(self, context.caps())?;
         let (main, combine) = pipelines(context, &config)?;

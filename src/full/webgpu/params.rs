@@ -37,6 +37,8 @@ pub(super) struct Params {
     out: Steps,
     alibi_base: u32,
     partial_rows: u32,
+    cu_q_base: u32,
+    cu_k_base: u32,
 }
 
 /// A tensor's base and strides, in elements.
@@ -107,6 +109,8 @@ impl Plan {
             out: steps(Slot::Out, &p.layout.out),
             alibi_base: one(Slot::Alibi, p.alibi),
             partial_rows: self.partial_rows(chunk) as u32,
+            cu_q_base: one(Slot::CuQ, p.ragged.is_some()),
+            cu_k_base: one(Slot::CuK, p.ragged.is_some()),
         }
     }
 }
