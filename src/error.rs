@@ -35,11 +35,7 @@ impl Error {
         value: impl std::fmt::Display,
         rule: impl Into<String>,
     ) -> Self {
-        Error::Invalid {
-            field: field.into(),
-            value: value.to_string(),
-            rule: rule.into(),
-        }
+        Error::Invalid { field: field.into(), value: value.to_string(), rule: rule.into() }
     }
 }
 
@@ -55,8 +51,6 @@ pub struct Declined {
 impl Declined {
     /// A refusal for `reason`.
     pub fn new(reason: impl Into<String>) -> Self {
-        Declined {
-            reason: reason.into(),
-        }
+        Declined { reason: reason.into() }
     }
 }

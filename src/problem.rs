@@ -133,11 +133,7 @@ impl Strides {
         heads: usize,
         head_dim: usize,
     ) -> bool {
-        let mut axes = [
-            (self.batch, batch),
-            (self.seqlen, seqlen),
-            (self.head, heads),
-        ];
+        let mut axes = [(self.batch, batch), (self.seqlen, seqlen), (self.head, heads)];
         axes.sort_unstable();
         let mut extent = head_dim;
         for (step, len) in axes {
@@ -165,25 +161,16 @@ pub struct Window {
 
 impl Window {
     /// No limit.
-    pub const FULL: Window = Window {
-        left: None,
-        right: None,
-    };
+    pub const FULL: Window = Window { left: None, right: None };
 
     /// `left` keys before the query, none forbidden after it.
     pub fn left(left: usize) -> Self {
-        Window {
-            left: Some(left),
-            right: None,
-        }
+        Window { left: Some(left), right: None }
     }
 
     /// `left` keys before and `right` after.
     pub fn new(left: usize, right: usize) -> Self {
-        Window {
-            left: Some(left),
-            right: Some(right),
-        }
+        Window { left: Some(left), right: Some(right) }
     }
 
     /// The keys that query `i` of `seqlen_q` may see among `seqlen_k`, as a range (empty:
@@ -192,9 +179,7 @@ impl Window {
         let position = i as i128 + seqlen_k as i128 - seqlen_q as i128;
         let clamp = |x: i128| x.clamp(0, seqlen_k as i128) as usize;
         let start = self.left.map_or(0, |l| clamp(position - l as i128));
-        let end = self
-            .right
-            .map_or(seqlen_k, |r| clamp(position + r as i128 + 1));
+        let end = self.right.map_or(seqlen_k, |r| clamp(position + r as i128 + 1));
         start..end.max(start)
     }
 }
@@ -207,11 +192,7 @@ pub(crate) fn product(field: &str, factors: &[usize]) -> Result<usize, Error> {
         .filter(|&n| n <= isize::MAX as usize / 8)
         .ok_or_else(|| {
             let value: Vec<String> = factors.iter().map(usize::to_string).collect();
-            Error::invalid(
-                field,
-                value.join(" x "),
-                "the size overflows the address space",
-            )
+            Error::invalid(field, value.join(" x "), "the size overflows the address space")
         })
 }
 
@@ -221,10 +202,7 @@ mod tests {
 
     #[test]
     fn a_window_is_aligned_at_the_ends_and_never_inverted() {
-        let causal = Window {
-            left: None,
-            right: Some(0),
-        };
+        let causal = Window { left: None, right: Some(0) };
         assert_eq!(causal.keys(0, 4, 4), 0..1);
         assert_eq!(causal.keys(0, 2, 5), 0..4);
         assert_eq!(causal.keys(0, 5, 2), 0..0);

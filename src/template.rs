@@ -8,7 +8,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value};
 
 /// Every template, by the name it is included under.
-const TEMPLATES: &[(&str, &str)] = &[];
+const TEMPLATES: &[(&str, &str)] = &[
+    ("full_combine.wgsl", include_str!("../shaders/full_combine.wgsl")),
+    ("full_forward_tile.wgsl", include_str!("../shaders/full_forward_tile.wgsl")),
+    ("shared/full_bindings.wgsl", include_str!("../shaders/shared/full_bindings.wgsl")),
+    ("shared/full_sequence.wgsl", include_str!("../shaders/shared/full_sequence.wgsl")),
+    ("shared/tensor.wgsl", include_str!("../shaders/shared/tensor.wgsl")),
+];
 
 /// The source of template `name` with `values` filled in.
 ///
@@ -29,8 +35,7 @@ pub(crate) fn expand(name: &str, values: Value) -> String {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_keep_trailing_newline(true);
     for (name, text) in TEMPLATES {
-        env.add_template(name, text)
-            .unwrap_or_else(|e| panic!("template {name}: {e:#}"));
+        env.add_template(name, text).unwrap_or_else(|e| panic!("template {name}: {e:#}"));
     }
     env.get_template(name)
         .and_then(|template| template.render(values))

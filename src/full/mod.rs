@@ -13,13 +13,15 @@
 //! and passes no gradient on. Sequences of different lengths are aligned at their ends
 //! (bottom-right), as in FlashAttention ≥ 2.1.
 
+mod inputs;
 mod reference;
 
 #[cfg(feature = "webgpu")]
-//CFG
+pub mod config;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
+pub use inputs::Inputs;
 pub use reference::{Gradients, Output};
 
 use crate::problem::product;
@@ -124,10 +126,7 @@ impl Full {
 
     /// No key after the query's position.
     pub fn causal(self) -> Self {
-        Full {
-            causal: true,
-            ..self
-        }
+        Full { causal: true, ..self }
     }
 
     /// Keys near the query only.
@@ -137,10 +136,7 @@ impl Full {
 
     /// Another scale than `1/sqrt(head_dim)`.
     pub fn softmax_scale(self, softmax_scale: f64) -> Self {
-        Full {
-            softmax_scale,
-            ..self
-        }
+        Full { softmax_scale, ..self }
     }
 
     /// `s = softcap · tanh(s / softcap)`.
@@ -150,34 +146,22 @@ impl Full {
 
     /// Linear position bias with a slope per head.
     pub fn alibi(self) -> Self {
-        Full {
-            alibi: true,
-            ..self
-        }
+        Full { alibi: true, ..self }
     }
 
     /// An additive bias.
     pub fn bias(self, bias: Bias) -> Self {
-        Full {
-            bias: Some(bias),
-            ..self
-        }
+        Full { bias: Some(bias), ..self }
     }
 
     /// A mask of valid keys.
     pub fn key_padding(self) -> Self {
-        Full {
-            key_padding: true,
-            ..self
-        }
+        Full { key_padding: true, ..self }
     }
 
     /// Packed sequences; `shape.seqlen_q` and `.seqlen_k` are the longest.
     pub fn ragged(self, ragged: Ragged) -> Self {
-        Full {
-            ragged: Some(ragged),
-            ..self
-        }
+        Full { ragged: Some(ragged), ..self }
     }
 
     /// Other strides than contiguous `[batch, seqlen, heads, head_dim]`.
@@ -187,15 +171,8 @@ impl Full {
 
     /// The window with `causal` folded in.
     pub fn mask(&self) -> Window {
-        let right = if self.causal {
-            Some(0)
-        } else {
-            self.window.right
-        };
-        Window {
-            left: self.window.left,
-            right,
-        }
+        let right = if self.causal { Some(0) } else { self.window.right };
+        Window { left: self.window.left, right }
     }
 
     /// Rejects what has no meaning.
@@ -229,11 +206,7 @@ impl Full {
         }
         if let Some(r) = &self.ragged {
             if self.bias.is_some() {
-                return Err(Error::invalid(
-                    "bias",
-                    "given",
-                    "not defined for ragged sequences",
-                ));
+                return Err(Error::invalid("bias", "given", "not defined for ragged sequences"));
             }
             if self.key_padding {
                 return Err(Error::invalid(
@@ -255,17 +228,9 @@ impl Full {
                 }
             }
         }
-        for (name, n) in [
-            ("batch", s.batch),
-            ("seqlen_q", s.seqlen_q),
-            ("seqlen_k", s.seqlen_k),
-        ] {
+        for (name, n) in [("batch", s.batch), ("seqlen_q", s.seqlen_q), ("seqlen_k", s.seqlen_k)] {
             if n > i32::MAX as usize {
-                return Err(Error::invalid(
-                    format!("shape.{name}"),
-                    n,
-                    "must be below 2^31",
-                ));
+                return Err(Error::invalid(format!("shape.{name}"), n, "must be below 2^31"));
             }
         }
         product("shape", &[s.batch, s.heads_q, s.seqlen_q])?;
@@ -278,10 +243,7 @@ impl Full {
                 .span(batch, seqlen, heads, s.head_dim)
                 .filter(|&n| n <= isize::MAX as usize / 8);
             if span.is_none() {
-                let value = format!(
-                    "{strides:?} of [{batch}, {seqlen}, {heads}, {}]",
-                    s.head_dim
-                );
+                let value = format!("{strides:?} of [{batch}, {seqlen}, {heads}, {}]", s.head_dim);
                 return Err(Error::invalid(
                     format!("layout.{name}"),
                     value,
@@ -289,11 +251,7 @@ impl Full {
                 ));
             }
         }
-        if !self
-            .layout
-            .out
-            .is_injective(self.batches(), self.rows_q(), s.heads_q, s.head_dim)
-        {
+        if !self.layout.out.is_injective(self.batches(), self.rows_q(), s.heads_q, s.head_dim) {
             let value = format!("{:?}", self.layout.out);
             return Err(Error::invalid(
                 "layout.out",
@@ -309,19 +267,16 @@ impl Full {
     pub fn flops(&self) -> f64 {
         let s = &self.shape;
         let mask = self.mask();
-        let pairs: f64 = (0..s.seqlen_q)
-            .map(|i| mask.keys(i, s.seqlen_q, s.seqlen_k).len() as f64)
-            .sum();
+        let pairs: f64 =
+            (0..s.seqlen_q).map(|i| mask.keys(i, s.seqlen_q, s.seqlen_k).len() as f64).sum();
         4.0 * pairs * (s.batch * s.heads_q * s.head_dim) as f64
     }
 
     /// Bytes of `q`, `k`, `v`, `out` and `lse`: what a forward pass must at least move.
     pub fn bytes(&self) -> f64 {
         let s = &self.shape;
-        let (rows_q, rows_k) = (
-            (self.batches() * self.rows_q()) as f64,
-            (self.batches() * self.rows_k()) as f64,
-        );
+        let (rows_q, rows_k) =
+            ((self.batches() * self.rows_q()) as f64, (self.batches() * self.rows_k()) as f64);
         let elements = 2.0 * rows_q * (s.heads_q * s.head_dim) as f64
             + 2.0 * rows_k * (s.heads_kv * s.head_dim) as f64;
         elements * self.dtype.bytes() as f64 + 4.0 * rows_q * s.heads_q as f64
@@ -329,11 +284,7 @@ impl Full {
 
     /// The first dimension of the tensors: the batch, or 1 if ragged.
     pub fn batches(&self) -> usize {
-        if self.ragged.is_some() {
-            1
-        } else {
-            self.shape.batch
-        }
+        if self.ragged.is_some() { 1 } else { self.shape.batch }
     }
 
     /// Positions in `q` and `out` per [`batches`](Self::batches).
@@ -354,9 +305,7 @@ impl Full {
     /// Elements spanned by each of `q`, `k`, `v`, `out`. The problem must be valid.
     pub fn spans(&self) -> [usize; 4] {
         self.tensors().map(|(_, strides, seqlen, heads)| {
-            strides
-                .span(self.batches(), seqlen, heads, self.shape.head_dim)
-                .unwrap_or(usize::MAX)
+            strides.span(self.batches(), seqlen, heads, self.shape.head_dim).unwrap_or(usize::MAX)
         })
     }
 
@@ -377,151 +326,4 @@ impl Full {
             ("out", l.out, self.rows_q(), s.heads_q),
         ]
     }
-}
-
-/// The tensors of a problem on the host, laid out as [`Full::layout`] says.
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a, T> {
-    /// `[batch, seqlen_q, heads_q, head_dim]`.
-    pub q: &'a [T],
-    /// `[batch, seqlen_k, heads_kv, head_dim]`.
-    pub k: &'a [T],
-    /// As `k`.
-    pub v: &'a [T],
-    /// `[heads_q]`, if [`Full::alibi`].
-    pub alibi_slopes: Option<&'a [T]>,
-    /// See [`Bias`].
-    pub bias: Option<&'a [T]>,
-    /// `[batch, seqlen_k]`, 1 for a key that may be attended, if [`Full::key_padding`].
-    pub key_valid: Option<&'a [u8]>,
-    /// `[batch + 1]`, if [`Full::ragged`].
-    pub cu_seqlens_q: Option<&'a [i32]>,
-    /// `[batch + 1]`, if [`Full::ragged`].
-    pub cu_seqlens_k: Option<&'a [i32]>,
-}
-
-impl<'a, T> Inputs<'a, T> {
-    /// Queries, keys and values, nothing else.
-    pub fn new(q: &'a [T], k: &'a [T], v: &'a [T]) -> Self {
-        Inputs {
-            q,
-            k,
-            v,
-            alibi_slopes: None,
-            bias: None,
-            key_valid: None,
-            cu_seqlens_q: None,
-            cu_seqlens_k: None,
-        }
-    }
-}
-
-impl Full {
-    /// Rejects tensors that do not fit the problem.
-    pub fn validate_inputs<T>(&self, inputs: &Inputs<'_, T>) -> Result<(), Error> {
-        self.validate()?;
-        let [q, k, v, _] = self.spans();
-        at_least("q", inputs.q.len(), q)?;
-        at_least("k", inputs.k.len(), k)?;
-        at_least("v", inputs.v.len(), v)?;
-        let s = &self.shape;
-        let len = |x: &Option<&[T]>| x.map(<[T]>::len);
-        exactly(
-            "alibi_slopes",
-            len(&inputs.alibi_slopes),
-            self.alibi.then_some(s.heads_q),
-        )?;
-        let bias = self
-            .bias
-            .as_ref()
-            .map(|b| self.bias_dims(b).iter().product());
-        exactly("bias", len(&inputs.bias), bias)?;
-        let valid = self.key_padding.then_some(s.batch * s.seqlen_k);
-        exactly("key_valid", inputs.key_valid.map(<[u8]>::len), valid)?;
-        if let Some(bad) = inputs.key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
-            return Err(Error::invalid("key_valid", bad, "must hold 0 or 1"));
-        }
-        let ends = self.ragged.map(|_| s.batch + 1);
-        exactly("cu_seqlens_q", inputs.cu_seqlens_q.map(<[i32]>::len), ends)?;
-        exactly("cu_seqlens_k", inputs.cu_seqlens_k.map(<[i32]>::len), ends)?;
-        if let (Some(r), Some(q), Some(k)) =
-            (&self.ragged, inputs.cu_seqlens_q, inputs.cu_seqlens_k)
-        {
-            validate_cu_seqlens("cu_seqlens_q", q, r.total_q, s.seqlen_q)?;
-            validate_cu_seqlens("cu_seqlens_k", k, r.total_k, s.seqlen_k)?;
-        }
-        Ok(())
-    }
-}
-
-fn at_least(name: &str, got: usize, needed: usize) -> Result<(), Error> {
-    if got < needed {
-        return Err(Error::invalid(
-            format!("{name}.len"),
-            got,
-            format!("the shape and strides need {needed} elements"),
-        ));
-    }
-    Ok(())
-}
-
-fn exactly(name: &str, got: Option<usize>, needed: Option<usize>) -> Result<(), Error> {
-    match (got, needed) {
-        (None, None) => Ok(()),
-        (Some(got), Some(needed)) if got == needed => Ok(()),
-        (Some(got), Some(needed)) => Err(Error::invalid(
-            format!("{name}.len"),
-            got,
-            format!("the problem needs {needed} elements"),
-        )),
-        (None, Some(_)) => Err(Error::invalid(
-            name,
-            "absent",
-            "the problem says that it is given",
-        )),
-        (Some(_), None) => Err(Error::invalid(
-            name,
-            "given",
-            "the problem says that there is none",
-        )),
-    }
-}
-
-fn validate_cu_seqlens(
-    name: &str,
-    ends: &[i32],
-    total: usize,
-    longest: usize,
-) -> Result<(), Error> {
-    if ends.first() != Some(&0) {
-        return Err(Error::invalid(
-            format!("{name}[0]"),
-            ends.first().copied().unwrap_or(-1),
-            "must be 0",
-        ));
-    }
-    for (b, pair) in ends.windows(2).enumerate() {
-        let length = i64::from(pair[1]) - i64::from(pair[0]);
-        if length < 0 {
-            return Err(Error::invalid(
-                format!("{name}[{}]", b + 1),
-                pair[1],
-                "must not descend",
-            ));
-        }
-        if length as usize > longest {
-            let rule =
-                format!("the sequence has {length} positions, the shape says at most {longest}");
-            return Err(Error::invalid(format!("{name}[{}]", b + 1), pair[1], rule));
-        }
-    }
-    let end = ends.last().copied().unwrap_or(0);
-    if end as usize != total {
-        return Err(Error::invalid(
-            format!("{name}[{}]", ends.len() - 1),
-            end,
-            format!("must be the total, {total}"),
-        ));
-    }
-    Ok(())
 }

@@ -117,7 +117,7 @@ impl Full {
         grad_out: &[T],
     ) -> Result<Gradients<T>, Error> {
         self.validate_inputs(inputs)?;
-        super::at_least("grad_out", grad_out.len(), self.spans()[3])?;
+        super::inputs::at_least("grad_out", grad_out.len(), self.spans()[3])?;
         let s = &self.shape;
         let tasks: Vec<(Sequence, usize)> = self
             .sequences(inputs)
@@ -175,14 +175,7 @@ impl Full {
             q: vec![T::zero(); group * lq * d],
             k: vec![T::zero(); lk * d],
             v: vec![T::zero(); lk * d],
-            bias: vec![
-                T::zero();
-                if inputs.bias.is_some() {
-                    group * lq * lk
-                } else {
-                    0
-                }
-            ],
+            bias: vec![T::zero(); if inputs.bias.is_some() { group * lq * lk } else { 0 }],
             alibi_slopes: vec![T::zero(); group],
         };
         let mut out = vec![T::zero(); d];
@@ -226,9 +219,7 @@ impl Full {
         out: &mut [T],
     ) -> T {
         let scores = self.scores(inputs, seq, head, i);
-        let most = scores
-            .iter()
-            .fold(T::neg_infinity(), |m, &(_, s, _)| m.max(s));
+        let most = scores.iter().fold(T::neg_infinity(), |m, &(_, s, _)| m.max(s));
         let has_nan = scores.iter().any(|(_, s, _)| s.is_nan());
         if most == T::neg_infinity() && !has_nan {
             return most;
@@ -241,14 +232,7 @@ impl Full {
             add_scaled(
                 out,
                 p,
-                row(
-                    inputs.v,
-                    seq.v,
-                    self.layout.v,
-                    j,
-                    head_kv,
-                    self.shape.head_dim,
-                ),
+                row(inputs.v, seq.v, self.layout.v, j, head_kv, self.shape.head_dim),
             );
         }
         out.iter_mut().for_each(|x| *x = *x / sum);
@@ -270,17 +254,12 @@ impl Full {
         let bias = inputs
             .bias
             .map(|b| &b[self.bias_start(seq, head) + i * seq.seqlen_k..][..seq.seqlen_k]);
-        let valid = inputs
-            .key_valid
-            .map(|m| &m[seq.batch * s.seqlen_k..][..s.seqlen_k]);
+        let valid = inputs.key_valid.map(|m| &m[seq.batch * s.seqlen_k..][..s.seqlen_k]);
         let keys = self.mask().keys(i, seq.seqlen_q, seq.seqlen_k);
         keys.filter(|&j| valid.is_none_or(|valid| valid[j] != 0))
             .map(|j| {
-                let mut score = scale
-                    * dot(
-                        q,
-                        row(inputs.k, seq.k, self.layout.k, j, head_kv, s.head_dim),
-                    );
+                let mut score =
+                    scale * dot(q, row(inputs.k, seq.k, self.layout.k, j, head_kv, s.head_dim));
                 let mut slope = T::one();
                 if cap > T::zero() {
                     let tanh = (score / cap).tanh();
@@ -303,9 +282,7 @@ impl Full {
         sequences
             .flat_map(|seq| (0..self.shape.heads_q).map(move |head| (seq, head)))
             .flat_map(|(seq, head)| {
-                (0..seq.seqlen_q)
-                    .step_by(ROWS_PER_TASK)
-                    .map(move |first| (seq, head, first))
+                (0..seq.seqlen_q).step_by(ROWS_PER_TASK).map(move |first| (seq, head, first))
             })
             .collect()
     }
@@ -395,12 +372,7 @@ fn add_rows<T: Real>(
 fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let mut sums = [T::zero(); 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: T = a8
-        .remainder()
-        .iter()
-        .zip(b8.remainder())
-        .map(|(&x, &y)| x * y)
-        .sum();
+    let rest: T = a8.remainder().iter().zip(b8.remainder()).map(|(&x, &y)| x * y).sum();
     for (x, y) in a8.zip(b8) {
         for n in 0..8 {
             sums[n] += x[n] * y[n];

@@ -104,10 +104,7 @@ impl ProblemOptions {
             head_dim: self.head_dim,
         };
         let mut problem = Full::new(shape, self.dtype)
-            .window(Window {
-                left: self.window_left,
-                right: self.window_right,
-            })
+            .window(Window { left: self.window_left, right: self.window_right })
             .softcap(self.softcap);
         problem.causal = self.causal;
         problem.alibi = self.alibi;
@@ -169,10 +166,7 @@ fn usage(e: &clap::Error) -> ExitCode {
     // clap explains over several paragraphs; the first one says what is wrong.
     let text = e.to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = first
-        .trim_start_matches("error: ")
-        .split_whitespace()
-        .collect();
+    let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
     let message = format!("{} (see longhand --help)", words.join(" "));
     complain(&Failure::input(message));
     ExitCode::from(2)

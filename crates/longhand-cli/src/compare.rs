@@ -38,15 +38,9 @@ pub struct Difference {
 /// Measures `got` against `expected`. Tensors of different lengths are infinitely far apart.
 pub fn difference(measure: Measure, got: &[f64], expected: &[f64]) -> Difference {
     if got.len() != expected.len() {
-        return Difference {
-            max_abs: f64::INFINITY,
-            error: f64::INFINITY,
-        };
+        return Difference { max_abs: f64::INFINITY, error: f64::INFINITY };
     }
-    let mut worst = Difference {
-        max_abs: 0.0,
-        error: 0.0,
-    };
+    let mut worst = Difference { max_abs: 0.0, error: 0.0 };
     let mut largest = 0.1f64;
     for (&g, &e) in got.iter().zip(expected) {
         // Only of `lse` is an infinity a value; two equal ones are no distance apart.
@@ -73,11 +67,7 @@ pub fn difference(measure: Measure, got: &[f64], expected: &[f64]) -> Difference
 
 /// `f64::max`, except that NaN wins: a NaN in a result must not pass unseen.
 fn max_or_nan(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() {
-        f64::NAN
-    } else {
-        a.max(b)
-    }
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 /// The largest error that the result `name` may have, given what a naive evaluation in `dtype`
@@ -98,10 +88,7 @@ pub fn tolerance(name: &str, dtype: DType, naive: &[f64], expected: &[f64]) -> f
 /// Flash-attention's `2 · max |(x + 0.3 − 0.3) − x|`, in the measure's terms.
 fn rounding_floor(measure: Measure, dtype: DType, expected: &[f64]) -> f64 {
     let x: Vec<f64> = expected.iter().map(|&x| dtype.round(x)).collect();
-    let shaken: Vec<f64> = x
-        .iter()
-        .map(|&x| dtype.round(dtype.round(x + 0.3) - 0.3))
-        .collect();
+    let shaken: Vec<f64> = x.iter().map(|&x| dtype.round(dtype.round(x + 0.3) - 0.3)).collect();
     let floor = 2.0 * difference(measure, &shaken, &x).error;
     if floor.is_finite() { floor } else { 0.0 }
 }
@@ -180,11 +167,7 @@ mod tests {
             for bad in [f64::NAN, f64::INFINITY] {
                 for got in [[bad, 1.0], [1.0, bad]] {
                     let difference = difference(measure, &got, &[1.0, 1.0]);
-                    let c = Comparison {
-                        name: String::new(),
-                        difference,
-                        tolerance: 1e300,
-                    };
+                    let c = Comparison { name: String::new(), difference, tolerance: 1e300 };
                     assert!(!c.passed(), "{measure:?} {got:?}");
                 }
             }

@@ -71,25 +71,15 @@ impl<'a> Container<'a> {
         let json = strict_json::parse(text)
             .map_err(|e| Failure::input(format!("not a safetensors file: the header: {e}")))?;
         if !matches!(json, Json::Object(_)) {
-            return Err(Failure::input(
-                "not a safetensors file: the header is not an object",
-            ));
+            return Err(Failure::input("not a safetensors file: the header is not an object"));
         }
         let metadata = header.metadata().clone().unwrap_or_default();
-        Ok(Container {
-            metadata: metadata.into_iter().collect(),
-            tensors,
-        })
+        Ok(Container { metadata: metadata.into_iter().collect(), tensors })
     }
 
     /// Names of the tensors, sorted.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .tensors
-            .names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let mut names: Vec<String> = self.tensors.names().into_iter().map(str::to_owned).collect();
         names.sort_unstable();
         names
     }
@@ -159,10 +149,8 @@ pub fn encode(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<String, Te
     let text = |s: &str| serde_json::Value::from(s).to_string();
     let mut entries = Vec::new();
     if !metadata.is_empty() {
-        let pairs: Vec<String> = metadata
-            .iter()
-            .map(|(k, v)| format!("{}:{}", text(k), text(v)))
-            .collect();
+        let pairs: Vec<String> =
+            metadata.iter().map(|(k, v)| format!("{}:{}", text(k), text(v))).collect();
         entries.push(format!("\"__metadata__\":{{{}}}", pairs.join(",")));
     }
     let mut body = Vec::new();
@@ -200,10 +188,7 @@ pub fn encode(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<String, Te
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |e: std::io::Error| Failure::input(format!("{}: {e}", path.display()));
     let Some(name) = path.file_name() else {
-        return Err(Failure::input(format!(
-            "{}: not a file name",
-            path.display()
-        )));
+        return Err(Failure::input(format!("{}: not a file name", path.display())));
     };
     if path.is_dir() {
         return Err(Failure::input(format!("{}: is a folder", path.display())));

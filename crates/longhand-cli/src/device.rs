@@ -22,12 +22,8 @@ pub enum DeviceKind {
 
 impl DeviceKind {
     /// All of them.
-    pub const ALL: [DeviceKind; 4] = [
-        DeviceKind::Reference,
-        DeviceKind::Cpu,
-        DeviceKind::Webgpu,
-        DeviceKind::Cuda,
-    ];
+    pub const ALL: [DeviceKind; 4] =
+        [DeviceKind::Reference, DeviceKind::Cpu, DeviceKind::Webgpu, DeviceKind::Cuda];
 
     /// As the command line spells it.
     pub fn name(self) -> &'static str {
@@ -114,10 +110,7 @@ impl Device {
                 })
             }
             Device::Webgpu(gpu) => {
-                let problem = Full {
-                    dtype,
-                    ..file.problem
-                };
+                let problem = Full { dtype, ..file.problem };
                 let output = gpu.forward(&problem, &file.inputs)?;
                 Ok(Computed {
                     results: from_parts(file, &output, None, dtype),
@@ -144,11 +137,7 @@ impl Device {
                     problem.reference(&inputs.as_inputs())?;
                     best_ms = best_ms.min(start.elapsed().as_secs_f64() * 1e3);
                 }
-                Ok(Timing {
-                    first_ms: None,
-                    best_ms,
-                    workspace_bytes: 0,
-                })
+                Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
             }
             Device::Webgpu(gpu) => gpu.time(problem, inputs, repeats),
         }

@@ -47,10 +47,7 @@ impl std::fmt::Display for Failure {
             .chars()
             .flat_map(|c| {
                 let escaped = c.is_control().then(|| c.escape_default().to_string());
-                escaped
-                    .unwrap_or_else(|| c.to_string())
-                    .chars()
-                    .collect::<Vec<_>>()
+                escaped.unwrap_or_else(|| c.to_string()).chars().collect::<Vec<_>>()
             })
             .collect();
         match self {

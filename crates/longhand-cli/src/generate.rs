@@ -12,11 +12,7 @@ const MOST_BYTES: u64 = 8 << 30;
 pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
     problem.validate()?;
     let [q, k, v, _] = problem.spans();
-    let bytes = [q, k, v]
-        .iter()
-        .map(|&n| n as u64)
-        .fold(0, u64::saturating_add)
-        .saturating_mul(4);
+    let bytes = [q, k, v].iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4);
     if bytes > MOST_BYTES {
         let message = format!("the inputs would take {bytes} bytes: must be at most {MOST_BYTES}");
         return Err(Failure::input(message));
@@ -59,10 +55,7 @@ mod tests {
         let x = normal(1, 10_000);
         let mean = x.iter().sum::<f32>() / 1e4;
         let variance = x.iter().map(|x| x * x).sum::<f32>() / 1e4;
-        assert!(
-            mean.abs() < 0.05 && (variance - 1.0).abs() < 0.05,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.05 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
         for dtype in [longhand::DType::F16, longhand::DType::BF16] {
             assert!(x.iter().all(|&x| dtype.round(x.into()) == f64::from(x)));
         }

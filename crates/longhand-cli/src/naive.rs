@@ -19,11 +19,7 @@ pub fn evaluate(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Resu
         };
         return Ok(from_parts(file, &output, gradients.as_ref(), DType::F32));
     }
-    let half = Half {
-        problem: &file.problem,
-        inputs: file.inputs.stored_as::<f64>(dtype),
-        dtype,
-    };
+    let half = Half { problem: &file.problem, inputs: file.inputs.stored_as::<f64>(dtype), dtype };
     let grad_out = grad_out.map(|g| stored_as::<f64>(g, dtype));
     let (output, gradients) = half.evaluate(grad_out.as_deref());
     Ok(from_parts(file, &output, gradients.as_ref(), dtype))
@@ -75,11 +71,7 @@ impl Half<'_> {
             }
         }
         if let Some(g) = &mut gradients {
-            for x in
-                g.k.iter_mut()
-                    .chain(&mut g.v)
-                    .chain(g.bias.iter_mut().flatten())
-            {
+            for x in g.k.iter_mut().chain(&mut g.v).chain(g.bias.iter_mut().flatten()) {
                 *x = self.round(*x);
             }
         }
@@ -208,13 +200,7 @@ impl Half<'_> {
             (Some(q), Some(k)) => {
                 let [q0, q1, k0, k1] =
                     [q[batch], q[batch + 1], k[batch], k[batch + 1]].map(|x| x as usize);
-                Sequence {
-                    batch,
-                    q: q0,
-                    k: k0,
-                    seqlen_q: q1 - q0,
-                    seqlen_k: k1 - k0,
-                }
+                Sequence { batch, q: q0, k: k0, seqlen_q: q1 - q0, seqlen_k: k1 - k0 }
             }
             _ => Sequence {
                 batch,
@@ -227,10 +213,7 @@ impl Half<'_> {
         if s.seqlen_q == 0 {
             return Vec::new();
         }
-        (0..s.batch)
-            .map(sequence)
-            .filter(|seq| seq.seqlen_q > 0)
-            .collect()
+        (0..s.batch).map(sequence).filter(|seq| seq.seqlen_q > 0).collect()
     }
 
     fn lse_at(&self, seq: &Sequence, head: usize, i: usize) -> usize {

@@ -34,10 +34,7 @@ pub fn read_params(text: &str) -> Result<Params> {
         let message = format!("__metadata__.params = {json}: must be a JSON object");
         return Err(Failure::input(message));
     };
-    if let Some((key, _)) = entries
-        .iter()
-        .find(|(key, _)| !KEYS.contains(&key.as_str()))
-    {
+    if let Some((key, _)) = entries.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
         let message = format!("params.{key}: unknown; op 'full' has {}", KEYS.join(", "));
         return Err(Failure::input(message));
     }

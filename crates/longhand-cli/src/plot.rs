@@ -37,16 +37,8 @@ impl Axis {
 fn decades(values: &[f64], from: f64, to: f64) -> Axis {
     let log = |x: &f64| x.log10();
     let low = values.iter().map(log).fold(f64::INFINITY, f64::min).floor();
-    let high = values
-        .iter()
-        .map(log)
-        .fold(f64::NEG_INFINITY, f64::max)
-        .ceil();
-    let (low, high) = if low.is_finite() {
-        (low, high.max(low + 1.0))
-    } else {
-        (0.0, 1.0)
-    };
+    let high = values.iter().map(log).fold(f64::NEG_INFINITY, f64::max).ceil();
+    let (low, high) = if low.is_finite() { (low, high.max(low + 1.0)) } else { (0.0, 1.0) };
     Axis {
         low: 10f64.powf(low),
         high: 10f64.powf(high),
@@ -73,29 +65,15 @@ fn exact(values: &[f64], from: f64, to: f64) -> Axis {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// The plot as an SVG file. Points that have no logarithm are left out.
 pub(crate) fn log_log(plot: &Plot) -> String {
     let drawable = |&&(x, y): &&(f64, f64)| x > 0.0 && y > 0.0 && x.is_finite() && y.is_finite();
-    let points = || {
-        plot.lines
-            .iter()
-            .flat_map(|(_, p)| p.iter().filter(drawable))
-    };
-    let x = exact(
-        &points().map(|p| p.0).collect::<Vec<_>>(),
-        LEFT,
-        WIDTH - RIGHT,
-    );
-    let y = decades(
-        &points().map(|p| p.1).collect::<Vec<_>>(),
-        HEIGHT - BOTTOM,
-        TOP,
-    );
+    let points = || plot.lines.iter().flat_map(|(_, p)| p.iter().filter(drawable));
+    let x = exact(&points().map(|p| p.0).collect::<Vec<_>>(), LEFT, WIDTH - RIGHT);
+    let y = decades(&points().map(|p| p.1).collect::<Vec<_>>(), HEIGHT - BOTTOM, TOP);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -114,31 +92,18 @@ pub(crate) fn log_log(plot: &Plot) -> String {
     };
     for &mark in &x.marks {
         svg += &line(x.at(mark), TOP, x.at(mark), HEIGHT - BOTTOM);
-        svg += &label(
-            x.at(mark),
-            HEIGHT - BOTTOM + 18.0,
-            "middle",
-            &mark.to_string(),
-        );
+        svg += &label(x.at(mark), HEIGHT - BOTTOM + 18.0, "middle", &mark.to_string());
     }
     for &mark in &y.marks {
         svg += &line(LEFT, y.at(mark), WIDTH - RIGHT, y.at(mark));
         svg += &label(LEFT - 6.0, y.at(mark) + 4.0, "end", &mark.to_string());
     }
-    svg += &label(
-        (LEFT + WIDTH - RIGHT) / 2.0,
-        HEIGHT - 12.0,
-        "middle",
-        &plot.x,
-    );
+    svg += &label((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0, "middle", &plot.x);
     svg += &label(LEFT - 6.0, TOP - 10.0, "end", &plot.y);
     for (n, (name, points)) in plot.lines.iter().enumerate() {
         let colour = COLOURS[n % COLOURS.len()];
-        let at: Vec<(f64, f64)> = points
-            .iter()
-            .filter(drawable)
-            .map(|p| (x.at(p.0), y.at(p.1)))
-            .collect();
+        let at: Vec<(f64, f64)> =
+            points.iter().filter(drawable).map(|p| (x.at(p.0), y.at(p.1))).collect();
         let path: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         svg += &format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",

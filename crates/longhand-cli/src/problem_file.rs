@@ -19,14 +19,8 @@ pub const FORMAT: &str = "longhand-fixture/1";
 pub const OPS_HERE: [&str; 1] = ["full"];
 
 /// Ops of the format that this build knows by name only.
-pub const OPS_LATER: [&str; 6] = [
-    "longformer",
-    "lsh",
-    "transformer_xl",
-    "xlnet",
-    "rel_pos",
-    "t5_bias",
-];
+pub const OPS_LATER: [&str; 6] =
+    ["longformer", "lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"];
 
 /// The inputs of a problem, contiguous.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -136,15 +130,9 @@ fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<ProblemFile> {
         q: floats(&file, "q")?,
         k: floats(&file, "k")?,
         v: floats(&file, "v")?,
-        alibi_slopes: problem
-            .alibi
-            .then(|| floats(&file, "alibi_slopes"))
-            .transpose()?,
+        alibi_slopes: problem.alibi.then(|| floats(&file, "alibi_slopes")).transpose()?,
         bias: problem.bias.map(|_| floats(&file, "bias")).transpose()?,
-        key_valid: problem
-            .key_padding
-            .then(|| bytes_of(&file, "key_valid"))
-            .transpose()?,
+        key_valid: problem.key_padding.then(|| bytes_of(&file, "key_valid")).transpose()?,
         cu_seqlens_q: cu.as_ref().map(|(q, _)| q.clone()),
         cu_seqlens_k: cu.map(|(_, k)| k),
     };
@@ -152,9 +140,7 @@ fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<ProblemFile> {
         Some(_) => Some(floats(&file, "grad.out")?),
         None => None,
     };
-    problem
-        .validate_inputs(&inputs.as_inputs())
-        .map_err(in_words_of_the_file)?;
+    problem.validate_inputs(&inputs.as_inputs()).map_err(in_words_of_the_file)?;
     check_longest(&inputs, &params)?;
 
     let expected = match with_expected {
@@ -165,14 +151,7 @@ fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<ProblemFile> {
         Some(text) => Some(tolerance_of(text)?),
         None => None,
     };
-    Ok(ProblemFile {
-        name: name.to_owned(),
-        problem,
-        inputs,
-        grad_out,
-        expected,
-        tolerance,
-    })
+    Ok(ProblemFile { name: name.to_owned(), problem, inputs, grad_out, expected, tolerance })
 }
 
 fn metadata<'a>(file: &'a Container<'_>, key: &str) -> Result<&'a str> {
@@ -206,10 +185,7 @@ pub fn known_op(op: &str) -> Result<()> {
 }
 
 fn tolerance_of(text: &str) -> Result<f64> {
-    let number = text
-        .parse::<f64>()
-        .ok()
-        .filter(|x| x.is_finite() && *x >= 0.0);
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
     let rule = || format!("__metadata__.tolerance = {text:?}: must be a number of at least 0");
     number.ok_or_else(|| Failure::input(rule()))
 }
@@ -219,10 +195,8 @@ type CuSeqlens = Option<(Vec<i32>, Vec<i32>)>;
 /// The problem that the parameters and the tensors' sizes describe, once they agree.
 fn problem_of(file: &Container<'_>, p: &Params) -> Result<(Full, CuSeqlens)> {
     let s = p.shape;
-    let mut problem = Full::new(s, DType::F32)
-        .window(p.window)
-        .softmax_scale(p.scale)
-        .softcap(p.softcap);
+    let mut problem =
+        Full::new(s, DType::F32).window(p.window).softmax_scale(p.scale).softcap(p.softcap);
     problem.causal = p.causal;
     let cu = if p.varlen {
         let ends = [Some(s.batch + 1)];
@@ -262,10 +236,7 @@ fn problem_of(file: &Container<'_>, p: &Params) -> Result<(Full, CuSeqlens)> {
     if let (Some((_, shape)), false) = (file.info("bias"), p.varlen) {
         // A dimension of 1 broadcasts, also where 1 is the whole of it.
         let is = |n: usize, all: usize| shape.get(n) == Some(&all) && all != 1;
-        let bias = Bias {
-            per_batch: is(0, s.batch),
-            per_head: is(1, s.heads_q),
-        };
+        let bias = Bias { per_batch: is(0, s.batch), per_head: is(1, s.heads_q) };
         let dims = problem.bias_dims(&bias).map(Some);
         let rule = "[batch or 1, heads_q or 1, seqlen_q, seqlen_k]";
         expect(file, "bias", "F32", &dims, rule)?;
@@ -314,20 +285,14 @@ fn expect(
         return Err(Failure::input(message));
     };
     if got != dtype {
-        return Err(Failure::input(format!(
-            "tensor '{name}' is {got}: must be {dtype} {rule}"
-        )));
+        return Err(Failure::input(format!("tensor '{name}' is {got}: must be {dtype} {rule}")));
     }
     let agree = |(size, want): (&usize, &Option<usize>)| want.is_none_or(|w| w == *size);
     if shape.len() != dims.len() || !shape.iter().zip(dims).all(agree) {
-        let want: Vec<String> = dims
-            .iter()
-            .map(|d| d.map_or("any".to_owned(), |n| n.to_string()))
-            .collect();
-        let message = format!(
-            "tensor '{name}' has shape {shape:?}: must be {rule} = [{}]",
-            want.join(", ")
-        );
+        let want: Vec<String> =
+            dims.iter().map(|d| d.map_or("any".to_owned(), |n| n.to_string())).collect();
+        let message =
+            format!("tensor '{name}' has shape {shape:?}: must be {rule} = [{}]", want.join(", "));
         return Err(Failure::input(message));
     }
     Ok(shape)
@@ -381,11 +346,7 @@ fn check_longest(inputs: &OwnedInputs<f32>, p: &Params) -> Result<()> {
         ("seqlen_k", &inputs.cu_seqlens_k, p.shape.seqlen_k),
     ] {
         let Some(ends) = ends else { continue };
-        let longest = ends
-            .windows(2)
-            .map(|w| (w[1] - w[0]) as usize)
-            .max()
-            .unwrap_or(0);
+        let longest = ends.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
         if longest != said {
             let message =
                 format!("params.{name} = {said}: must be the longest sequence, {longest}");

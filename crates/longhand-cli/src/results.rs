@@ -41,8 +41,5 @@ pub fn to_tensors(file: &ProblemFile, results: &Results) -> BTreeMap<String, Ten
         shape: result_shape(&file.problem, &file.inputs, name).unwrap_or(vec![x.len()]),
         values: Values::F32(x.iter().map(|&x| x as f32).collect()),
     };
-    results
-        .iter()
-        .map(|(name, x)| (name.clone(), tensor(name, x)))
-        .collect()
+    results.iter().map(|(name, x)| (name.clone(), tensor(name, x))).collect()
 }

@@ -15,11 +15,7 @@ pub(crate) fn render(head: &[&str], rows: &[Vec<String>], left: usize) -> String
             let pad = " ".repeat(width - cell.chars().count());
             let gap = if n == 0 { "" } else { "  " };
             text += gap;
-            text += &if n < left {
-                format!("{cell}{pad}")
-            } else {
-                format!("{pad}{cell}")
-            };
+            text += &if n < left { format!("{cell}{pad}") } else { format!("{pad}{cell}") };
         }
         format!("{}\n", text.trim_end())
     };
@@ -32,11 +28,7 @@ pub(crate) fn render(head: &[&str], rows: &[Vec<String>], left: usize) -> String
 
 /// `1.2e-7`, or `0`.
 pub(crate) fn small(x: f64) -> String {
-    if x == 0.0 {
-        "0".to_owned()
-    } else {
-        format!("{x:.1e}")
-    }
+    if x == 0.0 { "0".to_owned() } else { format!("{x:.1e}") }
 }
 
 /// `1.5 MiB`.
@@ -44,11 +36,7 @@ pub(crate) fn bytes(n: u64) -> String {
     let mut x = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if x < 1024.0 {
-            return if unit == "B" {
-                format!("{n} B")
-            } else {
-                format!("{x:.1} {unit}")
-            };
+            return if unit == "B" { format!("{n} B") } else { format!("{x:.1} {unit}") };
         }
         x /= 1024.0;
     }
@@ -57,11 +45,7 @@ pub(crate) fn bytes(n: u64) -> String {
 
 /// Milliseconds.
 pub(crate) fn ms(x: f64) -> String {
-    if x < 10.0 {
-        format!("{x:.3}")
-    } else {
-        format!("{x:.1}")
-    }
+    if x < 10.0 { format!("{x:.3}") } else { format!("{x:.1}") }
 }
 
 /// A cell that may have nothing to say.
@@ -75,14 +59,8 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [
-            vec!["a".to_owned(), "10".to_owned()],
-            vec!["long".to_owned(), "9".to_owned()],
-        ];
-        assert_eq!(
-            render(&["k", "n"], &rows, 1),
-            "k      n\na     10\nlong   9\n"
-        );
+        let rows = [vec!["a".to_owned(), "10".to_owned()], vec!["long".to_owned(), "9".to_owned()]];
+        assert_eq!(render(&["k", "n"], &rows, 1), "k      n\na     10\nlong   9\n");
     }
 
     #[test]

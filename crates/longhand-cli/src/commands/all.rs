@@ -94,11 +94,7 @@ pub(crate) fn run() -> Result<Outcome> {
     absent.iter().try_for_each(|line| say(line))?;
     let disagree = rows.iter().filter(|row| !row.agrees).count();
     say(&format!("{} results, {disagree} disagree\n", rows.len()))?;
-    Ok(if disagree == 0 {
-        Outcome::Good
-    } else {
-        Outcome::CheckFailed
-    })
+    Ok(if disagree == 0 { Outcome::Good } else { Outcome::CheckFailed })
 }
 
 fn sample(name: &str, file: ProblemFile) -> Result<Sample> {
@@ -109,10 +105,7 @@ fn sample(name: &str, file: ProblemFile) -> Result<Sample> {
     Ok(Sample {
         name: name.to_owned(),
         file,
-        reference: Results::from([
-            ("out".to_owned(), output.out),
-            ("lse".to_owned(), output.lse),
-        ]),
+        reference: Results::from([("out".to_owned(), output.out), ("lse".to_owned(), output.lse)]),
         reference_ms,
         naive: BTreeMap::new(),
     })
@@ -120,14 +113,8 @@ fn sample(name: &str, file: ProblemFile) -> Result<Sample> {
 
 /// A problem long enough that time and memory say something.
 fn large() -> Result<Sample> {
-    let shape = Shape {
-        batch: 1,
-        heads_q: 2,
-        heads_kv: 1,
-        seqlen_q: 4096,
-        seqlen_k: 4096,
-        head_dim: 64,
-    };
+    let shape =
+        Shape { batch: 1, heads_q: 2, heads_kv: 1, seqlen_q: 4096, seqlen_k: 4096, head_dim: 64 };
     let problem = Full::new(shape, DType::F32).causal();
     let file = ProblemFile {
         name: "generated".to_owned(),
@@ -153,14 +140,7 @@ impl Sample {
         let agrees = errors.iter().flatten().all(|e| *e <= REFERENCE_BOUND);
         let errors = errors.map(|e| table::or_dash(e, table::small));
         let bound = table::small(REFERENCE_BOUND);
-        Ok(self.row(
-            "reference",
-            "f64",
-            agrees,
-            errors,
-            [bound.clone(), bound],
-            None,
-        ))
+        Ok(self.row("reference", "f64", agrees, errors, [bound.clone(), bound], None))
     }
 
     /// A device against the reference.
@@ -182,42 +162,24 @@ impl Sample {
             None => naive::evaluate(&self.file, dtype, false)?,
         };
         let compared = ["out", "lse"].map(|name| {
-            compare(
-                name,
-                dtype,
-                &computed.results[name],
-                &naive[name],
-                &self.reference[name],
-            )
+            compare(name, dtype, &computed.results[name], &naive[name], &self.reference[name])
         });
         self.naive.insert(dtype.name(), naive);
         let (ms, workspace) = match device {
             Device::Host(_) => (host_ms, 0),
             Device::Webgpu(_) => {
-                let problem = Full {
-                    dtype,
-                    ..self.file.problem
-                };
+                let problem = Full { dtype, ..self.file.problem };
                 let timing = device.time(&problem, &self.file.inputs, 3)?;
                 (timing.best_ms, timing.workspace_bytes)
             }
         };
         let agrees = compared.iter().all(Comparison::passed);
         let [errors, tolerances] = [
-            compared
-                .each_ref()
-                .map(|c| table::small(c.difference.error)),
+            compared.each_ref().map(|c| table::small(c.difference.error)),
             compared.each_ref().map(|c| table::small(c.tolerance)),
         ];
         let measured = Some((ms, workspace));
-        Ok(self.row(
-            device.name(),
-            dtype.name(),
-            agrees,
-            errors,
-            tolerances,
-            measured,
-        ))
+        Ok(self.row(device.name(), dtype.name(), agrees, errors, tolerances, measured))
     }
 
     fn row(

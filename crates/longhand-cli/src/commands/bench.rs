@@ -51,11 +51,8 @@ struct Row {
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
-    let problems: Vec<Full> = options
-        .lengths
-        .iter()
-        .map(|&n| options.problem.problem(n, n))
-        .collect::<Result<_>>()?;
+    let problems: Vec<Full> =
+        options.lengths.iter().map(|&n| options.problem.problem(n, n)).collect::<Result<_>>()?;
     let device = Device::open(options.device)?;
     let bar = super::progress(problems.len());
     let mut rows = Vec::new();
@@ -102,17 +99,8 @@ pub(crate) fn dense_bytes(problem: &Full) -> u64 {
 }
 
 fn text(device: &Device, rows: &[Row]) -> String {
-    let head = [
-        "device",
-        "dtype",
-        "length",
-        "ms",
-        "TFLOP/s",
-        "GB/s",
-        "first ms",
-        "workspace",
-        "dense",
-    ];
+    let head =
+        ["device", "dtype", "length", "ms", "TFLOP/s", "GB/s", "first ms", "workspace", "dense"];
     let row = |row: &Row| {
         let t = &row.timing;
         vec![
@@ -159,17 +147,12 @@ fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
 }
 
 fn svg(device: &Device, options: &Options, rows: &[Row]) -> String {
-    let points = rows
-        .iter()
-        .map(|row| (row.problem.shape.seqlen_q as f64, row.timing.best_ms))
-        .collect();
+    let points =
+        rows.iter().map(|row| (row.problem.shape.seqlen_q as f64, row.timing.best_ms)).collect();
     let shape = rows.first().map_or(String::new(), |row| {
         let (p, s) = (&row.problem, &row.problem.shape);
         let causal = if p.causal { ", causal" } else { "" };
-        format!(
-            "{} heads {} head_dim {}{causal}",
-            p.dtype, s.heads_q, s.head_dim
-        )
+        format!("{} heads {} head_dim {}{causal}", p.dtype, s.heads_q, s.head_dim)
     });
     plot::log_log(&plot::Plot {
         title: format!("{} attention, {shape}", options.kind),

@@ -98,30 +98,14 @@ pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result
     }
     let backward = file.expected.keys().any(|name| name.starts_with("grad."));
     let computed = device.compute(file, dtype, backward)?;
-    let naive = naive::evaluate(
-        file,
-        dtype,
-        backward && computed.backward_declined.is_none(),
-    )?;
+    let naive = naive::evaluate(file, dtype, backward && computed.backward_declined.is_none())?;
     let mut names: Vec<&String> = file.expected.keys().collect();
-    names.sort_by_key(|name| {
-        (
-            name.starts_with("grad."),
-            name.as_str() != "out",
-            name.as_str(),
-        )
-    });
+    names.sort_by_key(|name| (name.starts_with("grad."), name.as_str() != "out", name.as_str()));
     let line = |name: &String| {
         let Values::F64(expected) = &file.expected[name].values else {
-            return Err(Failure::input(format!(
-                "tensor 'expected.{name}': must be F64"
-            )));
+            return Err(Failure::input(format!("tensor 'expected.{name}': must be F64")));
         };
-        match (
-            computed.results.get(name),
-            naive.get(name),
-            &computed.backward_declined,
-        ) {
+        match (computed.results.get(name), naive.get(name), &computed.backward_declined) {
             (Some(got), Some(naive), _) => {
                 Ok(Line::Compared(compare(name, dtype, got, naive, expected)))
             }
@@ -182,13 +166,7 @@ fn text(name: &str, lines: &[Line]) -> String {
         Line::Declined(name, why) => {
             reason = Some(why.clone());
             let dash = || "-".to_owned();
-            vec![
-                format!("  {name}"),
-                dash(),
-                dash(),
-                dash(),
-                "declined".to_owned(),
-            ]
+            vec![format!("  {name}"), dash(), dash(), dash(), "declined".to_owned()]
         }
     };
     let rows: Vec<Vec<String>> = lines.iter().map(row).collect();

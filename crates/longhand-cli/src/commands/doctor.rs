@@ -56,17 +56,10 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
 }
 
 fn look(kind: DeviceKind) -> Finding {
-    let mut finding = Finding {
-        kind,
-        state: Ok(String::new()),
-        details: Vec::new(),
-        selects: Vec::new(),
-    };
+    let mut finding =
+        Finding { kind, state: Ok(String::new()), details: Vec::new(), selects: Vec::new() };
     let host = |what: &str| {
-        let everything = (
-            OPS_HERE.join(", "),
-            Ok("every problem, with gradients".to_owned()),
-        );
+        let everything = (OPS_HERE.join(", "), Ok("every problem, with gradients".to_owned()));
         (Ok(what.to_owned()), vec![everything])
     };
     match kind {
@@ -112,14 +105,7 @@ fn look_at_gpus(finding: &mut Finding) {
 /// Problems of usual sizes: what a device selects for them says what it would do.
 fn samples() -> Vec<(String, Full)> {
     let problem = |seqlen_q: usize, head_dim: usize, dtype: DType| {
-        let shape = Shape {
-            batch: 1,
-            heads_q: 8,
-            heads_kv: 8,
-            seqlen_q,
-            seqlen_k: 4096,
-            head_dim,
-        };
+        let shape = Shape { batch: 1, heads_q: 8, heads_kv: 8, seqlen_q, seqlen_k: 4096, head_dim };
         let name = format!("full {dtype} head_dim {head_dim} seqlen {seqlen_q} x 4096 causal");
         (name, Full::new(shape, dtype).causal())
     };
@@ -142,10 +128,7 @@ impl Finding {
             text += &format!("           {detail}\n");
         }
         for (name, what) in &self.selects {
-            text += &format!(
-                "           {name}: {}\n",
-                what.as_ref().unwrap_or_else(|e| e)
-            );
+            text += &format!("           {name}: {}\n", what.as_ref().unwrap_or_else(|e| e));
         }
         text + "\n"
     }

@@ -44,9 +44,8 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         return Err(Failure::input(message).at(&file.name));
     }
     let device = Device::open(options.device)?;
-    let computed = device
-        .compute(&file, options.dtype, options.backward)
-        .map_err(|e| e.at(&file.name))?;
+    let computed =
+        device.compute(&file, options.dtype, options.backward).map_err(|e| e.at(&file.name))?;
     if let Some(reason) = computed.backward_declined {
         return Err(Failure::declined(reason).at(&file.name));
     }

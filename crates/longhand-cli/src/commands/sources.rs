@@ -58,10 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;
     problem.key_padding = options.key_padding;
     if options.bias {
-        problem = problem.bias(Bias {
-            per_batch: true,
-            per_head: true,
-        });
+        problem = problem.bias(Bias { per_batch: true, per_head: true });
     }
     if options.ragged {
         problem = problem.ragged(Ragged {

@@ -1,0 +1,55 @@
+// Full attention, forward: merges the partial results of a key sequence that was split.
+//
+//     m = max_s m_s;  l = Σ_s 2^(m_s − m) l_s;  out = Σ_s 2^(m_s − m) O_s / l;  lse = (m + log2 l) ln 2
+//
+// Floor: bound by bandwidth; reads splits · rows · (D + 2) f32 once. One invocation owns one vec4 of
+// one row and adds the splits in order, so the result is bitwise reproducible.
+//% if f16
+enable f16;
+//% endif
+//% include "shared/full_bindings.wgsl"
+
+const HEAD_DIM = ${ head_dim }u;
+const D4 = HEAD_DIM / 4u;
+const THREADS = 64u;
+
+//% include "shared/full_sequence.wgsl"
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let n = (w.x + w.y * grid.x) * THREADS + lane;
+    let local_row = n / D4;
+    if (local_row >= P.partial_rows) { return; }
+    let row = local_row % P.seqlen_q;
+    let head = P.first_head + (local_row / P.seqlen_q) % P.heads;
+    let batch = P.first_batch + local_row / (P.seqlen_q * P.heads);
+    let s = sequence_of(batch, head);
+    if (i32(row) >= s.seqlen_q) { return; }
+    let d = (n % D4) * 4u;
+
+    var m = NEG;
+    for (var split = 0u; split < P.splits; split++) {
+        let at = (split * P.partial_rows + local_row) * (HEAD_DIM + 2u) + HEAD_DIM;
+        // A split in which the row sees nothing has l = 0 and no say in the maximum.
+        if (partial[at + 1u] != 0.0) { m = max(m, partial[at]); }
+    }
+    var sum = 0.0;
+    var o = vec4<f32>();
+    for (var split = 0u; split < P.splits; split++) {
+        let at = (split * P.partial_rows + local_row) * (HEAD_DIM + 2u);
+        let l = partial[at + HEAD_DIM + 1u];
+        if (l != 0.0) {
+            let weight = exp2(partial[at + HEAD_DIM] - m);
+            sum += weight * l;
+            o += weight * vec4<f32>(partial[at + d], partial[at + d + 1u], partial[at + d + 2u], partial[at + d + 3u]);
+        }
+    }
+    store_out(s.out + row * P.out_row, d, o * select(1.0 / sum, 0.0, sum == 0.0));
+    if (d == 0u) {
+        lse[s.lse + row] = select(bitcast<u32>((m + log2(sum)) * LN2), MINUS_INF_BITS, sum == 0.0);
+    }
+}

@@ -1,0 +1,349 @@
+//! Which WGSL kernel computes a problem on a device, and the source it expands to. No device is
+//! touched here.
+
+use super::Full;
+use crate::template::expand;
+use crate::webgpu::Caps;
+use crate::{DType, Declined, Error, Strides};
+use minijinja::{Value, context};
+
+/// Head dimensions that a kernel is expanded for; others are padded inside it.
+pub const HEAD_DIMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
+
+/// Below this many workgroups a GPU is not filled, and the keys are split.
+const FEW_WORKGROUPS: usize = 64;
+
+/// Keys of one split. Fixed, so that results do not depend on the device.
+pub const SPLIT_LEN: usize = 512;
+
+/// The shape of the forward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Register tiles over workgroup memory: GPUs.
+    Tile {
+        /// Query rows of a workgroup.
+        block_m: u32,
+        /// Row groups of invocations; each invocation owns `block_m / tr` rows.
+        tr: u32,
+        /// Invocations that share a row; a tile has `4 tc` keys.
+        tc: u32,
+        /// Elements of the head dimension staged at a time.
+        dc: u32,
+        /// Q, K and V are staged as f16.
+        stage_f16: bool,
+        /// Rows are reduced by subgroup shuffles.
+        subgroups: bool,
+        /// The keys are split over workgroups and a second kernel combines the parts.
+        split: bool,
+    },
+}
+
+/// Everything that the expanded source depends on; the key of the pipeline cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// Which kernel and its tile sizes.
+    pub kernel: Kernel,
+    /// Storage of the four large tensors.
+    pub dtype: DType,
+    /// The head dimension of the kernel.
+    pub head_dim: u32,
+    /// The problem's is smaller.
+    pub padded: bool,
+    /// Rows can be loaded four elements at a time.
+    pub vec4: bool,
+    /// The shader uses the f16 type (else f16 is unpacked from u32).
+    pub f16: bool,
+    /// See [`Full::softcap`].
+    pub softcap: bool,
+    /// See [`Full::alibi`].
+    pub alibi: bool,
+    /// See [`Full::bias`].
+    pub bias: bool,
+    /// See [`Full::key_padding`].
+    pub key_padding: bool,
+    /// See [`Full::ragged`].
+    pub ragged: bool,
+}
+
+/// What a kernel binds, in the order of its binding numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// Queries.
+    Q,
+    /// Keys.
+    K,
+    /// Values.
+    V,
+    /// The result.
+    Out,
+    /// Logsumexp.
+    Lse,
+    /// Parts of a split key sequence.
+    Partial,
+    /// Slopes per head.
+    Alibi,
+    /// Additive bias.
+    Bias,
+    /// Valid keys.
+    KeyValid,
+    /// Where queries of packed sequences begin.
+    CuQ,
+    /// Where keys of packed sequences begin.
+    CuK,
+    /// The uniform block.
+    Params,
+}
+
+impl Slot {
+    /// The tensor's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Slot::Q => "q",
+            Slot::K => "k",
+            Slot::V => "v",
+            Slot::Out => "out",
+            Slot::Lse => "lse",
+            Slot::Partial => "partial",
+            Slot::Alibi => "alibi",
+            Slot::Bias => "bias",
+            Slot::KeyValid => "key_valid",
+            Slot::CuQ => "cu_q",
+            Slot::CuK => "cu_k",
+            Slot::Params => "params",
+        }
+    }
+}
+
+/// Picks the kernel for `problem` on a device, or says why there is none.
+pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
+    problem.validate()?;
+    let s = &problem.shape;
+    if s.seqlen_q.max(s.seqlen_k) > 1 << 30 {
+        let reason = format!(
+            "seqlen {} is above 2^30, which 32-bit positions hold",
+            s.seqlen_q.max(s.seqlen_k)
+        );
+        return Err(Declined::new(reason).into());
+    }
+    let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= s.head_dim).expect("validated");
+    let config = Config {
+        kernel: tile(problem, head_dim, caps),
+        dtype: problem.dtype,
+        head_dim,
+        padded: s.head_dim != head_dim as usize,
+        vec4: loads_by_vec4(problem),
+        f16: problem.dtype == DType::F16 && caps.f16 && loads_by_vec4(problem),
+        softcap: problem.softcap > 0.0,
+        alibi: problem.alibi,
+        bias: problem.bias.is_some(),
+        key_padding: problem.key_padding,
+        ragged: problem.ragged.is_some(),
+    };
+    config.check(caps)?;
+    Ok(config)
+}
+
+/// Whether rows begin and end on multiples of four elements.
+fn loads_by_vec4(problem: &Full) -> bool {
+    let l = &problem.layout;
+    let four = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(4));
+    problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
+}
+
+fn tile(problem: &Full, head_dim: u32, caps: &Caps) -> Kernel {
+    let s = &problem.shape;
+    let blocks = |block_m: u32| s.seqlen_q.div_ceil(block_m as usize) * s.batch * s.heads_q;
+    let partial_bytes = (s.seqlen_k.div_ceil(SPLIT_LEN) * s.seqlen_q * s.batch * s.heads_q) as u64
+        * u64::from(head_dim + 2)
+        * 4;
+    let split = blocks(32) < FEW_WORKGROUPS
+        && s.seqlen_k >= 2 * SPLIT_LEN
+        && partial_bytes <= caps.max_binding_size;
+    let few_rows = s.seqlen_q <= 8;
+    // Accumulators of an invocation: MR · D / TC scalars, at most 64.
+    let block_m = match (few_rows, head_dim) {
+        (true, _) => 8,
+        (false, 192..) => 16,
+        _ => 32,
+    };
+    let (tr, tc) = (8, 8);
+    let subgroups = caps.subgroup_size.is_some_and(|n| n >= tc);
+    let stage_f16 = problem.dtype == DType::F16 && caps.f16 && loads_by_vec4(problem);
+    let wide = |block_m, dc| Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split };
+    let candidates = match (few_rows, head_dim) {
+        // 64 rows where the adapter has the memory and the registers allow it.
+        (false, ..=64) if blocks(64) >= FEW_WORKGROUPS => vec![wide(64, 32), wide(block_m, 32)],
+        _ => vec![wide(block_m, 32)],
+    };
+    let fits = |k: &Kernel| k.workgroup_bytes(head_dim) <= caps.max_workgroup_storage;
+    let smallest = candidates[candidates.len() - 1];
+    candidates.into_iter().find(fits).unwrap_or(smallest)
+}
+
+impl Kernel {
+    /// Query rows of one workgroup.
+    pub fn block_m(&self) -> u32 {
+        match *self {
+            Kernel::Tile { block_m, .. } => block_m,
+        }
+    }
+
+    /// Keys of one tile.
+    pub fn block_n(&self) -> u32 {
+        match *self {
+            Kernel::Tile { tc, .. } => 4 * tc,
+        }
+    }
+
+    /// Invocations of one workgroup.
+    pub fn threads(&self) -> u32 {
+        match *self {
+            Kernel::Tile { tr, tc, .. } => tr * tc,
+        }
+    }
+
+    /// Whether a combining kernel follows.
+    pub fn splits(&self) -> bool {
+        match *self {
+            Kernel::Tile { split, .. } => split,
+        }
+    }
+
+    /// Workgroup memory: every variable rounded up to 16 bytes.
+    pub fn workgroup_bytes(&self, head_dim: u32) -> u32 {
+        match *self {
+            Kernel::Tile { block_m, tc, stage_f16, subgroups, .. } => {
+                let stage = self.stage(head_dim).0 * if stage_f16 { 8 } else { 16 };
+                let ps = block_m * (self.block_n() / 4 + 1) * 16;
+                let red = if subgroups { 0 } else { block_m * tc * 4 };
+                stage.next_multiple_of(16) + ps + red + 16
+            }
+        }
+    }
+
+    /// Of the staging array: its length, where V begins in it, and the V rows it takes; in vec4s.
+    fn stage(&self, head_dim: u32) -> (u32, u32, u32) {
+        match *self {
+            Kernel::Tile { block_m, dc, .. } => {
+                let ld = dc / 4 + 1;
+                let qk = (block_m + self.block_n()) * ld;
+                // Q stays where it is if it comes in one piece.
+                let base = if dc >= head_dim { block_m * ld } else { 0 };
+                let room = (qk - base) / (head_dim / 4);
+                let rows = (1 << room.max(1).ilog2()).clamp(4, self.block_n());
+                (qk.max(base + rows * head_dim / 4), base, rows)
+            }
+        }
+    }
+}
+
+impl Config {
+    /// The same kernel for tensors whose rows begin anywhere.
+    pub fn with_scalar_loads(self) -> Self {
+        let mut config = Config { vec4: false, f16: false, ..self };
+        match &mut config.kernel {
+            Kernel::Tile { stage_f16, .. } => *stage_f16 = false,
+        }
+        config
+    }
+
+    fn check(&self, caps: &Caps) -> Result<(), Declined> {
+        let bytes = self.kernel.workgroup_bytes(self.head_dim);
+        if bytes > caps.max_workgroup_storage {
+            let reason = format!(
+                "the kernel needs {bytes} bytes of workgroup memory, the device allows {}",
+                caps.max_workgroup_storage
+            );
+            return Err(Declined::new(reason));
+        }
+        if self.kernel.threads() > caps.max_invocations {
+            let reason = format!(
+                "the kernel needs {} invocations per workgroup, the device allows {}",
+                self.kernel.threads(),
+                caps.max_invocations
+            );
+            return Err(Declined::new(reason));
+        }
+        let buffers = self.slots().len() as u32 - 1;
+        if buffers > caps.max_storage_buffers {
+            let reason = format!(
+                "the problem needs {buffers} storage buffers, the device allows {}",
+                caps.max_storage_buffers
+            );
+            return Err(Declined::new(reason));
+        }
+        Ok(())
+    }
+
+    /// Bindings of the main kernel.
+    pub fn slots(&self) -> Vec<Slot> {
+        let mut slots = vec![Slot::Q, Slot::K, Slot::V];
+        if self.kernel.splits() {
+            slots.push(Slot::Partial);
+        } else {
+            slots.extend([Slot::Out, Slot::Lse]);
+        }
+        let optional = [
+            (self.alibi, Slot::Alibi),
+            (self.bias, Slot::Bias),
+            (self.key_padding, Slot::KeyValid),
+            (self.ragged, Slot::CuQ),
+            (self.ragged, Slot::CuK),
+        ];
+        slots.extend(optional.into_iter().filter_map(|(given, slot)| given.then_some(slot)));
+        slots.push(Slot::Params);
+        slots
+    }
+
+    /// Bindings of the combining kernel.
+    pub fn combine_slots(&self) -> Vec<Slot> {
+        let mut slots = vec![Slot::Partial, Slot::Out, Slot::Lse];
+        if self.ragged {
+            slots.extend([Slot::CuQ, Slot::CuK]);
+        }
+        slots.push(Slot::Params);
+        slots
+    }
+
+    /// The WGSL of the main kernel.
+    pub fn source(&self) -> String {
+        match self.kernel {
+            Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split } => {
+                let (stage, vbase, vr) = self.kernel.stage(self.head_dim);
+                let values = context! {
+                    block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
+                    block_n => self.kernel.block_n(),
+                    chunks => self.head_dim / dc,
+                    always_edge => self.key_padding || self.bias,
+                    subgroup_steps => (0..tc.ilog2()).map(|n| 1 << n).collect::<Vec<u32>>(),
+                    ..self.values(&self.slots())
+                };
+                expand("full_forward_tile.wgsl", values)
+            }
+        }
+    }
+
+    /// The WGSL of the combining kernel, if the main one splits.
+    pub fn combine_source(&self) -> Option<String> {
+        let values = self.values(&self.combine_slots());
+        self.kernel.splits().then(|| expand("full_combine.wgsl", values))
+    }
+
+    fn values(&self, slots: &[Slot]) -> Value {
+        let slot: Value = slots.iter().enumerate().map(|(n, slot)| (slot.name(), n)).collect();
+        context! {
+            slot,
+            partial_access => if slots.contains(&Slot::Out) { "read" } else { "read_write" },
+            dtype => self.dtype.name(),
+            head_dim => self.head_dim,
+            padded => self.padded,
+            vec4 => self.vec4,
+            f16 => self.f16,
+            softcap => self.softcap,
+            alibi => self.alibi,
+            bias => self.bias,
+            key_padding => self.key_padding,
+            ragged => self.ragged,
+        }
+    }
+}

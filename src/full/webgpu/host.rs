@@ -1,0 +1,162 @@
+//! From host tensors to host results: for tests, tools and first steps.
+
+use super::{Args, Bound, Plan};
+use crate::full::{Full, Inputs, Output};
+use crate::webgpu::{Binding, Context, HostBuffer};
+use crate::{DType, Error};
+
+impl Full {
+    /// Uploads `inputs` as the problem's dtype, runs, waits and reads back: for tests, tools and
+    /// first steps.
+    pub fn run_webgpu(
+        &self,
+        context: &Context,
+        inputs: &Inputs<'_, f32>,
+    ) -> Result<Output<f32>, Error> {
+        let uploaded = Uploaded::new(self, context, inputs)?;
+        if let Some(bound) = uploaded.bind(&self.plan_webgpu(context)?)? {
+            uploaded.launch(context, &bound)?;
+        }
+        uploaded.read()
+    }
+
+    /// Measures the forward pass: what planning and the first launch cost, and the least time of
+    /// `repeats` launches after it.
+    pub fn time_webgpu(
+        &self,
+        context: &Context,
+        inputs: &Inputs<'_, f32>,
+        repeats: usize,
+    ) -> Result<Timing, Error> {
+        let uploaded = Uploaded::new(self, context, inputs)?;
+        let started = std::time::Instant::now();
+        let plan = self.plan_webgpu(context)?;
+        let mut timing =
+            Timing { first_ms: 0.0, best_ms: 0.0, workspace_bytes: plan.workspace_bytes() };
+        let Some(bound) = uploaded.bind(&plan)? else {
+            return Ok(timing);
+        };
+        uploaded.launch(context, &bound)?;
+        timing.first_ms = milliseconds(started);
+        timing.best_ms = f64::INFINITY;
+        for _ in 0..repeats.max(1) {
+            let started = std::time::Instant::now();
+            uploaded.launch(context, &bound)?;
+            timing.best_ms = timing.best_ms.min(milliseconds(started));
+        }
+        Ok(timing)
+    }
+}
+
+fn milliseconds(since: std::time::Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// What a forward pass costs; wall time from submission until the device is done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// Planning, compiling and the first launch, in milliseconds.
+    pub first_ms: f64,
+    /// The fastest of the later launches, in milliseconds.
+    pub best_ms: f64,
+    /// Device memory beside inputs and outputs.
+    pub workspace_bytes: u64,
+}
+
+/// A problem's tensors in buffers of their own.
+struct Uploaded<'a> {
+    problem: Full,
+    context: &'a Context,
+    q: HostBuffer,
+    k: HostBuffer,
+    v: HostBuffer,
+    out: HostBuffer,
+    lse: HostBuffer,
+    alibi_slopes: Option<HostBuffer>,
+    bias: Option<HostBuffer>,
+    key_valid: Option<HostBuffer>,
+    cu_seqlens_q: Option<HostBuffer>,
+    cu_seqlens_k: Option<HostBuffer>,
+}
+
+impl<'a> Uploaded<'a> {
+    fn new(problem: &Full, context: &'a Context, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+        problem.validate_inputs(inputs)?;
+        let floats = |x: &[f32], dtype| HostBuffer::floats(context, x, dtype);
+        let words = |x: Option<&[i32]>| {
+            x.map(|x| HostBuffer::with_bytes(context, bytemuck::cast_slice(x), 0)).transpose()
+        };
+        let empty =
+            |len: usize, dtype: DType| HostBuffer::with_bytes(context, &[], len * dtype.bytes());
+        Ok(Uploaded {
+            problem: *problem,
+            context,
+            q: floats(inputs.q, problem.dtype)?,
+            k: floats(inputs.k, problem.dtype)?,
+            v: floats(inputs.v, problem.dtype)?,
+            out: empty(problem.spans()[3], problem.dtype)?,
+            lse: empty(problem.lse_len(), DType::F32)?,
+            alibi_slopes: inputs.alibi_slopes.map(|x| floats(x, DType::F32)).transpose()?,
+            bias: inputs.bias.map(|x| floats(x, DType::F32)).transpose()?,
+            key_valid: inputs
+                .key_valid
+                .map(|x| HostBuffer::with_bytes(context, x, 0))
+                .transpose()?,
+            cu_seqlens_q: words(inputs.cu_seqlens_q)?,
+            cu_seqlens_k: words(inputs.cu_seqlens_k)?,
+        })
+    }
+
+    /// `None` if the result has no elements.
+    fn bind(&self, plan: &Plan) -> Result<Option<Bound>, Error> {
+        if plan.chunks.is_empty() {
+            return Ok(None);
+        }
+        let workspace = match plan.workspace_bytes() {
+            0 => None,
+            bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),
+        };
+        let binding = |x: &'_ Option<HostBuffer>| x.as_ref().map(|x| x.buffer.clone());
+        let optional = [
+            &self.alibi_slopes,
+            &self.bias,
+            &self.key_valid,
+            &self.cu_seqlens_q,
+            &self.cu_seqlens_k,
+            &workspace,
+        ]
+        .map(binding);
+        let [alibi_slopes, bias, key_valid, cu_seqlens_q, cu_seqlens_k, workspace] =
+            optional.each_ref().map(|x| x.as_ref().map(Binding::from));
+        let args = Args {
+            alibi_slopes,
+            bias,
+            key_valid,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            workspace,
+            ..Args::new(
+                &self.q.buffer,
+                &self.k.buffer,
+                &self.v.buffer,
+                &self.out.buffer,
+                &self.lse.buffer,
+            )
+        };
+        plan.bind(&args).map(Some)
+    }
+
+    fn launch(&self, context: &Context, bound: &Bound) -> Result<(), Error> {
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        bound.record(&mut encoder);
+        context.submit(encoder)?;
+        context.wait()
+    }
+
+    fn read(&self) -> Result<Output<f32>, Error> {
+        Ok(Output {
+            out: self.out.read(self.context, self.problem.spans()[3], self.problem.dtype)?,
+            lse: self.lse.read(self.context, self.problem.lse_len(), DType::F32)?,
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Host data to a device and back: for tests, tools and first steps, not for speed.
+
+use super::Context;
+use crate::{DType, Error};
+
+/// A buffer with a tensor in it.
+pub(crate) struct HostBuffer {
+    pub(crate) buffer: wgpu::Buffer,
+    bytes: u64,
+}
+
+impl HostBuffer {
+    /// A buffer of `bytes` (at least 4, rounded up to 4) holding `data` and then zeros.
+    pub(crate) fn with_bytes(context: &Context, data: &[u8], bytes: usize) -> Result<Self, Error> {
+        let size = (bytes.max(data.len()).max(4) as u64).next_multiple_of(4);
+        let limit = context.device().limits().max_buffer_size;
+        if size > limit {
+            let reason =
+                format!("a tensor needs {size} bytes, the device allows buffers of {limit}");
+            return Err(crate::Declined::new(reason).into());
+        }
+        let buffer = context.checked(|| {
+            let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("longhand host tensor"),
+                size,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: true,
+            });
+            if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
+                mapped.slice(..data.len()).copy_from_slice(data);
+            }
+            buffer.unmap();
+            buffer
+        })?;
+        Ok(HostBuffer { buffer, bytes: size })
+    }
+
+    /// `values` stored as `dtype`.
+    pub(crate) fn floats(context: &Context, values: &[f32], dtype: DType) -> Result<Self, Error> {
+        let bytes = to_bytes(values, dtype);
+        Self::with_bytes(context, &bytes, bytes.len())
+    }
+
+    /// The first `len` values. Blocks until the device has done everything submitted before.
+    pub(crate) fn read(
+        &self,
+        context: &Context,
+        len: usize,
+        dtype: DType,
+    ) -> Result<Vec<f32>, Error> {
+        let bytes = self.read_bytes(context)?;
+        Ok(from_bytes(&bytes[..len * dtype.bytes()], dtype))
+    }
+
+    fn read_bytes(&self, context: &Context) -> Result<Vec<u8>, Error> {
+        let device = context.device();
+        let staging = context.checked(|| {
+            let staging = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("longhand readback"),
+                size: self.bytes,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, self.bytes);
+            context.queue().submit([encoder.finish()]);
+            staging
+        })?;
+        let (send, receive) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver waits below; if it is gone there is nobody to tell.
+            let _ = send.send(result);
+        });
+        context.wait()?;
+        let mapped = receive.recv().map_err(|_| Error::DeviceLost)?;
+        mapped.map_err(|e| Error::Device(e.to_string()))?;
+        let range = staging.get_mapped_range(..).map_err(|e| Error::Device(e.to_string()))?;
+        Ok(range.to_vec())
+    }
+}
+
+impl Context {
+    /// Blocks until the device has done everything submitted.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.check_lost()?;
+        let polled = self.device().poll(wgpu::PollType::wait_indefinitely());
+        polled.map_err(|e| Error::Device(e.to_string()))?;
+        self.check_lost()
+    }
+
+    /// Submits `encoder` and reports what wgpu finds wrong with it.
+    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<(), Error> {
+        self.checked(|| {
+            self.queue().submit([encoder.finish()]);
+        })
+    }
+
+    /// The limit of one allocation, for callers that plan buffers.
+    pub fn max_buffer_size(&self) -> u64 {
+        self.device().limits().max_buffer_size
+    }
+}
+
+fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => bytemuck::cast_slice(values).to_vec(),
+        DType::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+    }
+}
+
+fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match dtype {
+        DType::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+    }
+}

@@ -1,0 +1,85 @@
+//! Compiled kernels.
+
+use std::num::NonZeroU64;
+
+/// What a pipeline is cached under: a kind's configuration and which of its kernels.
+pub(crate) type PipelineKey = (crate::full::config::Config, &'static str);
+
+/// How a kernel uses a binding; its number is the position in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    /// A uniform block of so many bytes.
+    Uniform(u64),
+}
+
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+impl Pipeline {
+    pub(crate) fn build(device: &wgpu::Device, source: &str, accesses: &[Access]) -> Self {
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..)
+            .zip(accesses)
+            .map(|(binding, access)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match access {
+                        Access::Uniform(_) => wgpu::BufferBindingType::Uniform,
+                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                        Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: match access {
+                        Access::Uniform(bytes) => NonZeroU64::new(*bytes),
+                        _ => None,
+                    },
+                },
+                count: None,
+            })
+            .collect();
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("longhand"),
+            entries: &entries,
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some("longhand"),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let module = create_module(device, source);
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some("longhand"),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Our kernels write workgroup memory before they read it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    }
+}
+
+/// A shader module without the counter that naga otherwise adds to every loop, which costs 1.7 × in
+/// the tile kernel. Out-of-range indices stay checked.
+#[allow(unsafe_code)]
+fn create_module(device: &wgpu::Device, source: &str) -> wgpu::ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some("longhand"),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
+    };
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: without loop bounding every loop must end. Each loop of our kernels counts up by a
+    // positive constant to a bound that is fixed before it begins.
+    unsafe { device.create_shader_module_trusted(descriptor, checks) }
+}

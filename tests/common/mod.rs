@@ -1,0 +1,179 @@
+//! What the device tests share: the device, random problems, comparison with the reference.
+#![allow(dead_code)]
+
+use longhand::full::{Bias, Inputs, Output, Ragged};
+use longhand::webgpu::{Caps, Context};
+use longhand::{DType, Full};
+use std::sync::OnceLock;
+
+/// The device of this process, or `None` where there is no adapter, which is loud, and an error
+/// if `LONGHAND_REQUIRE` names `webgpu`.
+pub fn device() -> Option<&'static Context> {
+    static DEVICE: OnceLock<Option<Context>> = OnceLock::new();
+    let context = DEVICE.get_or_init(|| {
+        let want = std::env::var("LONGHAND_ADAPTER").ok();
+        match Context::open(want.as_deref()) {
+            Ok(context) => {
+                eprintln!("on {} ({})", context.info().name, context.info().driver_info);
+                Some(context)
+            }
+            Err(why) => {
+                let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
+                assert!(!required.contains("webgpu"), "LONGHAND_REQUIRE={required}, but {why}");
+                eprintln!("SKIPPED: {why}");
+                None
+            }
+        }
+    });
+    context.as_ref()
+}
+
+/// The device of this process, with kernels selected for `caps` of its own.
+pub fn device_with(caps: impl FnOnce(Caps) -> Caps) -> Option<Context> {
+    let context = device()?;
+    let caps = caps(*context.caps());
+    Some(Context::with_caps(context.device().clone(), context.queue().clone(), caps))
+}
+
+/// What a GPU with nothing but WebGPU's guaranteed limits and no features would be given.
+pub fn baseline_gpu(caps: Caps) -> Caps {
+    Caps { offset_alignment: caps.offset_alignment, ..Caps::baseline() }
+}
+
+/// A small fixed generator, so that a failure can be repeated from its seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Roughly normal, rounded to 8 significant bits, so exact in every dtype.
+    pub fn normal(&mut self) -> f32 {
+        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum();
+        half::bf16::from_f32((sum - 2.0) * 1.7).to_f32()
+    }
+
+    pub fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+}
+
+/// A problem with tensors of its own.
+pub struct Case {
+    pub problem: Full,
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub alibi_slopes: Option<Vec<f32>>,
+    pub bias: Option<Vec<f32>>,
+    pub key_valid: Option<Vec<u8>>,
+    pub cu_seqlens_q: Option<Vec<i32>>,
+    pub cu_seqlens_k: Option<Vec<i32>>,
+}
+
+impl Case {
+    /// Random tensors for `problem`; of a ragged one, the lengths are drawn and the totals set.
+    pub fn new(mut problem: Full, random: &mut Random) -> Case {
+        let s = problem.shape;
+        let mut lengths = |longest: usize| -> Vec<i32> {
+            let mut ends = vec![0i32];
+            for b in 0..s.batch {
+                let n = if b == 0 { longest } else { random.below(longest + 1) };
+                ends.push(ends[b] + n as i32);
+            }
+            ends
+        };
+        let (mut cu_q, mut cu_k) = (None, None);
+        if problem.ragged.is_some() {
+            let (q, k) = (lengths(s.seqlen_q), lengths(s.seqlen_k));
+            problem.ragged =
+                Some(Ragged { total_q: q[s.batch] as usize, total_k: k[s.batch] as usize });
+            (cu_q, cu_k) = (Some(q), Some(k));
+        }
+        problem.validate().expect("the generator makes valid problems");
+        let [q, k, v, _] = problem.spans();
+        Case {
+            problem,
+            q: random.normals(q),
+            k: random.normals(k),
+            v: random.normals(v),
+            alibi_slopes: problem
+                .alibi
+                .then(|| (0..s.heads_q).map(|h| 0.5f32.powi(h as i32 % 8 + 1)).collect()),
+            bias: problem
+                .bias
+                .map(|b: Bias| random.normals(problem.bias_dims(&b).iter().product())),
+            key_valid: problem.key_padding.then(|| {
+                (0..s.batch * s.seqlen_k).map(|_| u8::from(random.below(4) != 0)).collect()
+            }),
+            cu_seqlens_q: cu_q,
+            cu_seqlens_k: cu_k,
+        }
+    }
+
+    pub fn inputs(&self) -> Inputs<'_, f32> {
+        Inputs {
+            alibi_slopes: self.alibi_slopes.as_deref(),
+            bias: self.bias.as_deref(),
+            key_valid: self.key_valid.as_deref(),
+            cu_seqlens_q: self.cu_seqlens_q.as_deref(),
+            cu_seqlens_k: self.cu_seqlens_k.as_deref(),
+            ..Inputs::new(&self.q, &self.k, &self.v)
+        }
+    }
+
+    /// The oracle, in f64.
+    pub fn reference(&self) -> Output<f64> {
+        let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        let (q, k, v) = (wide(&self.q), wide(&self.k), wide(&self.v));
+        let slopes = self.alibi_slopes.as_deref().map(wide);
+        let bias = self.bias.as_deref().map(wide);
+        let inputs = Inputs {
+            alibi_slopes: slopes.as_deref(),
+            bias: bias.as_deref(),
+            key_valid: self.key_valid.as_deref(),
+            cu_seqlens_q: self.cu_seqlens_q.as_deref(),
+            cu_seqlens_k: self.cu_seqlens_k.as_deref(),
+            ..Inputs::new(&q, &k, &v)
+        };
+        self.problem.reference(&inputs).expect("valid")
+    }
+}
+
+/// Errors of `got` by the fixtures' measure: (out, lse).
+pub fn errors(got: &Output<f32>, expected: &Output<f64>) -> (f64, f64) {
+    assert_eq!(got.out.len(), expected.out.len());
+    assert_eq!(got.lse.len(), expected.lse.len());
+    let largest = expected.out.iter().fold(0.1, |m: f64, x| m.max(x.abs()));
+    let worst = |m: f64, e: f64| if e.is_nan() || e > m { e } else { m };
+    let out = got
+        .out
+        .iter()
+        .zip(&expected.out)
+        .map(|(&g, &e)| (f64::from(g) - e).abs() / largest)
+        .fold(0.0, worst);
+    let lse = got.lse.iter().zip(&expected.lse).map(|(&g, &e)| match (f64::from(g), e) {
+        (g, e) if g == e => 0.0,
+        (g, e) if g.is_infinite() || e.is_infinite() => f64::NAN * (g - e),
+        (g, e) => (g - e).abs() / e.abs().max(1.0),
+    });
+    (out, lse.fold(0.0, worst))
+}
+
+/// What rounding the result to `dtype` may add to a computation in f32.
+pub fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 5e-6,
+        DType::F16 => 5e-6 + 1.0 / 2048.0,
+        DType::BF16 => 5e-6 + 1.0 / 256.0,
+    }
+}
