@@ -134,6 +134,9 @@ impl Strides {
         head_dim: usize,
     ) -> bool {
         let mut axes = [(self.batch, batch), (self.seqlen, seqlen), (self.head, heads)];
+        if axes.iter().any(|&(_, len)| len == 0) {
+            return true;
+        }
         axes.sort_unstable();
         let mut extent = head_dim;
         for (step, len) in axes {
@@ -220,5 +223,6 @@ mod tests {
         assert!(!Strides { head: 4, ..s }.is_injective(2, 3, 2, 8));
         assert!(!Strides { batch: 0, ..s }.is_injective(2, 3, 2, 8));
         assert!(Strides { batch: 0, ..s }.is_injective(1, 3, 2, 8));
+        assert!(Strides::bshd(0, 2, 8).is_injective(2, 0, 2, 8), "nothing shares nothing");
     }
 }
