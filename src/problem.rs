@@ -133,6 +133,9 @@ impl Strides {
         heads: usize,
         head_dim: usize,
     ) -> bool {
+        if batch == 0 || seqlen == 0 || heads == 0 {
+            return true;
+        }
         let mut axes = [(self.batch, batch), (self.seqlen, seqlen), (self.head, heads)];
         if axes.iter().any(|&(_, len)| len == 0) {
             return true;

@@ -1,5 +1,7 @@
 //! What the device tests share: the device, random problems, comparison with the reference.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+pub mod raw;
 
 use longhand::full::{Bias, Inputs, Output, Ragged};
 use longhand::webgpu::{Caps, Context};

@@ -31,8 +31,11 @@ impl Full {
         let uploaded = Uploaded::new(self, context, inputs)?;
         let started = std::time::Instant::now();
         let plan = self.plan_webgpu(context)?;
-        let mut timing =
-            Timing { first_ms: 0.0, best_ms: 0.0, workspace_bytes: plan.workspace_bytes() };
+        let mut timing = Timing {
+            first_ms: 0.0,
+            best_ms: 0.0,
+            workspace_bytes: plan.workspace_bytes() + plan.owned_bytes(),
+        };
         let Some(bound) = uploaded.bind(&plan)? else {
             return Ok(timing);
         };
