@@ -137,6 +137,9 @@ impl Strides {
             return true;
         }
         let mut axes = [(self.batch, batch), (self.seqlen, seqlen), (self.head, heads)];
+        if axes.iter().any(|&(_, len)| len == 0) {
+            return true;
+        }
         axes.sort_unstable();
         let mut extent = head_dim;
         for (step, len) in axes {
@@ -223,5 +226,6 @@ mod tests {
         assert!(!Strides { head: 4, ..s }.is_injective(2, 3, 2, 8));
         assert!(!Strides { batch: 0, ..s }.is_injective(2, 3, 2, 8));
         assert!(Strides { batch: 0, ..s }.is_injective(1, 3, 2, 8));
+        assert!(Strides::bshd(0, 2, 8).is_injective(2, 0, 2, 8), "nothing shares nothing");
     }
 }

@@ -293,6 +293,11 @@ impl Full {
             let (q, k) = (inputs.cu_seqlens_q?, inputs.cu_seqlens_k?);
             Some([q[b], q[b + 1], k[b], k[b + 1]].map(|x| x as usize))
         };
+        // Sequences without queries give nothing. They cost no memory either, so a small file may
+        // claim billions of them, or of heads of them.
+        if s.seqlen_q == 0 {
+            return Vec::new();
+        }
         (0..s.batch)
             .map(|batch| match packed(batch) {
                 Some([q0, q1, k0, k1]) => Sequence {
@@ -316,6 +321,7 @@ impl Full {
                     seqlen_k: s.seqlen_k,
                 },
             })
+            .filter(|seq| seq.seqlen_q > 0)
             .collect()
     }
 

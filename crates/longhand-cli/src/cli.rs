@@ -1,0 +1,173 @@
+//! The command line.
+
+use crate::commands::{all, bench, check, doctor, run, sources};
+use crate::failure::Failure;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use longhand::{DType, Full, Shape, Window};
+use std::process::ExitCode;
+
+/// What a command found. A command that could not do its work returns a [`Failure`] instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything asked for is done and agrees: exit code 0.
+    Good,
+    /// A check failed: exit code 1.
+    CheckFailed,
+    /// Something was unreadable or declined, as already said on stderr: exit code 2.
+    Incomplete,
+}
+
+#[derive(Parser)]
+#[command(name = "longhand", version, about = ABOUT, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const ABOUT: &str =
+    "Hand-written GPU kernels for attention over long sequences: run, check, measure.
+
+Without a command, every kind of attention runs on every device found, on sample problems shipped
+inside the program, and is compared with the reference.";
+
+const EXAMPLES: &str = "Examples:
+  longhand                                            the samples on every device
+  longhand run problem.safetensors --device webgpu --output result.safetensors
+  longhand check tests/data/full/*.safetensors --device webgpu --dtype f16
+  longhand bench full --device webgpu --lengths 1024,4096 --causal --svg speed.svg
+  longhand sources full --head-dim 128 --causal
+
+Exit codes: 0 done and all agrees, 1 a check failed, 2 bad input, usage, or declined.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compute a problem file and write its results
+    Run(run::Options),
+    /// Compute problem files and compare with the results they expect
+    Check(check::Options),
+    /// What devices there are, and what runs on them
+    Doctor(doctor::Options),
+    /// Time kernels over sequence lengths
+    Bench(bench::Options),
+    /// Print the exact source of the kernel that a problem would run
+    Sources(sources::Options),
+}
+
+/// Options that describe a problem, without its lengths.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ProblemOptions {
+    /// Sequences
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    batch: usize,
+    /// Query heads
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    heads: usize,
+    /// Key/value heads [default: as many as query heads]
+    #[arg(long, value_name = "N")]
+    heads_kv: Option<usize>,
+    /// Elements of a row of q, k, v
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    head_dim: usize,
+    /// Storage of q, k, v and out: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    dtype: DType,
+    /// No key after the query's position
+    #[arg(long)]
+    causal: bool,
+    /// Only this many keys before the query's position
+    #[arg(long, value_name = "N")]
+    window_left: Option<usize>,
+    /// Only this many keys after it
+    #[arg(long, value_name = "N")]
+    window_right: Option<usize>,
+    /// What q·k is multiplied by [default: 1/sqrt(head_dim)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    scale: Option<f64>,
+    /// Soft limit of the scores; 0 is none
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    softcap: f64,
+    /// Linear position bias
+    #[arg(long)]
+    alibi: bool,
+}
+
+impl ProblemOptions {
+    /// The problem of these lengths, checked.
+    pub(crate) fn problem(&self, seqlen_q: usize, seqlen_k: usize) -> Result<Full, Failure> {
+        let shape = Shape {
+            batch: self.batch,
+            heads_q: self.heads,
+            heads_kv: self.heads_kv.unwrap_or(self.heads),
+            seqlen_q,
+            seqlen_k,
+            head_dim: self.head_dim,
+        };
+        let mut problem = Full::new(shape, self.dtype)
+            .window(Window { left: self.window_left, right: self.window_right })
+            .softcap(self.softcap);
+        problem.causal = self.causal;
+        problem.alibi = self.alibi;
+        if let Some(scale) = self.scale {
+            problem.softmax_scale = scale;
+        }
+        problem.validate()?;
+        Ok(problem)
+    }
+}
+
+/// Runs the program on this process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let outcome = match cli.command {
+        None => all::run(),
+        Some(Command::Run(options)) => run::run(&options),
+        Some(Command::Check(options)) => check::run(&options),
+        Some(Command::Doctor(options)) => doctor::run(&options),
+        Some(Command::Bench(options)) => bench::run(&options),
+        Some(Command::Sources(options)) => sources::run(&options),
+    };
+    match outcome {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Ok(Outcome::Incomplete) => ExitCode::from(2),
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// One line on stderr.
+pub(crate) fn complain(failure: &Failure) {
+    eprintln!("longhand: {failure}");
+}
+
+/// Writes to stdout. A reader that has gone away (`longhand sources full | head`) is no error.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::input(format!("stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn usage(e: &clap::Error) -> ExitCode {
+    if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    // clap explains over several paragraphs; the first one says what is wrong.
+    let text = e.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
+    let message = format!("{} (see longhand --help)", words.join(" "));
+    complain(&Failure::input(message));
+    ExitCode::from(2)
+}

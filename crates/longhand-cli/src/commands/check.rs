@@ -1,0 +1,196 @@
+//! `longhand check`: computes problem files and compares with what they expect.
+
+use crate::cli::{Outcome, complain, say};
+use crate::compare::{Comparison, compare};
+use crate::container::Values;
+use crate::device::{Device, DeviceKind};
+use crate::failure::{Failure, Result};
+use crate::naive;
+use crate::problem_file::ProblemFile;
+use crate::table;
+use longhand::DType;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "Examples:
+  longhand check tests/data/full/*.safetensors --device webgpu
+  longhand check problem.safetensors --device cpu --dtype bf16 --json
+
+A line per result: the largest absolute difference, the error (relative to the tensor's largest
+element or 0.1, whichever is more; lse: element by element), the tolerance, the verdict. The
+tolerance is twice (gradients: three times) the error of a naive evaluation in the same dtype, plus
+that dtype's rounding. Gradients that the device does not compute are 'declined': counted, not
+passed.";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// Problems with expected.* tensors
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_enum)]
+    device: DeviceKind,
+    /// Storage of q, k, v and out: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    dtype: DType,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of one expected result.
+pub(crate) enum Line {
+    /// It was computed and compared.
+    Compared(Comparison),
+    /// The device does not compute it: its name and the reason.
+    Declined(String, String),
+}
+
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    declined: usize,
+    unread: usize,
+}
+
+pub(crate) fn run(options: &Options) -> Result<Outcome> {
+    let device = Device::open(options.device)?;
+    let bar = super::progress(options.files.len());
+    let (mut counts, mut files) = (Counts::default(), Vec::new());
+    for path in &options.files {
+        let name = path.display().to_string();
+        bar.set_message(name.clone());
+        let lines = ProblemFile::read(path)
+            .and_then(|file| check(&device, &file, options.dtype).map_err(|e| e.at(&file.name)));
+        match &lines {
+            Ok(lines) => lines.iter().for_each(|line| counts.add(line)),
+            Err(failure) => {
+                counts.unread += 1;
+                bar.suspend(|| complain(failure));
+            }
+        }
+        if !options.json
+            && let Ok(lines) = &lines
+        {
+            bar.suspend(|| say(&text(&name, lines)))?;
+        }
+        files.push(file_json(&name, &lines));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    say(&match options.json {
+        true => format!("{:#}\n", counts.json(options, files)),
+        false => counts.text(options),
+    })?;
+    Ok(match (counts.failed, counts.unread) {
+        (1.., _) => Outcome::CheckFailed,
+        (0, 1..) => Outcome::Incomplete,
+        (0, 0) => Outcome::Good,
+    })
+}
+
+/// Compares every expected result of a file.
+pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result<Vec<Line>> {
+    if file.expected.is_empty() {
+        return Err(Failure::input("no expected.* tensors: nothing to check"));
+    }
+    let backward = file.expected.keys().any(|name| name.starts_with("grad."));
+    let computed = device.compute(file, dtype, backward)?;
+    let naive = naive::evaluate(file, dtype, backward && computed.backward_declined.is_none())?;
+    let mut names: Vec<&String> = file.expected.keys().collect();
+    names.sort_by_key(|name| (name.starts_with("grad."), name.as_str() != "out", name.as_str()));
+    let line = |name: &String| {
+        let Values::F64(expected) = &file.expected[name].values else {
+            return Err(Failure::input(format!("tensor 'expected.{name}': must be F64")));
+        };
+        match (computed.results.get(name), naive.get(name), &computed.backward_declined) {
+            (Some(got), Some(naive), _) => {
+                Ok(Line::Compared(compare(name, dtype, got, naive, expected)))
+            }
+            (_, _, Some(reason)) => Ok(Line::Declined(name.clone(), reason.clone())),
+            _ => Err(Failure::input(format!("result '{name}' was not computed"))),
+        }
+    };
+    names.into_iter().map(line).collect()
+}
+
+impl Counts {
+    fn add(&mut self, line: &Line) {
+        match line {
+            Line::Declined(..) => self.declined += 1,
+            Line::Compared(c) if c.passed() => self.passed += 1,
+            Line::Compared(_) => self.failed += 1,
+        }
+    }
+
+    fn text(&self, options: &Options) -> String {
+        format!(
+            "{} {}: {} passed, {} failed, {} declined in {} files; {} files not computed\n",
+            options.device.name(),
+            options.dtype,
+            self.passed,
+            self.failed,
+            self.declined,
+            options.files.len(),
+            self.unread
+        )
+    }
+
+    fn json(&self, options: &Options, files: Vec<Value>) -> Value {
+        json!({
+            "device": options.device.name(),
+            "dtype": options.dtype.name(),
+            "files": files,
+            "summary": {
+                "passed": self.passed,
+                "failed": self.failed,
+                "declined": self.declined,
+                "files_not_computed": self.unread,
+            },
+        })
+    }
+}
+
+fn text(name: &str, lines: &[Line]) -> String {
+    let mut reason = None;
+    let row = |line: &Line| match line {
+        Line::Compared(c) => vec![
+            format!("  {}", c.name),
+            table::small(c.difference.max_abs),
+            table::small(c.difference.error),
+            table::small(c.tolerance),
+            if c.passed() { "passed" } else { "FAILED" }.to_owned(),
+        ],
+        Line::Declined(name, why) => {
+            reason = Some(why.clone());
+            let dash = || "-".to_owned();
+            vec![format!("  {name}"), dash(), dash(), dash(), "declined".to_owned()]
+        }
+    };
+    let rows: Vec<Vec<String>> = lines.iter().map(row).collect();
+    let head = ["  result", "max abs", "error", "tolerance", "verdict"];
+    let reason = reason.map_or(String::new(), |why| format!("  declined: {why}\n"));
+    format!("{name}\n{}{reason}", table::render(&head, &rows, 1))
+}
+
+fn file_json(name: &str, lines: &Result<Vec<Line>>) -> Value {
+    let line = |line: &Line| match line {
+        Line::Compared(c) => json!({
+            "name": c.name,
+            "max_abs": c.difference.max_abs,
+            "error": c.difference.error,
+            "tolerance": c.tolerance,
+            "verdict": if c.passed() { "passed" } else { "failed" },
+        }),
+        Line::Declined(name, why) => json!({ "name": name, "verdict": "declined", "reason": why }),
+    };
+    match lines {
+        Ok(lines) => {
+            json!({ "file": name, "results": lines.iter().map(line).collect::<Vec<_>>() })
+        }
+        Err(Failure::Declined(why)) => json!({ "file": name, "declined": why }),
+        Err(Failure::Input(why)) => json!({ "file": name, "error": why }),
+    }
+}

@@ -1,0 +1,153 @@
+//! `longhand doctor`: devices, and what runs on them.
+
+use crate::cli::{Outcome, say};
+use crate::device::{Device, DeviceKind};
+use crate::failure::{Failure, Result};
+use crate::problem_file::{OPS_HERE, OPS_LATER};
+use crate::webgpu;
+use longhand::{DType, Full, Shape};
+use serde_json::{Value, json};
+
+const EXAMPLES: &str = "Examples:
+  longhand doctor
+  longhand doctor --json
+  LONGHAND_ADAPTER=llvmpipe longhand doctor      choose a GPU by a part of its name";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A device: what was found, or why not.
+struct Finding {
+    kind: DeviceKind,
+    state: std::result::Result<String, String>,
+    details: Vec<String>,
+    /// For each sample problem: what would run, or why nothing.
+    selects: Vec<(String, std::result::Result<String, String>)>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<Outcome> {
+    let findings: Vec<Finding> = DeviceKind::ALL.into_iter().map(look).collect();
+    if options.json {
+        let devices: Vec<Value> = findings.iter().map(Finding::json).collect();
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "kinds": OPS_HERE,
+            "kinds_later": OPS_LATER,
+            "devices": devices,
+        });
+        say(&format!("{report:#}\n"))?;
+    } else {
+        say(&format!(
+            "longhand {}\nkinds: {} (not in this build yet: {})\n\n",
+            env!("CARGO_PKG_VERSION"),
+            OPS_HERE.join(", "),
+            OPS_LATER.join(", ")
+        ))?;
+        for finding in &findings {
+            say(&finding.text())?;
+        }
+    }
+    Ok(Outcome::Good)
+}
+
+fn look(kind: DeviceKind) -> Finding {
+    let mut finding =
+        Finding { kind, state: Ok(String::new()), details: Vec::new(), selects: Vec::new() };
+    let host = |what: &str| {
+        let everything = (OPS_HERE.join(", "), Ok("every problem, with gradients".to_owned()));
+        (Ok(what.to_owned()), vec![everything])
+    };
+    match kind {
+        DeviceKind::Reference => {
+            (finding.state, finding.selects) = host("the definition, evaluated in f64");
+        }
+        DeviceKind::Cpu => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let what = format!(
+                "{threads} threads, {}; no kernels of its own yet: computes as the reference",
+                std::env::consts::ARCH
+            );
+            (finding.state, finding.selects) = host(&what);
+        }
+        DeviceKind::Webgpu => look_at_gpus(&mut finding),
+        DeviceKind::Cuda => {
+            let reason = Device::open(kind).err();
+            finding.state = Err(reason.map_or(String::new(), |e| e.reason().to_owned()));
+        }
+    }
+    finding
+}
+
+fn look_at_gpus(finding: &mut Finding) {
+    let report = webgpu::report();
+    finding.details = report.adapters;
+    match report.opened {
+        Err(e) => finding.state = Err(e.reason().to_owned()),
+        Ok((gpu, facts)) => {
+            finding.state = Ok(facts.first().cloned().unwrap_or_default());
+            finding.details.extend(facts.into_iter().skip(1));
+            for (name, problem) in samples() {
+                let what = gpu.describe(&problem).map_err(|e| match e {
+                    Failure::Declined(reason) => format!("declined: {reason}"),
+                    Failure::Input(message) => message,
+                });
+                finding.selects.push((name, what));
+            }
+        }
+    }
+}
+
+/// Problems of usual sizes: what a device selects for them says what it would do.
+fn samples() -> Vec<(String, Full)> {
+    let problem = |seqlen_q: usize, head_dim: usize, dtype: DType| {
+        let shape = Shape { batch: 1, heads_q: 8, heads_kv: 8, seqlen_q, seqlen_k: 4096, head_dim };
+        let name = format!("full {dtype} head_dim {head_dim} seqlen {seqlen_q} x 4096 causal");
+        (name, Full::new(shape, dtype).causal())
+    };
+    let dtypes = [DType::F32, DType::F16, DType::BF16];
+    let mut all = Vec::new();
+    for head_dim in [64, 128, 256] {
+        all.extend(dtypes.map(|dtype| problem(4096, head_dim, dtype)));
+    }
+    all.push(problem(1, 128, DType::F16));
+    all
+}
+
+impl Finding {
+    fn text(&self) -> String {
+        let mut text = match &self.state {
+            Ok(what) => format!("{:<10} {what}\n", self.kind.name()),
+            Err(why) => format!("{:<10} NOT AVAILABLE: {why}\n", self.kind.name()),
+        };
+        for detail in &self.details {
+            text += &format!("           {detail}\n");
+        }
+        for (name, what) in &self.selects {
+            text += &format!("           {name}: {}\n", what.as_ref().unwrap_or_else(|e| e));
+        }
+        text + "\n"
+    }
+
+    fn json(&self) -> Value {
+        let selects: Vec<Value> = self
+            .selects
+            .iter()
+            .map(|(problem, what)| match what {
+                Ok(what) => json!({ "problem": problem, "selects": what }),
+                Err(why) => json!({ "problem": problem, "declined": why }),
+            })
+            .collect();
+        json!({
+            "name": self.kind.name(),
+            "available": self.state.is_ok(),
+            "what": self.state.as_ref().unwrap_or_else(|e| e),
+            "details": self.details,
+            "problems": selects,
+        })
+    }
+}

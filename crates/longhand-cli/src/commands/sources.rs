@@ -1,0 +1,80 @@
+//! `longhand sources`: the exact text of a kernel.
+
+use crate::cli::{Outcome, ProblemOptions, say};
+use crate::failure::Result;
+use crate::problem_file::known_op;
+use crate::webgpu;
+use longhand::full::{Bias, Ragged};
+
+const EXAMPLES: &str = "Examples:
+  longhand sources full
+  longhand sources full --target wgsl --head-dim 128 --dtype f16 --causal --seqlen 8192
+  longhand sources full --this-gpu --heads 32 --heads-kv 8 --window-left 1024";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// The kind of attention
+    kind: String,
+    /// The language
+    #[arg(long, value_enum, default_value = "wgsl")]
+    target: Target,
+    /// For the GPU of this machine instead of WebGPU's guaranteed limits
+    #[arg(long)]
+    this_gpu: bool,
+    /// Queries and keys per sequence
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    seqlen: usize,
+    /// Queries per sequence, if other than --seqlen
+    #[arg(long, value_name = "N")]
+    seqlen_q: Option<usize>,
+    /// Keys per sequence, if other than --seqlen
+    #[arg(long, value_name = "N")]
+    seqlen_k: Option<usize>,
+    /// An additive bias for every sequence and head
+    #[arg(long)]
+    bias: bool,
+    /// A mask of valid keys
+    #[arg(long)]
+    key_padding: bool,
+    /// Packed sequences
+    #[arg(long)]
+    ragged: bool,
+    #[command(flatten)]
+    problem: ProblemOptions,
+}
+
+/// A language that kernels are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Target {
+    /// WebGPU's.
+    Wgsl,
+}
+
+pub(crate) fn run(options: &Options) -> Result<Outcome> {
+    known_op(&options.kind)?;
+    let seqlen_q = options.seqlen_q.unwrap_or(options.seqlen);
+    let seqlen_k = options.seqlen_k.unwrap_or(options.seqlen);
+    let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;
+    problem.key_padding = options.key_padding;
+    if options.bias {
+        problem = problem.bias(Bias { per_batch: true, per_head: true });
+    }
+    if options.ragged {
+        problem = problem.ragged(Ragged {
+            total_q: seqlen_q.saturating_mul(problem.shape.batch),
+            total_k: seqlen_k.saturating_mul(problem.shape.batch),
+        });
+    }
+    problem.validate()?;
+    let Target::Wgsl = options.target;
+    let sources = webgpu::sources(&problem, options.this_gpu)?;
+    let several = sources.len() > 1;
+    for (name, text) in sources {
+        if several {
+            say(&format!("// ---- {name}\n"))?;
+        }
+        say(&text)?;
+    }
+    Ok(Outcome::Good)
+}

@@ -1,0 +1,145 @@
+//! Devices by name, and what each can do with a problem file.
+
+use crate::failure::{Failure, Result};
+use crate::problem_file::{OwnedInputs, ProblemFile, stored_as};
+use crate::results::{Results, from_parts};
+use crate::webgpu;
+use longhand::{DType, Full};
+use std::time::Instant;
+
+/// Where attention may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DeviceKind {
+    /// The definition, in f64.
+    Reference,
+    /// This machine's processor. Until it has kernels of its own it computes as the reference.
+    Cpu,
+    /// Any GPU, through WebGPU.
+    Webgpu,
+    /// NVIDIA GPUs, through their driver.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// All of them.
+    pub const ALL: [DeviceKind; 4] =
+        [DeviceKind::Reference, DeviceKind::Cpu, DeviceKind::Webgpu, DeviceKind::Cuda];
+
+    /// As the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Reference => "reference",
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Webgpu => "webgpu",
+            DeviceKind::Cuda => "cuda",
+        }
+    }
+}
+
+/// An open device.
+pub enum Device {
+    /// `reference` or `cpu`.
+    Host(DeviceKind),
+    /// `webgpu`.
+    Webgpu(webgpu::Gpu),
+}
+
+/// What a device made of a problem.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Computed {
+    /// `out`, `lse` and, where computed, gradients.
+    pub results: Results,
+    /// Why there are no gradients, if they were asked for.
+    pub backward_declined: Option<String>,
+}
+
+/// Times of one forward pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// The first launch, with compilation; `None` where nothing is compiled.
+    pub first_ms: Option<f64>,
+    /// The fastest of the launches after it.
+    pub best_ms: f64,
+    /// Device memory beyond inputs and results.
+    pub workspace_bytes: u64,
+}
+
+impl Device {
+    /// Opens a device, or says why it cannot be had.
+    pub fn open(kind: DeviceKind) -> Result<Self> {
+        match kind {
+            DeviceKind::Reference | DeviceKind::Cpu => Ok(Device::Host(kind)),
+            DeviceKind::Webgpu => Ok(Device::Webgpu(webgpu::Gpu::open()?)),
+            DeviceKind::Cuda => Err(Failure::declined("device cuda: not in this build yet")),
+        }
+    }
+
+    /// As the command line spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Device::Host(kind) => kind.name(),
+            Device::Webgpu(_) => DeviceKind::Webgpu.name(),
+        }
+    }
+
+    /// What the device is: an adapter's name, or this machine's processor.
+    pub fn adapter(&self) -> String {
+        match self {
+            Device::Host(DeviceKind::Reference) => "the reference".to_owned(),
+            Device::Host(_) => "cpu (computes as the reference)".to_owned(),
+            Device::Webgpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// Computes a problem in `dtype`. Gradients, if asked for, need the file's `grad.out`.
+    pub fn compute(&self, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+        match self {
+            Device::Host(_) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                let output = file.problem.reference(&inputs.as_inputs())?;
+                let gradients = match file.grad_out.as_ref().filter(|_| backward) {
+                    Some(g) => {
+                        let g = stored_as::<f64>(g, dtype);
+                        Some(file.problem.reference_backward(&inputs.as_inputs(), &g)?)
+                    }
+                    None => None,
+                };
+                Ok(Computed {
+                    results: from_parts(file, &output, gradients.as_ref(), dtype),
+                    backward_declined: None,
+                })
+            }
+            Device::Webgpu(gpu) => {
+                let problem = Full { dtype, ..file.problem };
+                let output = gpu.forward(&problem, &file.inputs)?;
+                Ok(Computed {
+                    results: from_parts(file, &output, None, dtype),
+                    backward_declined: backward
+                        .then(|| "device webgpu: no backward kernel in this build yet".to_owned()),
+                })
+            }
+        }
+    }
+
+    /// Times the forward pass, best of `repeats`.
+    pub fn time(
+        &self,
+        problem: &Full,
+        inputs: &OwnedInputs<f32>,
+        repeats: usize,
+    ) -> Result<Timing> {
+        match self {
+            Device::Host(_) => {
+                let inputs = inputs.stored_as::<f64>(problem.dtype);
+                let mut best_ms = f64::INFINITY;
+                for _ in 0..repeats.max(1) {
+                    let start = Instant::now();
+                    problem.reference(&inputs.as_inputs())?;
+                    best_ms = best_ms.min(start.elapsed().as_secs_f64() * 1e3);
+                }
+                Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
+            }
+            Device::Webgpu(gpu) => gpu.time(problem, inputs, repeats),
+        }
+    }
+}

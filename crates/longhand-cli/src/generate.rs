@@ -1,0 +1,63 @@
+//! Inputs for problems that no file gives: the same numbers on every machine.
+
+use crate::failure::{Failure, Result};
+use crate::problem_file::OwnedInputs;
+use longhand::Full;
+
+/// The most that generated inputs may take.
+const MOST_BYTES: u64 = 8 << 30;
+
+/// Roughly normal `q`, `k`, `v` of 8 significant bits (exact in every dtype) and ALiBi's usual
+/// slopes. Bias, key padding and ragged batches are not generated.
+pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
+    problem.validate()?;
+    let [q, k, v, _] = problem.spans();
+    let bytes = [q, k, v].iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4);
+    if bytes > MOST_BYTES {
+        let message = format!("the inputs would take {bytes} bytes: must be at most {MOST_BYTES}");
+        return Err(Failure::input(message));
+    }
+    let heads = problem.shape.heads_q;
+    let slope = |h: usize| 2f32.powf(-8.0 * (h + 1) as f32 / heads as f32);
+    Ok(OwnedInputs {
+        q: normal(1, q),
+        k: normal(2, k),
+        v: normal(3, v),
+        alibi_slopes: problem.alibi.then(|| (0..heads).map(slope).collect()),
+        ..OwnedInputs::default()
+    })
+}
+
+/// `len` numbers of mean 0 and variance 1: sums of eight uniform bytes, in steps of 1/32.
+fn normal(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = state;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    let number = |x: u64| {
+        let sum: u32 = x.to_le_bytes().iter().map(|&b| u32::from(b)).sum();
+        // Mean 1020, standard deviation 209.
+        ((sum as f32 - 1020.0) / 209.0 * 32.0).round() / 32.0
+    };
+    (0..len).map(|_| number(next())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_numbers_are_normal_and_exact_in_every_dtype() {
+        let x = normal(1, 10_000);
+        let mean = x.iter().sum::<f32>() / 1e4;
+        let variance = x.iter().map(|x| x * x).sum::<f32>() / 1e4;
+        assert!(mean.abs() < 0.05 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
+        for dtype in [longhand::DType::F16, longhand::DType::BF16] {
+            assert!(x.iter().all(|&x| dtype.round(x.into()) == f64::from(x)));
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The program `longhand`: runs, checks and measures the attention kernels of the crate of that
+//! name. The parts that tests need (reading problem files, comparing results) are public.
+
+pub mod cli;
+mod commands;
+pub mod compare;
+pub mod container;
+pub mod device;
+pub mod failure;
+pub mod generate;
+pub mod naive;
+pub mod params;
+mod plot;
+pub mod problem_file;
+pub mod results;
+mod samples;
+pub mod strict_json;
+mod table;
+mod webgpu;

@@ -1,0 +1,403 @@
+//! Problem files: the `longhand-fixture/1` format.
+//!
+//! A safetensors file holds one problem: `__metadata__` has `format`, `op` and `params` (a JSON
+//! object), the tensors are its inputs, `grad.out` and, in a fixture, `expected.*`. Everything a
+//! file says is checked, and every error names the tensor or parameter, its value and the rule.
+
+use crate::container::{Container, Tensor, Values, read_file};
+use crate::failure::{Failure, Result};
+use crate::params::{Params, read_params};
+use longhand::full::{Bias, Inputs, Ragged};
+use longhand::{DType, Full};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The format this build reads.
+pub const FORMAT: &str = "longhand-fixture/1";
+
+/// Ops that this build computes.
+pub const OPS_HERE: [&str; 1] = ["full"];
+
+/// Ops of the format that this build knows by name only.
+pub const OPS_LATER: [&str; 6] =
+    ["longformer", "lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"];
+
+/// The inputs of a problem, contiguous.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OwnedInputs<T> {
+    /// `[batch, seqlen_q, heads_q, head_dim]`, or `[total_q, heads_q, head_dim]`.
+    pub q: Vec<T>,
+    /// `[batch, seqlen_k, heads_kv, head_dim]`, or `[total_k, heads_kv, head_dim]`.
+    pub k: Vec<T>,
+    /// As `k`.
+    pub v: Vec<T>,
+    /// `[heads_q]`.
+    pub alibi_slopes: Option<Vec<T>>,
+    /// `[batch or 1, heads_q or 1, seqlen_q, seqlen_k]`.
+    pub bias: Option<Vec<T>>,
+    /// `[batch, seqlen_k]`, 0 or 1.
+    pub key_valid: Option<Vec<u8>>,
+    /// `[batch + 1]`.
+    pub cu_seqlens_q: Option<Vec<i32>>,
+    /// `[batch + 1]`.
+    pub cu_seqlens_k: Option<Vec<i32>>,
+}
+
+impl<T> OwnedInputs<T> {
+    /// The same, borrowed, as the library takes them.
+    pub fn as_inputs(&self) -> Inputs<'_, T> {
+        Inputs {
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            alibi_slopes: self.alibi_slopes.as_deref(),
+            bias: self.bias.as_deref(),
+            key_valid: self.key_valid.as_deref(),
+            cu_seqlens_q: self.cu_seqlens_q.as_deref(),
+            cu_seqlens_k: self.cu_seqlens_k.as_deref(),
+        }
+    }
+}
+
+impl OwnedInputs<f32> {
+    /// What a device that stores `dtype` holds: `q`, `k`, `v` rounded, the rest (always f32) as
+    /// it is.
+    pub fn stored_as<T: From<f32>>(&self, dtype: DType) -> OwnedInputs<T> {
+        let wide = |x: &Vec<f32>| x.iter().map(|&x| T::from(x)).collect();
+        OwnedInputs {
+            q: stored_as(&self.q, dtype),
+            k: stored_as(&self.k, dtype),
+            v: stored_as(&self.v, dtype),
+            alibi_slopes: self.alibi_slopes.as_ref().map(wide),
+            bias: self.bias.as_ref().map(wide),
+            key_valid: self.key_valid.clone(),
+            cu_seqlens_q: self.cu_seqlens_q.clone(),
+            cu_seqlens_k: self.cu_seqlens_k.clone(),
+        }
+    }
+}
+
+/// `x` after storage as `dtype`.
+pub fn stored_as<T: From<f32>>(x: &[f32], dtype: DType) -> Vec<T> {
+    let round = |&x: &f32| T::from(dtype.round(f64::from(x)) as f32);
+    x.iter().map(round).collect()
+}
+
+/// One problem, read from a file and checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProblemFile {
+    /// Name for messages: the path as given.
+    pub name: String,
+    /// What to compute; its dtype is f32 until a command sets another.
+    pub problem: Full,
+    /// Inputs of the forward pass.
+    pub inputs: OwnedInputs<f32>,
+    /// Upstream gradient of `out`, as `q`.
+    pub grad_out: Option<Vec<f32>>,
+    /// What the file says the results are, under their names without `expected.`.
+    pub expected: BTreeMap<String, Tensor>,
+    /// The fixture's own error.
+    pub tolerance: Option<f64>,
+}
+
+impl ProblemFile {
+    /// Reads a problem with its expected results.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        Self::parse(&name, &read_file(path)?, true)
+    }
+
+    /// Reads a problem and ignores any expected results.
+    pub fn read_inputs(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        Self::parse(&name, &read_file(path)?, false)
+    }
+
+    /// Parses the bytes of a file called `name`.
+    pub fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<Self> {
+        parse(name, bytes, with_expected).map_err(|e| e.at(name))
+    }
+}
+
+fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<ProblemFile> {
+    let file = Container::parse(bytes)?;
+    check_metadata(&file)?;
+    let params = read_params(metadata(&file, "params")?)?;
+    let (problem, cu) = problem_of(&file, &params)?;
+    check_names(&file, &params)?;
+
+    let inputs = OwnedInputs {
+        q: floats(&file, "q")?,
+        k: floats(&file, "k")?,
+        v: floats(&file, "v")?,
+        alibi_slopes: problem.alibi.then(|| floats(&file, "alibi_slopes")).transpose()?,
+        bias: problem.bias.map(|_| floats(&file, "bias")).transpose()?,
+        key_valid: problem.key_padding.then(|| bytes_of(&file, "key_valid")).transpose()?,
+        cu_seqlens_q: cu.as_ref().map(|(q, _)| q.clone()),
+        cu_seqlens_k: cu.map(|(_, k)| k),
+    };
+    let grad_out = match file.info("grad.out") {
+        Some(_) => Some(floats(&file, "grad.out")?),
+        None => None,
+    };
+    problem.validate_inputs(&inputs.as_inputs()).map_err(in_words_of_the_file)?;
+    check_longest(&inputs, &params)?;
+
+    let expected = match with_expected {
+        true => expected_of(&file, &problem, &inputs)?,
+        false => BTreeMap::new(),
+    };
+    let tolerance = match file.metadata.get("tolerance") {
+        Some(text) => Some(tolerance_of(text)?),
+        None => None,
+    };
+    Ok(ProblemFile { name: name.to_owned(), problem, inputs, grad_out, expected, tolerance })
+}
+
+fn metadata<'a>(file: &'a Container<'_>, key: &str) -> Result<&'a str> {
+    let value = file.metadata.get(key).map(String::as_str);
+    value.ok_or_else(|| Failure::input(format!("__metadata__.{key} is absent: must be given")))
+}
+
+fn check_metadata(file: &Container<'_>) -> Result<()> {
+    let format = metadata(file, "format")?;
+    if format != FORMAT {
+        let message = format!("__metadata__.format = {format:?}: must be {FORMAT:?}");
+        return Err(Failure::input(message));
+    }
+    let op = metadata(file, "op")?;
+    known_op(op)
+}
+
+/// `Err` unless this build computes `op`.
+pub fn known_op(op: &str) -> Result<()> {
+    let here = OPS_HERE.join(", ");
+    if OPS_HERE.contains(&op) {
+        Ok(())
+    } else if OPS_LATER.contains(&op) {
+        let reason = format!("op '{op}': not in this build yet; this build computes: {here}");
+        Err(Failure::declined(reason))
+    } else {
+        let later = OPS_LATER.join(", ");
+        let message = format!("op {op:?}: must be one of {here} (not in this build yet: {later})");
+        Err(Failure::input(message))
+    }
+}
+
+fn tolerance_of(text: &str) -> Result<f64> {
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    let rule = || format!("__metadata__.tolerance = {text:?}: must be a number of at least 0");
+    number.ok_or_else(|| Failure::input(rule()))
+}
+
+type CuSeqlens = Option<(Vec<i32>, Vec<i32>)>;
+
+/// The problem that the parameters and the tensors' sizes describe, once they agree.
+fn problem_of(file: &Container<'_>, p: &Params) -> Result<(Full, CuSeqlens)> {
+    let s = p.shape;
+    let mut problem =
+        Full::new(s, DType::F32).window(p.window).softmax_scale(p.scale).softcap(p.softcap);
+    problem.causal = p.causal;
+    let cu = if p.varlen {
+        let ends = [Some(s.batch + 1)];
+        expect(file, "cu_seqlens_q", "I32", &ends, "[batch + 1]")?;
+        expect(file, "cu_seqlens_k", "I32", &ends, "[batch + 1]")?;
+        let q = [None, Some(s.heads_q), Some(s.head_dim)];
+        let k = [None, Some(s.heads_kv), Some(s.head_dim)];
+        let total_q = expect(file, "q", "F32", &q, "[total_q, heads_q, head_dim]")?[0];
+        let rule = "[total_k, heads_kv, head_dim]";
+        let total_k = expect(file, "k", "F32", &k, rule)?[0];
+        expect(file, "v", "F32", &[Some(total_k), k[1], k[2]], rule)?;
+        problem = problem.ragged(Ragged { total_q, total_k });
+        Some((ints(file, "cu_seqlens_q")?, ints(file, "cu_seqlens_k")?))
+    } else {
+        let q = [s.batch, s.seqlen_q, s.heads_q, s.head_dim].map(Some);
+        let k = [s.batch, s.seqlen_k, s.heads_kv, s.head_dim].map(Some);
+        let rule = "[batch, seqlen_k, heads_kv, head_dim]";
+        expect(file, "q", "F32", &q, "[batch, seqlen_q, heads_q, head_dim]")?;
+        expect(file, "k", "F32", &k, rule)?;
+        expect(file, "v", "F32", &k, rule)?;
+        None
+    };
+    if file.info("grad.out").is_some() {
+        let (_, q) = file.info("q").unwrap_or_default();
+        let as_q: Vec<_> = q.into_iter().map(Some).collect();
+        expect(file, "grad.out", "F32", &as_q, "as q")?;
+    }
+    if file.info("alibi_slopes").is_some() {
+        expect(file, "alibi_slopes", "F32", &[Some(s.heads_q)], "[heads_q]")?;
+        problem = problem.alibi();
+    }
+    if file.info("key_valid").is_some() && !p.varlen {
+        let dims = [Some(s.batch), Some(s.seqlen_k)];
+        expect(file, "key_valid", "U8", &dims, "[batch, seqlen_k]")?;
+        problem = problem.key_padding();
+    }
+    if let (Some((_, shape)), false) = (file.info("bias"), p.varlen) {
+        // A dimension of 1 broadcasts, also where 1 is the whole of it.
+        let is = |n: usize, all: usize| shape.get(n) == Some(&all) && all != 1;
+        let bias = Bias { per_batch: is(0, s.batch), per_head: is(1, s.heads_q) };
+        let dims = problem.bias_dims(&bias).map(Some);
+        let rule = "[batch or 1, heads_q or 1, seqlen_q, seqlen_k]";
+        expect(file, "bias", "F32", &dims, rule)?;
+        problem = problem.bias(bias);
+    }
+    Ok((problem, cu))
+}
+
+/// Every tensor must have a role in this layout.
+fn check_names(file: &Container<'_>, p: &Params) -> Result<()> {
+    for name in file.names() {
+        let known = match name.as_str() {
+            "q" | "k" | "v" | "alibi_slopes" | "grad.out" => true,
+            "bias" | "key_valid" if p.varlen => {
+                let message = format!("tensor '{name}': not defined for layout \"varlen\"");
+                return Err(Failure::input(message));
+            }
+            "cu_seqlens_q" | "cu_seqlens_k" if !p.varlen => {
+                let message = format!("tensor '{name}': only layout \"varlen\" has it");
+                return Err(Failure::input(message));
+            }
+            "bias" | "key_valid" | "cu_seqlens_q" | "cu_seqlens_k" => true,
+            other => other.starts_with("expected."),
+        };
+        if !known {
+            let message = format!(
+                "tensor '{name}': op 'full' has none of that name; it has q, k, v, alibi_slopes, \
+                 bias, key_valid, cu_seqlens_q, cu_seqlens_k, grad.out and expected.*"
+            );
+            return Err(Failure::input(message));
+        }
+    }
+    Ok(())
+}
+
+/// Type and sizes of a tensor must be these (`None`: any); gives the sizes.
+fn expect(
+    file: &Container<'_>,
+    name: &str,
+    dtype: &str,
+    dims: &[Option<usize>],
+    rule: &str,
+) -> Result<Vec<usize>> {
+    let Some((got, shape)) = file.info(name) else {
+        let message = format!("tensor '{name}' is absent: must be {dtype} {rule}");
+        return Err(Failure::input(message));
+    };
+    if got != dtype {
+        return Err(Failure::input(format!("tensor '{name}' is {got}: must be {dtype} {rule}")));
+    }
+    let agree = |(size, want): (&usize, &Option<usize>)| want.is_none_or(|w| w == *size);
+    if shape.len() != dims.len() || !shape.iter().zip(dims).all(agree) {
+        let want: Vec<String> =
+            dims.iter().map(|d| d.map_or("any".to_owned(), |n| n.to_string())).collect();
+        let message =
+            format!("tensor '{name}' has shape {shape:?}: must be {rule} = [{}]", want.join(", "));
+        return Err(Failure::input(message));
+    }
+    Ok(shape)
+}
+
+fn wrong_type(name: &str, dtype: &str) -> Failure {
+    Failure::input(format!("tensor '{name}': must be {dtype}"))
+}
+
+fn floats(file: &Container<'_>, name: &str) -> Result<Vec<f32>> {
+    match file.tensor(name).map(|t| t.values) {
+        Some(Values::F32(x)) => Ok(x),
+        _ => Err(wrong_type(name, "F32")),
+    }
+}
+
+fn ints(file: &Container<'_>, name: &str) -> Result<Vec<i32>> {
+    match file.tensor(name).map(|t| t.values) {
+        Some(Values::I32(x)) => Ok(x),
+        _ => Err(wrong_type(name, "I32")),
+    }
+}
+
+fn bytes_of(file: &Container<'_>, name: &str) -> Result<Vec<u8>> {
+    match file.tensor(name).map(|t| t.values) {
+        Some(Values::U8(x)) => Ok(x),
+        _ => Err(wrong_type(name, "U8")),
+    }
+}
+
+/// The library calls things by its own names; the file has others.
+fn in_words_of_the_file(e: longhand::Error) -> Failure {
+    let longhand::Error::Invalid { field, value, rule } = e else {
+        return Failure::from(e);
+    };
+    let field = match field.as_str() {
+        "softmax_scale" => "params.scale".to_owned(),
+        "softcap" => "params.softcap".to_owned(),
+        other => match other.strip_prefix("shape.") {
+            Some(param) => format!("params.{param}"),
+            None => other.to_owned(),
+        },
+    };
+    Failure::input(format!("{field} = {value}: {rule}"))
+}
+
+/// `seqlen_q` and `seqlen_k` of a ragged batch are its longest sequences, not a bound of them.
+fn check_longest(inputs: &OwnedInputs<f32>, p: &Params) -> Result<()> {
+    for (name, ends, said) in [
+        ("seqlen_q", &inputs.cu_seqlens_q, p.shape.seqlen_q),
+        ("seqlen_k", &inputs.cu_seqlens_k, p.shape.seqlen_k),
+    ] {
+        let Some(ends) = ends else { continue };
+        let longest = ends.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+        if longest != said {
+            let message =
+                format!("params.{name} = {said}: must be the longest sequence, {longest}");
+            return Err(Failure::input(message));
+        }
+    }
+    Ok(())
+}
+
+/// Sizes of a result called `name`, or `None` if the op has no such result.
+pub fn result_shape(problem: &Full, inputs: &OwnedInputs<f32>, name: &str) -> Option<Vec<usize>> {
+    let s = &problem.shape;
+    let rows = |rows: usize, heads: usize| match problem.ragged {
+        Some(_) => vec![rows, heads, s.head_dim],
+        None => vec![s.batch, rows, heads, s.head_dim],
+    };
+    match name {
+        "out" | "grad.q" => Some(rows(problem.rows_q(), s.heads_q)),
+        "grad.k" | "grad.v" => Some(rows(problem.rows_k(), s.heads_kv)),
+        "lse" if problem.ragged.is_some() => Some(vec![s.heads_q, problem.rows_q()]),
+        "lse" => Some(vec![s.batch, s.heads_q, s.seqlen_q]),
+        "grad.bias" if inputs.bias.is_some() => {
+            problem.bias.map(|b| problem.bias_dims(&b).to_vec())
+        }
+        _ => None,
+    }
+}
+
+fn expected_of(
+    file: &Container<'_>,
+    problem: &Full,
+    inputs: &OwnedInputs<f32>,
+) -> Result<BTreeMap<String, Tensor>> {
+    let mut expected = BTreeMap::new();
+    for full_name in file.names() {
+        let Some(name) = full_name.strip_prefix("expected.") else {
+            continue;
+        };
+        let Some(shape) = result_shape(problem, inputs, name) else {
+            let message = format!("tensor '{full_name}': this problem has no result '{name}'");
+            return Err(Failure::input(message));
+        };
+        if name.starts_with("grad.") && file.info("grad.out").is_none() {
+            let message = format!("tensor '{full_name}': must come with grad.out, which is absent");
+            return Err(Failure::input(message));
+        }
+        let dims: Vec<_> = shape.into_iter().map(Some).collect();
+        expect(file, &full_name, "F64", &dims, "the shape of the result")?;
+        if let Some(tensor) = file.tensor(&full_name) {
+            expected.insert(name.to_owned(), tensor);
+        }
+    }
+    Ok(expected)
+}

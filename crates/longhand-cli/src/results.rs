@@ -1,0 +1,45 @@
+//! Results under the names that files give them.
+
+use crate::container::{Tensor, Values};
+use crate::problem_file::{ProblemFile, result_shape};
+use longhand::DType;
+use longhand::full::{Gradients, Output};
+use std::collections::BTreeMap;
+
+/// `out`, `lse`, `grad.q`, … and their numbers, contiguous.
+pub type Results = BTreeMap<String, Vec<f64>>;
+
+/// Names the parts of a result. What a device stores as `dtype` (all but `lse` and the bias's
+/// gradient, which are f32) is rounded to it.
+pub fn from_parts<T: Into<f64> + Copy>(
+    file: &ProblemFile,
+    output: &Output<T>,
+    gradients: Option<&Gradients<T>>,
+    dtype: DType,
+) -> Results {
+    let mut results = Results::new();
+    let mut put = |name: &str, x: &[T], dtype: DType| {
+        let x = x.iter().map(|&x| dtype.round(x.into())).collect();
+        results.insert(name.to_owned(), x);
+    };
+    put("out", &output.out, dtype);
+    put("lse", &output.lse, DType::F32);
+    if let Some(g) = gradients {
+        put("grad.q", &g.q, dtype);
+        put("grad.k", &g.k, dtype);
+        put("grad.v", &g.v, dtype);
+        if let (Some(bias), true) = (&g.bias, file.inputs.bias.is_some()) {
+            put("grad.bias", bias, DType::F32);
+        }
+    }
+    results
+}
+
+/// The results as the tensors of a file, floats as F32.
+pub fn to_tensors(file: &ProblemFile, results: &Results) -> BTreeMap<String, Tensor> {
+    let tensor = |name: &String, x: &Vec<f64>| Tensor {
+        shape: result_shape(&file.problem, &file.inputs, name).unwrap_or(vec![x.len()]),
+        values: Values::F32(x.iter().map(|&x| x as f32).collect()),
+    };
+    results.iter().map(|(name, x)| (name.clone(), tensor(name, x))).collect()
+}

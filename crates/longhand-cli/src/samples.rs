@@ -1,0 +1,19 @@
+//! The sample problems shipped inside the program.
+
+/// Name and bytes of each, small problem files with expected results.
+pub(crate) const FULL: [(&str, &[u8]); 8] = [
+    ("length1", include_bytes!("../samples/length1.safetensors")),
+    ("gqa_h4_kv2_causal", include_bytes!("../samples/gqa_h4_kv2_causal.safetensors")),
+    ("window_9_0_causal", include_bytes!("../samples/window_9_0_causal.safetensors")),
+    ("softcap_causal", include_bytes!("../samples/softcap_causal.safetensors")),
+    ("varlen_window_alibi", include_bytes!("../samples/varlen_window_alibi.safetensors")),
+    (
+        "key_padding_with_empty_batch",
+        include_bytes!("../samples/key_padding_with_empty_batch.safetensors"),
+    ),
+    (
+        "causal_lq_gt_lk_empty_rows",
+        include_bytes!("../samples/causal_lq_gt_lk_empty_rows.safetensors"),
+    ),
+    ("combined", include_bytes!("../samples/combined.safetensors")),
+];

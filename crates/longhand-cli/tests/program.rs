@@ -1,0 +1,310 @@
+//! The program from outside: exit codes, messages, and files that are whole or not there.
+
+mod common;
+
+use common::{Parts, sample, sample_path};
+use longhand_cli::container::{Container, Values};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+struct Ran {
+    code: i32,
+    out: String,
+    /// The program's own lines of stderr; graphics drivers write there too.
+    complaints: Vec<String>,
+    err: String,
+}
+
+fn longhand(args: &[&str]) -> Ran {
+    // No GPU is named so: what needs one here must say that there is none.
+    let output = Command::new(env!("CARGO_BIN_EXE_longhand"))
+        .args(args)
+        .env("LONGHAND_ADAPTER", "no such adapter")
+        .output()
+        .expect("the program runs");
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ran {
+        code: output.status.code().expect("an exit code, not a signal"),
+        out: String::from_utf8(output.stdout).expect("UTF-8"),
+        complaints: err
+            .lines()
+            .filter(|line| line.starts_with("longhand: "))
+            .map(str::to_owned)
+            .collect(),
+        err,
+    }
+}
+
+/// An empty folder for one test.
+fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).expect("a folder");
+    path
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("a file");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// The program refuses with exit code 2 and one line that holds `words`.
+fn assert_refused(args: &[&str], words: &[&str]) {
+    let ran = longhand(args);
+    assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
+    assert_eq!(ran.complaints.len(), 1, "{args:?}: {}", ran.err);
+    for word in words {
+        assert!(ran.complaints[0].contains(word), "{word:?} is not in {}", ran.complaints[0]);
+    }
+    assert!(!ran.err.contains("panicked") && !ran.err.contains("backtrace"), "{}", ran.err);
+}
+
+fn sample_arg(name: &str) -> String {
+    sample_path(name).to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn every_command_explains_itself_with_examples() {
+    for command in ["run", "check", "doctor", "bench", "sources"] {
+        let ran = longhand(&[command, "--help"]);
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.contains("Examples:\n  longhand "), "{}", ran.out);
+    }
+    assert!(longhand(&["--help"]).out.contains("Exit codes:"));
+    assert_eq!(longhand(&["--version"]).code, 0);
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    assert_refused(&["fly"], &["'fly'"]);
+    assert_refused(&["check", "--device", "cpu"], &["<FILE>"]);
+    assert_refused(&["check", "f", "--device", "tpu"], &["'tpu'", "webgpu"]);
+    assert_refused(&["check", "f", "--device", "cpu", "--dtype", "f64"], &["f32, f16 or bf16"]);
+    assert_refused(&["run", "f", "--device", "cpu"], &["--output"]);
+    assert_refused(&["bench", "full", "--device", "cpu", "--lengths", "x"], &["'x'"]);
+    assert_refused(&["bench", "--device", "cpu", "--heads", "3", "--heads-kv", "2"], &["multiple"]);
+    assert_refused(&["bench", "--device", "cpu", "--lengths", "2147483647"], &["bytes"]);
+    assert_refused(&["bench", "--device", "cpu", "--lengths", "9999999999"], &["below 2^31"]);
+    assert_refused(&["sources", "full", "--head-dim", "0"], &["head_dim"]);
+    assert_refused(&["sources", "full", "--ragged", "--bias"], &["not defined for ragged"]);
+    assert_refused(&["sources", "fulll"], &["must be one of full"]);
+}
+
+#[test]
+fn what_is_not_here_is_declined_and_says_so() {
+    let file = sample_arg("length1");
+    assert_refused(&["check", &file, "--device", "cuda"], &["declined", "not in this build"]);
+    assert_refused(&["sources", "lsh"], &["declined", "this build computes: full"]);
+    assert_refused(&["bench", "lsh"], &["declined"]);
+    let folder = folder("declined");
+    let other =
+        write(&folder, "x.safetensors", &Parts::of("length1").metadata("op", "xlnet").bytes());
+    assert_refused(&["check", &other, "--device", "cpu"], &["x.safetensors", "op 'xlnet'"]);
+}
+
+#[test]
+fn an_absent_device_is_no_panic() {
+    let file = sample_arg("length1");
+    assert_refused(&["check", &file, "--device", "webgpu"], &[]);
+}
+
+#[test]
+fn check_passes_right_values_in_every_dtype() {
+    for dtype in ["f32", "f16", "bf16"] {
+        let files = [sample_arg("combined"), sample_arg("varlen_window_alibi")];
+        for device in ["cpu", "reference"] {
+            let ran =
+                longhand(&["check", &files[0], &files[1], "--device", device, "--dtype", dtype]);
+            assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+            assert!(ran.out.contains("11 passed, 0 failed, 0 declined in 2 files"), "{}", ran.out);
+        }
+    }
+}
+
+#[test]
+fn check_fails_a_wrong_value_by_name_and_exits_1() {
+    let folder = folder("wrong");
+    let mut parts = Parts::of("gqa_h4_kv2_causal");
+    let Some(Values::F64(x)) = parts.tensors.get_mut("expected.grad.k").map(|t| &mut t.values)
+    else {
+        panic!("expected.grad.k");
+    };
+    x[5] += 1e-3;
+    let wrong = write(&folder, "wrong.safetensors", &parts.bytes());
+    let ran = longhand(&["check", &wrong, "--device", "cpu"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let failed: Vec<&str> = ran.out.lines().filter(|l| l.contains("FAILED")).collect();
+    assert!(failed.len() == 1 && failed[0].contains("grad.k"), "{}", ran.out);
+    assert!(ran.out.contains("4 passed, 1 failed"), "{}", ran.out);
+
+    let cut = write(&folder, "cut.safetensors", &sample("length1")[..4000]);
+    let ran = longhand(&["check", &cut, &wrong, "--device", "cpu"]);
+    assert_eq!((ran.code, ran.complaints.len()), (1, 1), "a failure outranks a bad file");
+}
+
+#[test]
+fn a_bad_file_is_named_and_the_others_are_still_checked() {
+    let folder = folder("bad");
+    let cut = write(&folder, "cut.safetensors", &sample("length1")[..4000]);
+    let good = sample_arg("length1");
+    let ran = longhand(&["check", &cut, &good, "--device", "cpu"]);
+    assert_eq!(ran.code, 2);
+    assert_eq!(ran.complaints.len(), 1);
+    assert!(ran.complaints[0].contains("cut.safetensors") && ran.complaints[0].contains("cut"));
+    assert!(
+        ran.out.contains("5 passed") && ran.out.contains("1 files not computed"),
+        "{}",
+        ran.out
+    );
+    assert_refused(&["check", "nowhere.safetensors", "--device", "cpu"], &["nowhere.safetensors"]);
+    let folder = folder.to_str().expect("UTF-8");
+    assert_refused(&["check", folder, "--device", "cpu"], &["not a regular file"]);
+}
+
+#[test]
+fn check_without_expectations_checks_nothing_and_says_so() {
+    let folder = folder("nothing");
+    let mut parts = Parts::of("length1");
+    parts.tensors.retain(|name, _| !name.starts_with("expected."));
+    let file = write(&folder, "f.safetensors", &parts.bytes());
+    assert_refused(&["check", &file, "--device", "cpu"], &["nothing to check"]);
+}
+
+#[test]
+fn check_speaks_json() {
+    let file = sample_arg("softcap_causal");
+    let ran = longhand(&["check", &file, "nowhere", "--device", "cpu", "--json"]);
+    assert_eq!(ran.code, 2);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(report["summary"]["passed"], 5);
+    assert_eq!(report["files"][0]["results"][0]["name"], "out");
+    assert_eq!(report["files"][0]["results"][0]["verdict"], "passed");
+    assert!(report["files"][0]["results"][0]["tolerance"].as_f64().expect("a number") > 0.0);
+    assert!(report["files"][1]["error"].as_str().expect("text").contains("nowhere"));
+}
+
+#[test]
+fn run_writes_every_result_as_f32_and_the_same_bytes_each_time() {
+    let folder = folder("run");
+    let input = sample_arg("combined");
+    let output = folder.join("result.safetensors");
+    let path = output.to_str().expect("UTF-8");
+    let args = ["run", &input, "--device", "cpu", "--dtype", "f16", "--output", path];
+    assert_eq!(longhand(&args).code, 0);
+    let forward = std::fs::read(&output).expect("a result");
+    let file = Container::parse(&forward).expect("a container");
+    assert_eq!(file.names(), ["lse", "out"]);
+    assert_eq!(file.info("out"), Some(("F32".to_owned(), vec![1, 15, 4, 16])));
+    assert_eq!(file.info("lse"), Some(("F32".to_owned(), vec![1, 4, 15])));
+    assert_eq!(file.metadata["dtype"], "f16");
+
+    let args = ["run", &input, "--device", "cpu", "--backward", "--output", path];
+    assert_eq!(longhand(&args).code, 0);
+    let first = std::fs::read(&output).expect("a result");
+    let file = Container::parse(&first).expect("a container");
+    assert_eq!(file.names(), ["grad.bias", "grad.k", "grad.q", "grad.v", "lse", "out"]);
+    let (Some(Values::F32(got)), Some(Values::F64(want))) = (
+        file.tensor("grad.bias").map(|t| t.values),
+        Parts::of("combined").tensors.remove("expected.grad.bias").map(|t| t.values),
+    ) else {
+        panic!("grad.bias");
+    };
+    assert!(got.iter().zip(&want).all(|(&g, &w)| g == w as f32));
+    assert_eq!(longhand(&args).code, 0);
+    assert_eq!(std::fs::read(&output).expect("a result"), first);
+    assert_eq!(std::fs::read_dir(&folder).expect("the folder").count(), 1, "only the result");
+}
+
+#[test]
+fn run_ignores_what_a_file_expects() {
+    let folder = folder("ignores");
+    let parts = Parts::of("length1").tensor("expected.nonsense", &[1], Values::U8(vec![7]));
+    let input = write(&folder, "f.safetensors", &parts.bytes());
+    let output = write(&folder, "out.safetensors", b"old");
+    assert_eq!(longhand(&["run", &input, "--device", "cpu", "--output", &output]).code, 0);
+}
+
+#[test]
+fn a_failed_run_leaves_an_existing_output_alone_and_nothing_behind() {
+    let folder = folder("alone");
+    let output = write(&folder, "out.safetensors", b"precious");
+    let cut = write(&folder, "cut.safetensors", &sample("length1")[..4000]);
+    let mut parts = Parts::of("length1");
+    parts.tensors.retain(|name, _| !name.contains("grad"));
+    let forward = write(&folder, "forward.safetensors", &parts.bytes());
+    let entries = || std::fs::read_dir(&folder).expect("the folder").count();
+    let before = entries();
+    assert_refused(&["run", &cut, "--device", "cpu", "--output", &output], &["cut.safetensors"]);
+    let args = ["run", &forward, "--device", "cpu", "--backward", "--output", &output];
+    assert_refused(&args, &["forward.safetensors", "grad.out", "--backward"]);
+    let input = sample_arg("length1");
+    assert_refused(&["run", &input, "--device", "cuda", "--output", &output], &["cuda"]);
+    assert_eq!(std::fs::read(&output).expect("the output"), b"precious");
+
+    let nowhere = folder.join("no/such/folder/out.safetensors");
+    let nowhere = nowhere.to_str().expect("UTF-8");
+    assert_refused(&["run", &input, "--device", "cpu", "--output", nowhere], &["out.safetensors"]);
+    let itself = folder.to_str().expect("UTF-8");
+    assert_refused(&["run", &input, "--device", "cpu", "--output", itself], &["is a folder"]);
+    assert_eq!(entries(), before);
+}
+
+#[test]
+fn bench_measures_and_writes_json_and_svg() {
+    let folder = folder("bench");
+    let (json, svg) = (folder.join("b.json"), folder.join("b.svg"));
+    let ran = longhand(&[
+        "bench",
+        "full",
+        "--device",
+        "reference",
+        "--lengths",
+        "16,32",
+        "--heads",
+        "2",
+        "--causal",
+        "--json",
+        json.to_str().expect("UTF-8"),
+        "--svg",
+        svg.to_str().expect("UTF-8"),
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.lines().count() == 3 && ran.out.contains("TFLOP/s"), "{}", ran.out);
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json).expect("JSON")).expect("JSON");
+    assert_eq!(report["rows"][1]["seqlen"], 32);
+    assert_eq!(report["rows"][1]["dense_bytes"], 4 * 2 * 32 * 32);
+    assert!(std::fs::read_to_string(svg).expect("SVG").contains("<polyline"));
+}
+
+#[test]
+fn doctor_reports_every_device_and_why_one_is_absent() {
+    let ran = longhand(&["doctor", "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    let devices = report["devices"].as_array().expect("devices");
+    let names: Vec<_> = devices.iter().map(|d| d["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["reference", "cpu", "webgpu", "cuda"]);
+    assert!(devices.iter().all(|d| !d["what"].as_str().expect("text").is_empty()));
+    assert_eq!(devices[2]["available"], false, "no adapter has that name");
+    let text = longhand(&["doctor"]).out;
+    assert!(text.contains("cuda       NOT AVAILABLE") && text.contains("no kernels of its own"));
+}
+
+#[cfg(feature = "webgpu")]
+#[test]
+fn sources_prints_what_would_run() {
+    let ran = longhand(&["sources", "full", "--causal", "--head-dim", "128"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("@compute"), "{}", ran.out);
+    assert_eq!(ran.out, longhand(&["sources", "full", "--causal", "--head-dim", "128"]).out);
+}
+
+#[test]
+fn without_arguments_the_samples_run_on_every_device_there_is() {
+    let ran = longhand(&[]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("webgpu   not available"), "{}", ran.out);
+    assert!(ran.out.contains("32 results, 0 disagree"), "{}", ran.out);
+}

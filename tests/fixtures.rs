@@ -1,0 +1,181 @@
+//! The reference, and the comparison that every backend is held to, against values computed by
+//! other people's implementations in float64 (`tests/data`).
+
+use longhand::{DType, Window};
+use longhand_cli::compare::{Comparison, Measure, compare, difference};
+use longhand_cli::container::Values;
+use longhand_cli::device::{Device, DeviceKind};
+use longhand_cli::naive;
+use longhand_cli::problem_file::ProblemFile;
+use longhand_cli::results::{Results, from_parts};
+use std::path::Path;
+
+fn fixture(name: &str) -> ProblemFile {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/full");
+    let path = folder.join(format!("{name}.safetensors"));
+    ProblemFile::read(&path).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn fixtures() -> Vec<(String, ProblemFile)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/full");
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .expect("tests/data/full")
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 37, "fixtures are missing");
+    names.into_iter().map(|name| (name.clone(), fixture(&name))).collect()
+}
+
+fn expected<'a>(file: &'a ProblemFile, name: &str) -> &'a [f64] {
+    match &file.expected[name].values {
+        Values::F64(x) => x,
+        other => panic!("expected.{name} is {}", other.dtype()),
+    }
+}
+
+fn compare_all(file: &ProblemFile, dtype: DType, got: &Results) -> Vec<Comparison> {
+    let naive = naive::evaluate(file, dtype, true).unwrap();
+    let names = file.expected.keys();
+    names.map(|name| compare(name, dtype, &got[name], &naive[name], expected(file, name))).collect()
+}
+
+#[test]
+fn the_reference_in_f64_is_what_other_implementations_compute() {
+    for (name, file) in fixtures() {
+        let inputs = file.inputs.stored_as::<f64>(DType::F32);
+        let output = file.problem.reference(&inputs.as_inputs()).unwrap();
+        let mut results = vec![("out", output.out), ("lse", output.lse)];
+        if let Some(grad_out) = &file.grad_out {
+            let grad_out: Vec<f64> = grad_out.iter().map(|&x| f64::from(x)).collect();
+            let gradients =
+                file.problem.reference_backward(&inputs.as_inputs(), &grad_out).unwrap();
+            results.push(("grad.q", gradients.q));
+            results.push(("grad.k", gradients.k));
+            results.push(("grad.v", gradients.v));
+            results.extend(gradients.bias.map(|bias| ("grad.bias", bias)));
+        }
+        assert_eq!(results.len(), file.expected.len(), "{name}");
+        for (result, got) in results {
+            let d = difference(Measure::of(result), &got, expected(&file, result));
+            assert!(d.error <= 1e-11, "{name} {result}: {d:?}");
+        }
+    }
+}
+
+#[test]
+fn f32_stays_within_the_bounds_that_the_format_promises() {
+    for (name, file) in fixtures() {
+        let results = naive::evaluate(&file, DType::F32, true).unwrap();
+        for result in file.expected.keys() {
+            let d = difference(Measure::of(result), &results[result], expected(&file, result));
+            let bound = if result == "lse" { 3e-7 } else { 5e-6 };
+            assert!(d.error <= bound, "{name} {result}: {d:?}");
+        }
+    }
+}
+
+#[test]
+fn results_rounded_to_each_dtype_pass_the_comparison() {
+    let device = Device::open(DeviceKind::Cpu).unwrap();
+    for (name, file) in fixtures() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let got = device.compute(&file, dtype, true).unwrap().results;
+            for c in compare_all(&file, dtype, &got) {
+                assert!(c.passed(), "{name} {dtype}: {c:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_tolerance_is_so_wide_that_it_says_nothing() {
+    for (name, file) in fixtures() {
+        for (dtype, most) in [(DType::F32, 5e-5), (DType::F16, 0.01), (DType::BF16, 0.1)] {
+            let zeros: Results =
+                file.expected.keys().map(|k| (k.clone(), expected(&file, k).to_vec())).collect();
+            for c in compare_all(&file, dtype, &zeros) {
+                assert!(c.tolerance <= most, "{name} {dtype}: {c:?}");
+            }
+        }
+    }
+}
+
+/// What a kernel with a mistake would give.
+fn mistaken(
+    file: &ProblemFile,
+    dtype: DType,
+    mistake: impl Fn(&mut ProblemFile),
+) -> Vec<Comparison> {
+    let mut wrong = file.clone();
+    mistake(&mut wrong);
+    let inputs = wrong.inputs.stored_as::<f64>(dtype);
+    let output = wrong.problem.reference(&inputs.as_inputs()).unwrap();
+    let results = from_parts(file, &output, None, dtype);
+    let mut file = file.clone();
+    file.expected.retain(|name, _| !name.starts_with("grad."));
+    compare_all(&file, dtype, &results)
+}
+
+#[test]
+fn a_mask_off_by_one_key_fails_in_every_dtype() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let cases = [
+            ("causal_d32_l70", Window { left: None, right: Some(1) }),
+            ("window_5_3", Window::new(5, 4)),
+            ("window_5_3", Window::new(4, 3)),
+            ("window_9_0_causal", Window::new(8, 0)),
+            ("window_0_0_self_only", Window::new(0, 1)),
+            ("causal_lq_lt_lk", Window { left: None, right: Some(1) }),
+        ];
+        for (name, window) in cases {
+            let comparisons = mistaken(&fixture(name), dtype, |file| {
+                file.problem.causal = false;
+                file.problem.window = window;
+            });
+            for c in comparisons {
+                assert!(!c.passed(), "{name} {dtype} {window:?}: {c:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_forgotten_option_fails_in_every_dtype() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        type Mistake = fn(&mut ProblemFile);
+        let cases: [(&str, Mistake); 4] = [
+            ("softcap_causal", |f| f.problem.softcap = 0.0),
+            ("alibi_causal", |f| {
+                f.problem.alibi = false;
+                f.inputs.alibi_slopes = None;
+            }),
+            ("bias_bh", |f| {
+                f.problem.bias = None;
+                f.inputs.bias = None;
+            }),
+            ("key_padding_causal_left", |f| {
+                f.problem.key_padding = false;
+                f.inputs.key_valid = None;
+            }),
+        ];
+        for (name, mistake) in cases {
+            for c in mistaken(&fixture(name), dtype, mistake) {
+                assert!(!c.passed(), "{name} {dtype}: {c:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_scale_off_by_a_hundredth_of_a_percent_fails_in_f32() {
+    for (name, file) in fixtures() {
+        // A row of one key has the same softmax at any scale.
+        if ["length1", "window_0_0_self_only"].contains(&name.as_str()) {
+            continue;
+        }
+        let comparisons = mistaken(&file, DType::F32, |file| file.problem.softmax_scale *= 1.0001);
+        assert!(comparisons.iter().all(|c| !c.passed()), "{name}: {comparisons:?}");
+    }
+}

@@ -1,0 +1,218 @@
+//! Every rule of `validate` and `validate_inputs` has a case, and every error names the field and
+//! the rule.
+
+use longhand::full::{Bias, Inputs, Ragged};
+use longhand::{DType, Error, Full, Shape, Strides};
+
+fn shape() -> Shape {
+    Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q: 3, seqlen_k: 5, head_dim: 8 }
+}
+
+fn problem() -> Full {
+    Full::new(shape(), DType::F32)
+}
+
+fn sized(change: impl Fn(&mut Shape)) -> Full {
+    let mut shape = shape();
+    change(&mut shape);
+    Full::new(shape, DType::F32)
+}
+
+fn assert_invalid<T: std::fmt::Debug>(result: Result<T, Error>, field: &str, rule: &str) {
+    match result {
+        Err(Error::Invalid { field: f, rule: r, value }) => {
+            assert!(f == field && r.contains(rule), "{f} = {value}: {r}; wanted {field}: {rule}");
+        }
+        other => panic!("wanted {field}: {rule}; got {other:?}"),
+    }
+}
+
+#[test]
+fn the_problem_that_the_cases_break_is_valid() {
+    problem().validate().unwrap();
+    problem().ragged(Ragged { total_q: 6, total_k: 10 }).validate().unwrap();
+    sized(|s| (s.batch, s.seqlen_q, s.seqlen_k) = (0, 0, 0)).validate().unwrap();
+    problem().softmax_scale(-1.0).validate().unwrap();
+}
+
+#[test]
+fn heads_must_be_positive_and_a_multiple() {
+    let rule = "heads_q a multiple of heads_kv";
+    assert_invalid(sized(|s| s.heads_q = 3).validate(), "shape.heads_q", rule);
+    assert_invalid(sized(|s| s.heads_q = 0).validate(), "shape.heads_q", rule);
+    assert_invalid(sized(|s| s.heads_kv = 0).validate(), "shape.heads_q", rule);
+}
+
+#[test]
+fn head_dim_must_be_from_1_to_256() {
+    assert_invalid(sized(|s| s.head_dim = 0).validate(), "shape.head_dim", "from 1 to 256");
+    assert_invalid(sized(|s| s.head_dim = 257).validate(), "shape.head_dim", "from 1 to 256");
+}
+
+#[test]
+fn scale_and_softcap_must_be_finite_in_f32() {
+    for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e39] {
+        assert_invalid(problem().softmax_scale(x).validate(), "softmax_scale", "finite in f32");
+        assert_invalid(problem().softcap(x).validate(), "softcap", "finite");
+    }
+    assert_invalid(problem().softcap(-1.0).validate(), "softcap", "at least 0");
+}
+
+#[test]
+fn ragged_sequences_have_no_bias_and_no_key_padding() {
+    let ragged = problem().ragged(Ragged { total_q: 6, total_k: 10 });
+    let bias = Bias { per_batch: false, per_head: false };
+    assert_invalid(ragged.bias(bias).validate(), "bias", "not defined for ragged");
+    assert_invalid(ragged.key_padding().validate(), "key_padding", "not defined for ragged");
+}
+
+#[test]
+fn ragged_totals_lie_between_the_longest_and_all_longest() {
+    let ragged = |total_q, total_k| problem().ragged(Ragged { total_q, total_k }).validate();
+    assert_invalid(ragged(2, 10), "ragged.total_q", "between");
+    assert_invalid(ragged(7, 10), "ragged.total_q", "between");
+    assert_invalid(ragged(6, 4), "ragged.total_k", "between");
+    assert_invalid(ragged(6, 11), "ragged.total_k", "between");
+}
+
+#[test]
+fn sizes_must_be_below_2_to_the_31() {
+    let big = 1usize << 31;
+    assert_invalid(sized(|s| s.batch = big).validate(), "shape.batch", "below 2^31");
+    assert_invalid(sized(|s| s.seqlen_q = big).validate(), "shape.seqlen_q", "below 2^31");
+    assert_invalid(sized(|s| s.seqlen_k = big).validate(), "shape.seqlen_k", "below 2^31");
+}
+
+#[test]
+fn sizes_must_not_overflow() {
+    let most = i32::MAX as usize;
+    let rule = "overflows the address space";
+    let wide = sized(|s| (s.batch, s.seqlen_q) = (most, most));
+    assert_invalid(wide.validate(), "shape", rule);
+    let bias = Bias { per_batch: true, per_head: true };
+    let square = sized(|s| (s.seqlen_q, s.seqlen_k) = (most, most)).bias(bias);
+    assert_invalid(square.validate(), "bias", rule);
+    let keys = sized(|s| (s.batch, s.seqlen_k, s.head_dim) = (most, most, 256));
+    assert_invalid(keys.validate(), "layout.k", rule);
+    for (name, change) in layouts() {
+        let mut far = problem();
+        change(&mut far, Strides { batch: usize::MAX, seqlen: 32, head: 8 });
+        assert_invalid(far.validate(), name, rule);
+    }
+}
+
+type Change = fn(&mut Full, Strides);
+
+fn layouts() -> [(&'static str, Change); 4] {
+    [
+        ("layout.q", |p, s| p.layout.q = s),
+        ("layout.k", |p, s| p.layout.k = s),
+        ("layout.v", |p, s| p.layout.v = s),
+        ("layout.out", |p, s| p.layout.out = s),
+    ]
+}
+
+#[test]
+fn elements_of_the_result_must_not_share_a_place_but_inputs_may() {
+    for (name, change) in layouts() {
+        let mut broadcast = problem();
+        change(&mut broadcast, Strides { batch: 0, seqlen: 32, head: 8 });
+        match name {
+            "layout.out" => assert_invalid(broadcast.validate(), name, "must not share a place"),
+            _ => broadcast.validate().unwrap(),
+        }
+    }
+}
+
+static Q: [f32; 2 * 3 * 4 * 8] = [0.5; 192];
+static KV: [f32; 2 * 5 * 2 * 8] = [0.5; 160];
+
+/// Tensors that fit `problem()`, to be broken one at a time.
+fn tensors<'a>() -> Inputs<'a, f32> {
+    Inputs::new(&Q, &KV, &KV)
+}
+
+#[test]
+fn tensors_must_have_the_elements_that_the_strides_need() {
+    problem().validate_inputs(&tensors()).unwrap();
+    let short = [0.5; 2 * 5 * 2 * 8 - 1];
+    let rule = "need 160 elements";
+    let q = &[0.5; 191][..];
+    let run = |i| problem().reference(&i);
+    assert_invalid(run(Inputs { q, ..tensors() }), "q.len", "need 192");
+    assert_invalid(run(Inputs { k: &short, ..tensors() }), "k.len", rule);
+    assert_invalid(run(Inputs { v: &short, ..tensors() }), "v.len", rule);
+    let gradients = problem().reference_backward(&tensors(), q);
+    assert_invalid(gradients, "grad_out.len", "need 192");
+}
+
+const GIVEN: &str = "there is none";
+const ABSENT: &str = "says that it is given";
+
+#[test]
+fn alibi_slopes_must_be_given_exactly_when_the_problem_says_so() {
+    let slopes = [0.5; 4];
+    let with = |n: usize| Inputs { alibi_slopes: Some(&slopes[..n]), ..tensors() };
+    assert_invalid(problem().validate_inputs(&with(4)), "alibi_slopes", GIVEN);
+    let problem = problem().alibi();
+    problem.validate_inputs(&with(4)).unwrap();
+    assert_invalid(problem.validate_inputs(&tensors()), "alibi_slopes", ABSENT);
+    assert_invalid(problem.validate_inputs(&with(3)), "alibi_slopes.len", "needs 4 elements");
+}
+
+#[test]
+fn bias_must_be_given_exactly_when_the_problem_says_so() {
+    let bias = [0.5; 4 * 3 * 5];
+    let with = Inputs { bias: Some(&bias), ..tensors() };
+    assert_invalid(problem().validate_inputs(&with), "bias", GIVEN);
+    let per_head = problem().bias(Bias { per_batch: false, per_head: true });
+    per_head.validate_inputs(&with).unwrap();
+    assert_invalid(per_head.validate_inputs(&tensors()), "bias", ABSENT);
+    let shared = problem().bias(Bias { per_batch: false, per_head: false });
+    assert_invalid(shared.validate_inputs(&with), "bias.len", "needs 15 elements");
+}
+
+#[test]
+fn key_valid_must_be_given_exactly_when_the_problem_says_so_and_hold_0_or_1() {
+    let valid = [1, 1, 1, 1, 1, 0, 0, 0, 0, 2u8];
+    let with = |from: usize, n: usize| Inputs { key_valid: Some(&valid[from..n]), ..tensors() };
+    let ones = Inputs { key_valid: Some(&[1; 10]), ..tensors() };
+    assert_invalid(problem().validate_inputs(&ones), "key_valid", GIVEN);
+    let problem = problem().key_padding();
+    problem.validate_inputs(&ones).unwrap();
+    assert_invalid(problem.validate_inputs(&tensors()), "key_valid", ABSENT);
+    assert_invalid(problem.validate_inputs(&with(0, 9)), "key_valid.len", "needs 10 elements");
+    assert_invalid(problem.validate_inputs(&with(0, 10)), "key_valid", "must hold 0 or 1");
+}
+
+fn ragged_with(q: Option<&[i32]>, k: Option<&[i32]>) -> Result<(), Error> {
+    let problem = problem().ragged(Ragged { total_q: 4, total_k: 6 });
+    problem.validate_inputs(&Inputs { cu_seqlens_q: q, cu_seqlens_k: k, ..tensors() })
+}
+
+#[test]
+fn cu_seqlens_must_ascend_from_0_to_the_total() {
+    let (q, k) = (Some(&[0, 1, 4][..]), Some(&[0, 5, 6][..]));
+    ragged_with(q, k).unwrap();
+    ragged_with(Some(&[0, 3, 4]), Some(&[0, 1, 6])).unwrap();
+    assert_invalid(ragged_with(None, k), "cu_seqlens_q", "says that it is given");
+    assert_invalid(ragged_with(q, None), "cu_seqlens_k", "says that it is given");
+    let padded = problem().validate_inputs(&Inputs { cu_seqlens_q: q, ..tensors() });
+    assert_invalid(padded, "cu_seqlens_q", "there is none");
+    assert_invalid(ragged_with(Some(&[0, 4]), k), "cu_seqlens_q.len", "needs 3 elements");
+    assert_invalid(ragged_with(Some(&[1, 2, 4]), k), "cu_seqlens_q[0]", "must be 0");
+    assert_invalid(ragged_with(Some(&[0, 2, 1]), k), "cu_seqlens_q[2]", "must not descend");
+    assert_invalid(ragged_with(Some(&[0, -1, 4]), k), "cu_seqlens_q[1]", "must not descend");
+    assert_invalid(ragged_with(Some(&[0, 0, 4]), k), "cu_seqlens_q[2]", "at most 3");
+    assert_invalid(ragged_with(Some(&[0, 1, 3]), k), "cu_seqlens_q[2]", "must be the total, 4");
+    assert_invalid(ragged_with(q, Some(&[0, 6, 6])), "cu_seqlens_k[1]", "at most 5");
+    assert_invalid(ragged_with(q, Some(&[0, i32::MIN, 6])), "cu_seqlens_k[1]", "descend");
+}
+
+#[test]
+fn a_dtype_has_one_of_three_names() {
+    assert_invalid("f64".parse::<DType>(), "dtype", "f32, f16 or bf16");
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        assert_eq!(dtype.name().parse::<DType>().unwrap(), dtype);
+    }
+}
