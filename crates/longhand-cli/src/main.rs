@@ -1,1 +1,3 @@
+//! The longhand program.
+
 fn main() {}
