@@ -42,3 +42,9 @@ fn every_option_with_f16_and_subgroups() {
 fn rows_that_begin_off_a_multiple_of_four() {
     snapshot("bf16_d33", Full::new(shape(200, 200, 33), DType::BF16), &Caps::baseline());
 }
+
+#[test]
+fn rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    snapshot("f32_d32", Full::new(shape(200, 200, 32), DType::F32).causal(), &caps);
+}

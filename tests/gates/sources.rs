@@ -1,7 +1,7 @@
 //! Every WGSL source worth telling apart: all tiles of all dtypes, head dimensions and device
 //! tiers, with no option and with as many as go together; each option by itself on one of them.
 
-use longhand::full::config::{Config, select};
+use longhand::full::config::{Config, Stage, select};
 use longhand::full::{Bias, Ragged};
 use longhand::webgpu::Caps;
 use longhand::{DType, Full, Shape};
@@ -105,19 +105,15 @@ pub(crate) fn all() -> Vec<Source> {
 }
 
 fn expand(config: &Config, caps: Caps) -> Vec<Source> {
-    let main = Source {
-        label: format!("{config:?}"),
-        text: config.source(),
+    let stage = |stage: Stage| Source {
+        label: format!("{stage:?} of {config:?}"),
+        text: config.source(stage),
         caps,
-        workgroup_bytes: config.kernel.workgroup_bytes(config.head_dim),
-        bindings: config.slots().len(),
+        workgroup_bytes: match stage {
+            Stage::Forward => config.kernel.workgroup_bytes(config.head_dim),
+            Stage::Pack | Stage::Combine => 0,
+        },
+        bindings: config.slots(stage).len(),
     };
-    let combine = config.combine_source().map(|text| Source {
-        label: format!("combine of {config:?}"),
-        text,
-        caps,
-        workgroup_bytes: 0,
-        bindings: config.combine_slots().len(),
-    });
-    std::iter::once(main).chain(combine).collect()
+    config.stages().into_iter().map(stage).collect()
 }
