@@ -68,20 +68,27 @@ impl HostBuffer {
             context.queue().submit([encoder.finish()]);
             staging
         })?;
+        context.read_mapped(&staging)
+    }
+}
+
+impl Context {
+    /// Waits for the device, then for `staging`, whose bytes it copies out.
+    pub(crate) fn read_mapped(&self, staging: &wgpu::Buffer) -> Result<Vec<u8>, Error> {
         let (send, receive) = std::sync::mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver waits below; if it is gone there is nobody to tell.
             let _ = send.send(result);
         });
-        context.wait()?;
+        self.wait()?;
         let mapped = receive.recv().map_err(|_| Error::DeviceLost)?;
         mapped.map_err(|e| Error::Device(e.to_string()))?;
-        let range = staging.get_mapped_range(..).map_err(|e| Error::Device(e.to_string()))?;
-        Ok(range.to_vec())
+        let range = staging.get_mapped_range(..);
+        let bytes = range.map_err(|e| Error::Device(e.to_string()))?.to_vec();
+        staging.unmap();
+        Ok(bytes)
     }
-}
 
-impl Context {
     /// Blocks until the device has done everything submitted.
     pub fn wait(&self) -> Result<(), Error> {
         self.check_lost()?;

@@ -8,9 +8,11 @@ mod binding;
 mod caps;
 mod host;
 mod pipeline;
+mod timer;
 
 pub use binding::Binding;
 pub use caps::Caps;
+pub use timer::{Clock, DeviceTimer};
 
 pub(crate) use binding::{Checked, Usage, check_aliasing};
 pub(crate) use host::HostBuffer;

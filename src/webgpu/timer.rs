@@ -1,0 +1,136 @@
+//! How long a compute pass takes, by the device's own clock where it has one.
+
+use super::Context;
+use crate::Error;
+use std::time::{Duration, Instant};
+
+/// Which clock a time is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Timestamps that the device writes at the beginning and the end of a pass: the kernels alone.
+    Device,
+    /// The host's clock from submission until the device is done: also what submitting and waiting
+    /// cost, some tens of microseconds.
+    Wall,
+}
+
+impl std::fmt::Display for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Clock::Device => "device timestamps",
+            Clock::Wall => "wall clock",
+        })
+    }
+}
+
+/// Times compute passes, one after the other.
+#[derive(Debug)]
+pub struct DeviceTimer {
+    context: Context,
+    queries: Option<Queries>,
+}
+
+#[derive(Debug)]
+struct Queries {
+    set: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    readback: wgpu::Buffer,
+    /// Nanoseconds of one tick.
+    period: f64,
+}
+
+/// Two timestamps of 64 bits.
+const BYTES: u64 = 16;
+
+impl DeviceTimer {
+    /// Device timestamps if `context`'s device was opened with [`wgpu::Features::TIMESTAMP_QUERY`],
+    /// as [`Context::open`] does where the adapter has it; else the wall clock.
+    pub fn new(context: &Context) -> Result<Self, Error> {
+        let device = context.device();
+        let queries = match device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            true => Some(context.checked(|| Queries::new(device, context.queue()))?),
+            false => None,
+        };
+        Ok(DeviceTimer { context: context.clone(), queries })
+    }
+
+    /// The same, but by the wall clock whatever the device has.
+    pub fn wall(context: &Context) -> Self {
+        DeviceTimer { context: context.clone(), queries: None }
+    }
+
+    /// What [`time`](Self::time) reads.
+    pub fn clock(&self) -> Clock {
+        match self.queries {
+            Some(_) => Clock::Device,
+            None => Clock::Wall,
+        }
+    }
+
+    /// Submits a compute pass holding what `record` records, waits for it, and returns what it took.
+    pub fn time(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<Duration, Error> {
+        // Work submitted before must not count.
+        self.context.wait()?;
+        let device = self.context.device();
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let queries = self.queries.as_ref();
+        let writes = queries.map(|queries| wgpu::ComputePassTimestampWrites {
+            query_set: &queries.set,
+            beginning_of_pass_write_index: Some(0),
+            end_of_pass_write_index: Some(1),
+        });
+        record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("longhand timed"),
+            timestamp_writes: writes,
+        }));
+        if let Some(q) = queries {
+            encoder.resolve_query_set(&q.set, 0..2, &q.resolved, 0);
+            encoder.copy_buffer_to_buffer(&q.resolved, 0, &q.readback, 0, BYTES);
+        }
+        let started = Instant::now();
+        self.context.submit(encoder)?;
+        self.context.wait()?;
+        let wall = started.elapsed();
+        match queries {
+            Some(queries) => queries.read(&self.context),
+            None => Ok(wall),
+        }
+    }
+}
+
+impl Queries {
+    fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let buffer = |label, usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: BYTES,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        use wgpu::BufferUsages as Usage;
+        Queries {
+            set: device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("longhand timer"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            }),
+            resolved: buffer("longhand timestamps", Usage::QUERY_RESOLVE | Usage::COPY_SRC),
+            readback: buffer("longhand timestamp readback", Usage::COPY_DST | Usage::MAP_READ),
+            period: f64::from(queue.get_timestamp_period()),
+        }
+    }
+
+    fn read(&self, context: &Context) -> Result<Duration, Error> {
+        let bytes = context.read_mapped(&self.readback)?;
+        let stamp = |n: usize| {
+            let bytes = bytes[8 * n..8 * n + 8].try_into().expect("eight bytes");
+            u64::from_le_bytes(bytes)
+        };
+        let (begin, end) = (stamp(0), stamp(1));
+        let ticks = end
+            .checked_sub(begin)
+            .ok_or_else(|| Error::Device(format!("its clock went back, from {begin} to {end}")))?;
+        Ok(Duration::from_secs_f64(ticks as f64 * self.period * 1e-9))
+    }
+}
