@@ -352,9 +352,9 @@ fn a_sequence_of_4096_is_averaged_exactly() {
     for i in 0..n {
         let count = (i + 1) as f64;
         assert!((output.lse[i] - count.ln()).abs() < 1e-12);
-        for x in 0..2 {
-            sum[x] += case.v[2 * i + x];
-            assert!((output.out[2 * i + x] - sum[x] / count).abs() < 1e-12);
+        for (x, sum) in sum.iter_mut().enumerate() {
+            *sum += case.v[2 * i + x];
+            assert!((output.out[2 * i + x] - *sum / count).abs() < 1e-12);
         }
     }
 }

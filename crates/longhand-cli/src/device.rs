@@ -41,7 +41,7 @@ pub enum Device {
     /// `reference` or `cpu`.
     Host(DeviceKind),
     /// `webgpu`.
-    Webgpu(webgpu::Gpu),
+    Webgpu(Box<webgpu::Gpu>),
 }
 
 /// What a device made of a problem.
@@ -69,7 +69,7 @@ impl Device {
     pub fn open(kind: DeviceKind) -> Result<Self> {
         match kind {
             DeviceKind::Reference | DeviceKind::Cpu => Ok(Device::Host(kind)),
-            DeviceKind::Webgpu => Ok(Device::Webgpu(webgpu::Gpu::open()?)),
+            DeviceKind::Webgpu => Ok(Device::Webgpu(Box::new(webgpu::Gpu::open()?))),
             DeviceKind::Cuda => Err(Failure::declined("device cuda: not in this build yet")),
         }
     }

@@ -1,11 +1,13 @@
 //! The naive evaluation that sets the tolerance: the formula as an unfused framework would run it,
 //! every intermediate stored in the dtype.
 
+use crate::compare::tolerance;
 use crate::failure::Result;
 use crate::problem_file::{OwnedInputs, ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use longhand::full::{Gradients, Output};
 use longhand::{DType, Full};
+use std::collections::BTreeMap;
 
 /// Forward, and gradients if `backward` and the file has `grad.out`.
 pub fn evaluate(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Results> {
@@ -23,6 +25,45 @@ pub fn evaluate(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Resu
     let grad_out = grad_out.map(|g| stored_as::<f64>(g, dtype));
     let (output, gradients) = half.evaluate(grad_out.as_deref());
     Ok(from_parts(file, &output, gradients.as_ref(), dtype))
+}
+
+/// The largest error that each result may have when computed in `dtype`.
+pub fn tolerances(
+    file: &ProblemFile,
+    dtype: DType,
+    backward: bool,
+) -> Result<BTreeMap<String, f64>> {
+    tolerances_by(file, dtype, &reference(file, backward)?)
+}
+
+/// The same, with the [`reference`] at hand; it says which results are asked for.
+pub fn tolerances_by(
+    file: &ProblemFile,
+    dtype: DType,
+    reference: &Results,
+) -> Result<BTreeMap<String, f64>> {
+    let naive = evaluate(file, dtype, reference.contains_key("grad.q"))?;
+    let of = |(name, x): (&String, &Vec<f64>)| {
+        (name.clone(), tolerance(name, dtype, x, &reference[name]))
+    };
+    Ok(naive.iter().map(of).collect())
+}
+
+/// The reference in f64 on the file's own inputs, nothing rounded.
+pub fn reference(file: &ProblemFile, backward: bool) -> Result<Results> {
+    let inputs = file.inputs.stored_as::<f64>(DType::F32);
+    let output = file.problem.reference(&inputs.as_inputs())?;
+    let mut results =
+        Results::from([("out".to_owned(), output.out), ("lse".to_owned(), output.lse)]);
+    if let Some(grad_out) = file.grad_out.as_ref().filter(|_| backward) {
+        let grad_out = stored_as::<f64>(grad_out, DType::F32);
+        let g = file.problem.reference_backward(&inputs.as_inputs(), &grad_out)?;
+        for (name, x) in [("grad.q", g.q), ("grad.k", g.k), ("grad.v", g.v)] {
+            results.insert(name.to_owned(), x);
+        }
+        results.extend(g.bias.map(|x| ("grad.bias".to_owned(), x)));
+    }
+    Ok(results)
 }
 
 struct Half<'a> {

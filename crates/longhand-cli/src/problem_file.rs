@@ -7,6 +7,7 @@
 use crate::container::{Container, Tensor, Values, read_file};
 use crate::failure::{Failure, Result};
 use crate::params::{Params, read_params};
+use crate::results::result_shape;
 use longhand::full::{Bias, Inputs, Ragged};
 use longhand::{DType, Full};
 use std::collections::BTreeMap;
@@ -354,25 +355,6 @@ fn check_longest(inputs: &OwnedInputs<f32>, p: &Params) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Sizes of a result called `name`, or `None` if the op has no such result.
-pub fn result_shape(problem: &Full, inputs: &OwnedInputs<f32>, name: &str) -> Option<Vec<usize>> {
-    let s = &problem.shape;
-    let rows = |rows: usize, heads: usize| match problem.ragged {
-        Some(_) => vec![rows, heads, s.head_dim],
-        None => vec![s.batch, rows, heads, s.head_dim],
-    };
-    match name {
-        "out" | "grad.q" => Some(rows(problem.rows_q(), s.heads_q)),
-        "grad.k" | "grad.v" => Some(rows(problem.rows_k(), s.heads_kv)),
-        "lse" if problem.ragged.is_some() => Some(vec![s.heads_q, problem.rows_q()]),
-        "lse" => Some(vec![s.batch, s.heads_q, s.seqlen_q]),
-        "grad.bias" if inputs.bias.is_some() => {
-            problem.bias.map(|b| problem.bias_dims(&b).to_vec())
-        }
-        _ => None,
-    }
 }
 
 fn expected_of(

@@ -1,9 +1,9 @@
 //! Results under the names that files give them.
 
 use crate::container::{Tensor, Values};
-use crate::problem_file::{ProblemFile, result_shape};
-use longhand::DType;
+use crate::problem_file::{OwnedInputs, ProblemFile};
 use longhand::full::{Gradients, Output};
+use longhand::{DType, Full};
 use std::collections::BTreeMap;
 
 /// `out`, `lse`, `grad.q`, … and their numbers, contiguous.
@@ -42,4 +42,23 @@ pub fn to_tensors(file: &ProblemFile, results: &Results) -> BTreeMap<String, Ten
         values: Values::F32(x.iter().map(|&x| x as f32).collect()),
     };
     results.iter().map(|(name, x)| (name.clone(), tensor(name, x))).collect()
+}
+
+/// Sizes of a result called `name`, or `None` if the op has no such result.
+pub fn result_shape(problem: &Full, inputs: &OwnedInputs<f32>, name: &str) -> Option<Vec<usize>> {
+    let s = &problem.shape;
+    let rows = |rows: usize, heads: usize| match problem.ragged {
+        Some(_) => vec![rows, heads, s.head_dim],
+        None => vec![s.batch, rows, heads, s.head_dim],
+    };
+    match name {
+        "out" | "grad.q" => Some(rows(problem.rows_q(), s.heads_q)),
+        "grad.k" | "grad.v" => Some(rows(problem.rows_k(), s.heads_kv)),
+        "lse" if problem.ragged.is_some() => Some(vec![s.heads_q, problem.rows_q()]),
+        "lse" => Some(vec![s.batch, s.heads_q, s.seqlen_q]),
+        "grad.bias" if inputs.bias.is_some() => {
+            problem.bias.map(|b| problem.bias_dims(&b).to_vec())
+        }
+        _ => None,
+    }
 }

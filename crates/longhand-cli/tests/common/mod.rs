@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 
 /// A file's metadata and tensors, to be changed before encoding.
 #[derive(Clone)]
-pub struct Parts {
-    pub metadata: BTreeMap<String, String>,
-    pub tensors: BTreeMap<String, Tensor>,
+pub(crate) struct Parts {
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
 }
 
 /// A shipped sample.
-pub fn sample(name: &str) -> Vec<u8> {
+pub(crate) fn sample(name: &str) -> Vec<u8> {
     std::fs::read(sample_path(name)).expect("a sample")
 }
 
-pub fn sample_path(name: &str) -> PathBuf {
+pub(crate) fn sample_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("samples/{name}.safetensors"))
 }
 
 impl Parts {
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let bytes = sample(name);
         let file = Container::parse(&bytes).expect("a container");
         let tensors = file.names().into_iter().map(|name| {
@@ -34,7 +34,7 @@ impl Parts {
     }
 
     /// Replaces one member of `params` by this JSON text; an empty text removes it.
-    pub fn param(mut self, key: &str, json: &str) -> Self {
+    pub(crate) fn param(mut self, key: &str, json: &str) -> Self {
         let params: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(&self.metadata["params"]).expect("params");
         let mut members: Vec<String> =
@@ -45,38 +45,38 @@ impl Parts {
         self.metadata("params", &format!("{{{}}}", members.join(", ")))
     }
 
-    pub fn metadata(&mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn metadata(&mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.to_owned(), value.to_owned());
         self.clone()
     }
 
-    pub fn without_metadata(mut self, key: &str) -> Self {
+    pub(crate) fn without_metadata(mut self, key: &str) -> Self {
         self.metadata.remove(key);
         self
     }
 
-    pub fn tensor(mut self, name: &str, shape: &[usize], values: Values) -> Self {
+    pub(crate) fn tensor(mut self, name: &str, shape: &[usize], values: Values) -> Self {
         let tensor = Tensor { shape: shape.to_vec(), values };
         self.tensors.insert(name.to_owned(), tensor);
         self
     }
 
-    pub fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.tensors.remove(name);
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         encode(&self.metadata, &self.tensors)
     }
 
     /// The message of reading this as `f.safetensors`, which must fail.
-    pub fn error(&self) -> String {
+    pub(crate) fn error(&self) -> String {
         error(&self.bytes())
     }
 }
 
-pub fn error(bytes: &[u8]) -> String {
+pub(crate) fn error(bytes: &[u8]) -> String {
     match ProblemFile::parse("f.safetensors", bytes, true) {
         Ok(_) => panic!("the file was accepted"),
         Err(e) => {
@@ -89,7 +89,7 @@ pub fn error(bytes: &[u8]) -> String {
 }
 
 /// A file of this header and `body` zero bytes.
-pub fn raw(header: &str, body: usize) -> Vec<u8> {
+pub(crate) fn raw(header: &str, body: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
     bytes.resize(bytes.len() + body, 0);
