@@ -11,6 +11,9 @@ use minijinja::{Environment, UndefinedBehavior, Value};
 const TEMPLATES: &[(&str, &str)] = &[
     ("full_combine.wgsl", include_str!("../shaders/full_combine.wgsl")),
     ("full_forward_tile.wgsl", include_str!("../shaders/full_forward_tile.wgsl")),
+    ("full_forward_rows.wgsl", include_str!("../shaders/full_forward_rows.wgsl")),
+    ("full_pack.wgsl", include_str!("../shaders/full_pack.wgsl")),
+    ("shared/full_texels.wgsl", include_str!("../shaders/shared/full_texels.wgsl")),
     ("shared/full_bindings.wgsl", include_str!("../shaders/shared/full_bindings.wgsl")),
     ("shared/full_sequence.wgsl", include_str!("../shaders/shared/full_sequence.wgsl")),
     ("shared/tensor.wgsl", include_str!("../shaders/shared/tensor.wgsl")),

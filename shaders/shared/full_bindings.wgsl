@@ -52,6 +52,9 @@ struct Params {
     partial_rows: u32,
     cu_q_base: u32,
     cu_k_base: u32,
+    batches: u32,
+    rows_q: u32,
+    rows_k: u32,
 }
 @group(0) @binding(${ slot.params }) var<uniform> P: Params;
 
@@ -67,6 +70,14 @@ ${ writer("out", slot.out) }
 //% if slot.partial is defined
 // Per (split, row): head_dim unnormalised sums, then the row maximum and the sum of exponentials.
 @group(0) @binding(${ slot.partial }) var<storage, ${ partial_access }> partial: array<f32>;
+//% endif
+//% if slot.q_texels is defined
+@group(0) @binding(${ slot.q_texels }) var q_texels_of: texture_storage_2d<rgba32float, ${ texel_access }>;
+@group(0) @binding(${ slot.kv_texels }) var kv_texels_of: texture_storage_2d<rgba32float, ${ texel_access }>;
+//%   if slot.valid_texels is defined
+@group(0) @binding(${ slot.valid_texels }) var valid_texels_of: texture_storage_2d<r32uint, ${ texel_access }>;
+//%   endif
+//%   include "shared/full_texels.wgsl"
 //% endif
 //% if slot.alibi is defined
 @group(0) @binding(${ slot.alibi }) var<storage, read> alibi_slopes: array<f32>;

@@ -49,7 +49,7 @@ fn visible(position: i32, seqlen_k: i32) -> vec2<i32> {
     return vec2<i32>(lo, clamp(position + P.window_right + 1, lo, seqlen_k));
 }
 
-//% if key_padding
+//% if slot.key_valid is defined
 fn key_is_valid(batch: u32, key: u32) -> bool {
     let i = P.key_valid_base + batch * P.seqlen_k + key;
     return ((key_valid[i >> 2u] >> (8u * (i & 3u))) & 0xffu) != 0u;

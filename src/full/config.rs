@@ -36,7 +36,20 @@ pub enum Kernel {
         /// The keys are split over workgroups and a second kernel combines the parts.
         split: bool,
     },
+    /// Whole rows in registers over texture reads: CPU adapters. A first kernel copies q, k and v
+    /// to textures.
+    Rows {
+        /// Query rows of an invocation.
+        rows: u32,
+        /// Keys of a step.
+        keys: u32,
+        /// Texels along the textures.
+        texture_width: u32,
+    },
 }
+
+/// Invocations of a workgroup of [`Kernel::Rows`]: one vector of a software rasteriser.
+pub(super) const LANES: u32 = 8;
 
 /// Everything that the expanded source depends on; the key of the pipeline cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +78,17 @@ pub struct Config {
     pub ragged: bool,
 }
 
+/// One kernel of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Copies q, k and v to textures ([`Kernel::Rows`]).
+    Pack,
+    /// The attention itself.
+    Forward,
+    /// Merges the parts of split keys.
+    Combine,
+}
+
 /// What a kernel binds, in the order of its binding numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Slot {
@@ -90,11 +114,27 @@ pub enum Slot {
     CuQ,
     /// Where keys of packed sequences begin.
     CuK,
+    /// q as a texture.
+    QTexels,
+    /// K and V as a texture.
+    KvTexels,
+    /// Valid keys as a texture.
+    ValidTexels,
     /// The uniform block.
     Params,
 }
 
 impl Slot {
+    /// One of the textures of [`Kernel::Rows`].
+    pub fn is_texture(&self) -> bool {
+        matches!(self, Slot::QTexels | Slot::KvTexels | Slot::ValidTexels)
+    }
+
+    /// Neither a texture nor the uniform block.
+    pub fn is_storage_buffer(&self) -> bool {
+        !self.is_texture() && *self != Slot::Params
+    }
+
     /// The tensor's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -109,6 +149,9 @@ impl Slot {
             Slot::KeyValid => "key_valid",
             Slot::CuQ => "cu_q",
             Slot::CuK => "cu_k",
+            Slot::QTexels => "q_texels",
+            Slot::KvTexels => "kv_texels",
+            Slot::ValidTexels => "valid_texels",
             Slot::Params => "params",
         }
     }
@@ -127,7 +170,7 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
     }
     let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= s.head_dim).expect("validated");
     let config = Config {
-        kernel: tile(problem, head_dim, caps),
+        kernel: rows(problem, head_dim, caps).unwrap_or_else(|| tile(problem, head_dim, caps)),
         dtype: problem.dtype,
         head_dim,
         padded: s.head_dim != head_dim as usize,
@@ -148,6 +191,43 @@ fn loads_by_vec4(problem: &Full) -> bool {
     let l = &problem.layout;
     let four = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(4));
     problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
+}
+
+/// The kernel for CPU adapters, if this is one and the textures are large enough.
+fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
+    let width = caps.max_texture_size.min(8192);
+    // More rows share a key's reads; more registers are spilled, and take longer to compile.
+    let (rows, keys) = match head_dim {
+        ..=64 => (4, 2),
+        96 => (4, 1),
+        _ => (2, 1),
+    };
+    let kernel = Kernel::Rows { rows, keys, texture_width: width };
+    let fits = |slot| {
+        let [width, height] = kernel.texture_size(
+            head_dim,
+            slot,
+            problem.texel_rows(slot, problem.shape.batch, problem.shape.heads_kv),
+        );
+        width <= caps.max_texture_size && height <= caps.max_texture_size
+    };
+    let textures = [Slot::QTexels, Slot::KvTexels, Slot::ValidTexels];
+    (caps.cpu && textures.into_iter().all(fits)).then_some(kernel)
+}
+
+impl Full {
+    /// Rows of a texture: of q per query head, of K and V per key head, valid keys per sequence.
+    pub(super) fn texel_rows(&self, slot: Slot, batches: usize, heads_kv: usize) -> u64 {
+        let s = &self.shape;
+        let batches = if self.ragged.is_some() { 1 } else { batches as u64 };
+        let (rows_q, rows_k) = (self.rows_q() as u64, self.rows_k() as u64);
+        match slot {
+            Slot::QTexels => batches * (heads_kv * (s.heads_q / s.heads_kv)) as u64 * rows_q,
+            Slot::KvTexels => batches * heads_kv as u64 * rows_k,
+            Slot::ValidTexels if self.key_padding => batches * rows_k,
+            _ => 0,
+        }
+    }
 }
 
 fn tile(problem: &Full, head_dim: u32, caps: &Caps) -> Kernel {
@@ -185,6 +265,7 @@ impl Kernel {
     pub fn block_m(&self) -> u32 {
         match *self {
             Kernel::Tile { block_m, .. } => block_m,
+            Kernel::Rows { rows, .. } => LANES * rows,
         }
     }
 
@@ -192,6 +273,7 @@ impl Kernel {
     pub fn block_n(&self) -> u32 {
         match *self {
             Kernel::Tile { tc, .. } => 4 * tc,
+            Kernel::Rows { keys, .. } => keys,
         }
     }
 
@@ -199,6 +281,7 @@ impl Kernel {
     pub fn threads(&self) -> u32 {
         match *self {
             Kernel::Tile { tr, tc, .. } => tr * tc,
+            Kernel::Rows { .. } => LANES,
         }
     }
 
@@ -206,6 +289,7 @@ impl Kernel {
     pub fn splits(&self) -> bool {
         match *self {
             Kernel::Tile { split, .. } => split,
+            Kernel::Rows { .. } => false,
         }
     }
 
@@ -218,6 +302,7 @@ impl Kernel {
                 let red = if subgroups { 0 } else { block_m * tc * 4 };
                 stage.next_multiple_of(16) + ps + red + 16
             }
+            Kernel::Rows { rows, .. } => LANES * rows * (head_dim * 4 + 8),
         }
     }
 
@@ -233,7 +318,31 @@ impl Kernel {
                 let rows = (1 << room.max(1).ilog2()).clamp(4, self.block_n());
                 (qk.max(base + rows * head_dim / 4), base, rows)
             }
+            Kernel::Rows { .. } => (0, 0, 0),
         }
+    }
+
+    /// How many texture rows of `slot` lie side by side, as a power of two's exponent.
+    fn texel_shift(&self, head_dim: u32, slot: Slot) -> u32 {
+        let Kernel::Rows { texture_width, .. } = *self else { return 0 };
+        (texture_width / texels_of_row(head_dim, slot)).max(1).ilog2()
+    }
+
+    /// Width and height of the texture that holds so many rows of `slot`.
+    pub fn texture_size(&self, head_dim: u32, slot: Slot, rows: u64) -> [u32; 2] {
+        let shift = self.texel_shift(head_dim, slot);
+        let height = rows.max(1).div_ceil(1 << shift).min(u64::from(u32::MAX));
+        let side_by_side = if height == 1 { rows.max(1) as u32 } else { 1 << shift };
+        [side_by_side * texels_of_row(head_dim, slot), height as u32]
+    }
+}
+
+/// Texels of a row of q, of a key and its value, or of a key's validity.
+pub(super) fn texels_of_row(head_dim: u32, slot: Slot) -> u32 {
+    match slot {
+        Slot::QTexels => head_dim / 4,
+        Slot::KvTexels => head_dim / 2,
+        _ => 1,
     }
 }
 
@@ -243,6 +352,7 @@ impl Config {
         let mut config = Config { vec4: false, f16: false, ..self };
         match &mut config.kernel {
             Kernel::Tile { stage_f16, .. } => *stage_f16 = false,
+            Kernel::Rows { .. } => {}
         }
         config
     }
@@ -264,7 +374,10 @@ impl Config {
             );
             return Err(Declined::new(reason));
         }
-        let buffers = self.slots().len() as u32 - 1;
+        let buffers = |stage: Stage| {
+            self.slots(stage).into_iter().filter(Slot::is_storage_buffer).count() as u32
+        };
+        let buffers = self.stages().into_iter().map(buffers).max().unwrap_or(0);
         if buffers > caps.max_storage_buffers {
             let reason = format!(
                 "the problem needs {buffers} storage buffers, the device allows {}",
@@ -275,64 +388,103 @@ impl Config {
         Ok(())
     }
 
-    /// Bindings of the main kernel.
-    pub fn slots(&self) -> Vec<Slot> {
-        let mut slots = vec![Slot::Q, Slot::K, Slot::V];
-        if self.kernel.splits() {
-            slots.push(Slot::Partial);
-        } else {
-            slots.extend([Slot::Out, Slot::Lse]);
+    /// Bindings of `stage`.
+    pub fn slots(&self, stage: Stage) -> Vec<Slot> {
+        let rows = matches!(self.kernel, Kernel::Rows { .. });
+        let texels = [Slot::QTexels, Slot::KvTexels]
+            .into_iter()
+            .chain(self.key_padding.then_some(Slot::ValidTexels));
+        let mut slots = match stage {
+            Stage::Pack => vec![Slot::Q, Slot::K, Slot::V],
+            Stage::Forward if rows => texels.clone().chain([Slot::Out, Slot::Lse]).collect(),
+            Stage::Forward if self.kernel.splits() => {
+                vec![Slot::Q, Slot::K, Slot::V, Slot::Partial]
+            }
+            Stage::Forward => vec![Slot::Q, Slot::K, Slot::V, Slot::Out, Slot::Lse],
+            Stage::Combine => vec![Slot::Partial, Slot::Out, Slot::Lse],
+        };
+        if stage == Stage::Pack {
+            slots.extend(texels);
         }
+        let main = stage == Stage::Forward;
+        // Whatever holds the keys' validity is read once: by the copy, or by the main kernel.
+        let reads_validity = self.key_padding && if rows { stage == Stage::Pack } else { main };
         let optional = [
-            (self.alibi, Slot::Alibi),
-            (self.bias, Slot::Bias),
-            (self.key_padding, Slot::KeyValid),
-            (self.ragged, Slot::CuQ),
-            (self.ragged, Slot::CuK),
+            (self.alibi && main, Slot::Alibi),
+            (self.bias && main, Slot::Bias),
+            (reads_validity, Slot::KeyValid),
+            (self.ragged && stage != Stage::Pack, Slot::CuQ),
+            (self.ragged && stage != Stage::Pack, Slot::CuK),
         ];
         slots.extend(optional.into_iter().filter_map(|(given, slot)| given.then_some(slot)));
         slots.push(Slot::Params);
         slots
     }
 
-    /// Bindings of the combining kernel.
-    pub fn combine_slots(&self) -> Vec<Slot> {
-        let mut slots = vec![Slot::Partial, Slot::Out, Slot::Lse];
-        if self.ragged {
-            slots.extend([Slot::CuQ, Slot::CuK]);
+    /// The kernels of a launch, in order.
+    pub fn stages(&self) -> Vec<Stage> {
+        match self.kernel {
+            Kernel::Rows { .. } => vec![Stage::Pack, Stage::Forward],
+            Kernel::Tile { split: true, .. } => vec![Stage::Forward, Stage::Combine],
+            Kernel::Tile { .. } => vec![Stage::Forward],
         }
-        slots.push(Slot::Params);
-        slots
     }
 
-    /// The WGSL of the main kernel.
-    pub fn source(&self) -> String {
-        match self.kernel {
-            Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split } => {
-                let (stage, vbase, vr) = self.kernel.stage(self.head_dim);
-                let values = context! {
-                    block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
-                    block_n => self.kernel.block_n(),
-                    chunks => self.head_dim / dc,
-                    always_edge => self.key_padding || self.bias,
-                    subgroup_steps => (0..tc.ilog2()).map(|n| 1 << n).collect::<Vec<u32>>(),
-                    ..self.values(&self.slots())
-                };
-                expand("full_forward_tile.wgsl", values)
+    /// What a pipeline of `stage` depends on; options that it does not see are cleared, so that
+    /// configurations share it.
+    pub fn of_stage(&self, stage: Stage) -> Config {
+        match stage {
+            Stage::Forward => *self,
+            Stage::Pack => {
+                Config { softcap: false, alibi: false, bias: false, ragged: false, ..*self }
+            }
+            Stage::Combine => {
+                Config { softcap: false, alibi: false, bias: false, key_padding: false, ..*self }
             }
         }
     }
 
-    /// The WGSL of the combining kernel, if the main one splits.
-    pub fn combine_source(&self) -> Option<String> {
-        let values = self.values(&self.combine_slots());
-        self.kernel.splits().then(|| expand("full_combine.wgsl", values))
+    /// The WGSL of `stage`.
+    pub fn source(&self, stage: Stage) -> String {
+        let values = self.values(&self.slots(stage));
+        match (stage, self.kernel) {
+            (Stage::Pack, _) => expand("full_pack.wgsl", values),
+            (Stage::Combine, _) => expand("full_combine.wgsl", values),
+            (Stage::Forward, Kernel::Rows { rows, keys, .. }) => expand(
+                "full_forward_rows.wgsl",
+                context! {
+                    rows, keys,
+                    lanes => LANES,
+                    d4 => self.head_dim / 4,
+                    modified => self.softcap || self.alibi || self.bias,
+                    ..values
+                },
+            ),
+            (Stage::Forward, Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split }) => {
+                let (stage, vbase, vr) = self.kernel.stage(self.head_dim);
+                expand(
+                    "full_forward_tile.wgsl",
+                    context! {
+                        block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
+                        block_n => self.kernel.block_n(),
+                        chunks => self.head_dim / dc,
+                        always_edge => self.key_padding || self.bias,
+                        subgroup_steps => (0..tc.ilog2()).map(|n| 1 << n).collect::<Vec<u32>>(),
+                        ..values
+                    },
+                )
+            }
+        }
     }
 
     fn values(&self, slots: &[Slot]) -> Value {
         let slot: Value = slots.iter().enumerate().map(|(n, slot)| (slot.name(), n)).collect();
         context! {
             slot,
+            q_rows_shift => self.kernel.texel_shift(self.head_dim, Slot::QTexels),
+            kv_rows_shift => self.kernel.texel_shift(self.head_dim, Slot::KvTexels),
+            valid_shift => self.kernel.texel_shift(self.head_dim, Slot::ValidTexels),
+            texel_access => if slots.contains(&Slot::Q) { "write" } else { "read" },
             partial_access => if slots.contains(&Slot::Out) { "read" } else { "read_write" },
             dtype => self.dtype.name(),
             head_dim => self.head_dim,
@@ -342,7 +494,7 @@ impl Config {
             softcap => self.softcap,
             alibi => self.alibi,
             bias => self.bias,
-            key_padding => slots.contains(&Slot::KeyValid),
+            key_padding => slots.contains(&Slot::KeyValid) || slots.contains(&Slot::ValidTexels),
             ragged => self.ragged,
         }
     }

@@ -9,7 +9,7 @@ pub use args::Args;
 pub use host::Timing;
 
 use super::Full;
-use super::config::{Config, Kernel, SPLIT_LEN, Slot, select};
+use super::config::{Config, Kernel, LANES, SPLIT_LEN, Slot, Stage, select, texels_of_row};
 use crate::Error;
 use crate::webgpu::{Access, Caps, Checked, Context, Pipeline};
 use chunk::{Chunk, chunks, element_bytes, range};
@@ -25,10 +25,11 @@ pub struct Plan {
     problem: Full,
     config: Config,
     context: Context,
-    main: Arc<Pipeline>,
-    combine: Option<Arc<Pipeline>>,
+    pipelines: Pipelines,
     chunks: Vec<Chunk>,
 }
+
+type Pipelines = Vec<(Stage, Arc<Pipeline>)>;
 
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,8 +43,6 @@ impl std::fmt::Debug for Plan {
 
 /// A plan with its buffers, ready to be recorded any number of times.
 pub struct Bound {
-    main: Arc<Pipeline>,
-    combine: Option<Arc<Pipeline>>,
     dispatches: Vec<Dispatch>,
 }
 
@@ -54,61 +53,82 @@ impl std::fmt::Debug for Bound {
 }
 
 struct Dispatch {
-    main: wgpu::BindGroup,
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
     grid: [u32; 2],
-    combine: Option<(wgpu::BindGroup, [u32; 2])>,
+}
+
+/// What `bind` makes beside the bind groups.
+struct Made {
+    /// The params of every chunk.
+    uniform: wgpu::Buffer,
+    /// The textures of [`Kernel::Rows`], large enough for every chunk.
+    textures: Vec<(Slot, wgpu::TextureView)>,
 }
 
 impl Full {
-    /// Selects, expands and compiles the kernel for `context`'s device; a configuration met before
+    /// Selects, expands and compiles the kernels for `context`'s device; a configuration met before
     /// comes from the cache. Drivers may compile only at the first launch.
     pub fn plan_webgpu(&self, context: &Context) -> Result<Plan, Error> {
         context.check_lost()?;
         let config = select(self, context.caps())?;
         let chunks = chunks(self, context.caps())?;
-        let (main, combine) = pipelines(context, &config)?;
-        Ok(Plan { problem: *self, config, context: context.clone(), main, combine, chunks })
+        let pipelines = pipelines(context, &config)?;
+        Ok(Plan { problem: *self, config, context: context.clone(), pipelines, chunks })
     }
 
-    /// The WGSL that would run on a device with `caps`, by kernel name.
+    /// The WGSL that would run on a device with `caps`, by kernel name, in the order of launch.
     pub fn sources_webgpu(&self, caps: &Caps) -> Result<Vec<(String, String)>, Error> {
         let config = select(self, caps)?;
-        let mut sources = vec![(config.kernel.name().to_owned(), config.source())];
-        sources.extend(config.combine_source().map(|text| ("full_combine".to_owned(), text)));
-        Ok(sources)
+        let source = |stage| (config.kernel.stage_name(stage).to_owned(), config.source(stage));
+        Ok(config.stages().into_iter().map(source).collect())
     }
 }
 
-fn pipelines(
-    context: &Context,
-    config: &Config,
-) -> Result<(Arc<Pipeline>, Option<Arc<Pipeline>>), Error> {
-    let uniform = Access::Uniform(size_of::<Params>() as u64);
-    let accesses = |slots: &[Slot]| -> Vec<Access> {
-        let main = !slots.contains(&Slot::Out);
-        let access = |slot: &Slot| match slot {
-            Slot::Params => uniform,
-            Slot::Out | Slot::Lse => Access::Write,
-            Slot::Partial if main => Access::Write,
-            _ => Access::Read,
-        };
-        slots.iter().map(access).collect()
+fn pipelines(context: &Context, config: &Config) -> Result<Pipelines, Error> {
+    let build = |stage: Stage| {
+        let config = config.of_stage(stage);
+        let slots = config.slots(stage);
+        let accesses: Vec<Access> = slots.iter().map(|slot| access(*slot, stage)).collect();
+        Ok((stage, context.pipeline((config, stage), || config.source(stage), &accesses)?))
     };
-    let main =
-        context.pipeline((*config, "main"), || config.source(), &accesses(&config.slots()))?;
-    let combine = config
-        .combine_source()
-        .map(|source| {
-            context.pipeline((*config, "combine"), || source, &accesses(&config.combine_slots()))
-        })
-        .transpose()?;
-    Ok((main, combine))
+    config.stages().into_iter().map(build).collect()
+}
+
+fn access(slot: Slot, stage: Stage) -> Access {
+    match (slot, stage) {
+        (Slot::Params, _) => Access::Uniform(size_of::<Params>() as u64),
+        (Slot::QTexels | Slot::KvTexels | Slot::ValidTexels, Stage::Pack) => {
+            Access::WriteTexture(texture_format(slot))
+        }
+        (Slot::QTexels | Slot::KvTexels | Slot::ValidTexels, _) => {
+            Access::ReadTexture(texture_format(slot))
+        }
+        (Slot::Out | Slot::Lse, _) | (Slot::Partial, Stage::Forward) => Access::Write,
+        _ => Access::Read,
+    }
+}
+
+fn texture_format(slot: Slot) -> wgpu::TextureFormat {
+    match slot {
+        Slot::ValidTexels => wgpu::TextureFormat::R32Uint,
+        _ => wgpu::TextureFormat::Rgba32Float,
+    }
 }
 
 impl Plan {
     /// Device memory beside inputs and outputs that a launch needs; may be 0.
     pub fn workspace_bytes(&self) -> u64 {
         self.chunks.iter().map(|c| self.partial_bytes(c)).max().unwrap_or(0)
+    }
+
+    /// Bytes of the textures that [`bind`](Self::bind) makes (on CPU adapters only).
+    pub fn owned_bytes(&self) -> u64 {
+        let bytes = |(slot, [width, height]): (Slot, [u32; 2])| {
+            let texel = if slot == Slot::ValidTexels { 4 } else { 16 };
+            u64::from(width) * u64::from(height) * texel
+        };
+        self.texture_sizes().into_iter().map(bytes).sum()
     }
 
     /// The kernel and its tile sizes, for people.
@@ -155,8 +175,8 @@ impl Plan {
         }
     }
 
-    /// Checks `args` and prepares everything that recording needs. Allocates one uniform buffer and
-    /// the bind groups; recording then allocates nothing.
+    /// Checks `args` and prepares everything that recording needs: one uniform buffer, the bind
+    /// groups and [`owned_bytes`](Self::owned_bytes) of textures. Recording then allocates nothing.
     ///
     /// # Errors
     ///
@@ -165,47 +185,81 @@ impl Plan {
     pub fn bind(&self, args: &Args<'_>) -> Result<Bound, Error> {
         self.context.check_lost()?;
         let tensors = self.check(args)?;
-        // A tensor that begins off a multiple of four elements takes the kernel with scalar loads.
+        // A tensor that begins off a multiple of four elements takes the kernels with scalar loads.
         let vec4_bytes = 4 * self.problem.dtype.bytes() as u64;
         let off = |(slot, t): &(Slot, Checked<'_>)| {
             matches!(slot, Slot::Q | Slot::K | Slot::V | Slot::Out)
                 && !t.offset.is_multiple_of(vec4_bytes)
         };
-        let (mut config, mut main, mut combine) =
-            (self.config, self.main.clone(), self.combine.clone());
+        let (mut config, mut compiled) = (self.config, self.pipelines.clone());
         if config.vec4 && tensors.iter().any(off) {
             config = config.with_scalar_loads();
-            (main, combine) = pipelines(&self.context, &config)?;
+            compiled = pipelines(&self.context, &config)?;
         }
         let dispatches = self.context.checked(|| {
-            let uniform = self.uniform(&tensors, &config);
-            let chunks = self.chunks.iter().enumerate();
-            let dispatch = |(n, chunk)| {
-                let slots = config.slots();
-                Dispatch {
-                    main: self.bind_group(&main, &slots, &tensors, &uniform, n, chunk),
-                    grid: self.fold(self.workgroups(chunk)),
-                    combine: combine.as_ref().map(|combine| {
-                        let group = self.bind_group(
-                            combine,
-                            &config.combine_slots(),
-                            &tensors,
-                            &uniform,
-                            n,
-                            chunk,
-                        );
-                        let vec4s = self.partial_rows(chunk) * u64::from(config.head_dim / 4);
-                        (group, self.fold(vec4s.div_ceil(64)))
-                    }),
+            let made = Made { uniform: self.uniform(&tensors, &config), textures: self.textures() };
+            let mut dispatches = vec![];
+            for (n, chunk) in self.chunks.iter().enumerate() {
+                for (stage, pipeline) in &compiled {
+                    let slots = config.of_stage(*stage).slots(*stage);
+                    dispatches.push(Dispatch {
+                        bind_group: self.bind_group(pipeline, &slots, &tensors, &made, n, chunk),
+                        grid: self.fold(self.workgroups(*stage, chunk)),
+                        pipeline: pipeline.clone(),
+                    });
                 }
-            };
-            chunks.map(dispatch).collect()
+            }
+            dispatches
         })?;
-        Ok(Bound { main, combine, dispatches })
+        Ok(Bound { dispatches })
     }
 
-    fn workgroups(&self, chunk: &Chunk) -> u64 {
+    fn textures(&self) -> Vec<(Slot, wgpu::TextureView)> {
+        let make = |(slot, [width, height]): (Slot, [u32; 2])| {
+            let texture = self.context.device().create_texture(&wgpu::TextureDescriptor {
+                label: Some("longhand texels"),
+                size: wgpu::Extent3d { width, height, depth_or_array_layers: 1 },
+                mip_level_count: 1,
+                sample_count: 1,
+                dimension: wgpu::TextureDimension::D2,
+                format: texture_format(slot),
+                usage: wgpu::TextureUsages::STORAGE_BINDING,
+                view_formats: &[],
+            });
+            (slot, texture.create_view(&Default::default()))
+        };
+        self.texture_sizes().into_iter().map(make).collect()
+    }
+
+    /// The textures that hold the largest chunk.
+    fn texture_sizes(&self) -> Vec<(Slot, [u32; 2])> {
+        let Kernel::Rows { .. } = self.config.kernel else { return vec![] };
+        let Some(largest) = self.chunks.first() else { return vec![] };
+        let size = |slot: &Slot| {
+            let rows = self.problem.texel_rows(*slot, largest.batches, largest.heads_kv);
+            (*slot, self.config.kernel.texture_size(self.config.head_dim, *slot, rows))
+        };
+        let slots = self.config.slots(Stage::Pack);
+        slots.iter().filter(|slot| slot.is_texture()).map(size).collect()
+    }
+
+    fn workgroups(&self, stage: Stage, chunk: &Chunk) -> u64 {
         let s = &self.problem.shape;
+        let texels = |slot: &Slot| {
+            let rows = self.problem.texel_rows(*slot, chunk.batches, chunk.heads_kv);
+            rows * u64::from(texels_of_row(self.config.head_dim, *slot))
+        };
+        match stage {
+            Stage::Pack => {
+                let textures = [Slot::QTexels, Slot::KvTexels, Slot::ValidTexels];
+                return textures.iter().map(texels).sum::<u64>().div_ceil(64);
+            }
+            Stage::Combine => {
+                return (self.partial_rows(chunk) * u64::from(self.config.head_dim / 4))
+                    .div_ceil(64);
+            }
+            Stage::Forward => {}
+        }
         let heads = chunk.heads_kv * (s.heads_q / s.heads_kv);
         (s.seqlen_q.div_ceil(self.config.kernel.block_m() as usize)
             * heads
@@ -243,16 +297,22 @@ impl Plan {
         pipeline: &Pipeline,
         slots: &[Slot],
         tensors: &Tensors<'_>,
-        uniform: &wgpu::Buffer,
+        made: &Made,
         n: usize,
         chunk: &Chunk,
     ) -> wgpu::BindGroup {
         let resource = |slot: &Slot| match slot {
             Slot::Params => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: uniform,
+                buffer: &made.uniform,
                 offset: n as u64 * self.uniform_step(),
                 size: std::num::NonZeroU64::new(size_of::<Params>() as u64),
             }),
+            slot if slot.is_texture() => {
+                let found = made.textures.iter().find(|(s, _)| s == slot);
+                wgpu::BindingResource::TextureView(
+                    found.map(|(_, view)| view).expect("made for this plan"),
+                )
+            }
             slot => wgpu::BindingResource::Buffer(self.part(tensors, *slot, chunk).0),
         };
         let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
@@ -310,22 +370,20 @@ impl Bound {
     pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>) {
         for dispatch in &self.dispatches {
             let [x, y] = dispatch.grid;
-            pass.set_pipeline(&self.main.pipeline);
-            pass.set_bind_group(0, &dispatch.main, &[]);
+            pass.set_pipeline(&dispatch.pipeline.pipeline);
+            pass.set_bind_group(0, &dispatch.bind_group, &[]);
             pass.dispatch_workgroups(x, y, 1);
-            if let (Some(combine), Some((group, [x, y]))) = (&self.combine, &dispatch.combine) {
-                pass.set_pipeline(&combine.pipeline);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(*x, *y, 1);
-            }
         }
     }
 }
 
 impl Kernel {
-    fn name(&self) -> &'static str {
-        match self {
-            Kernel::Tile { .. } => "full_forward_tile",
+    fn stage_name(&self, stage: Stage) -> &'static str {
+        match (stage, self) {
+            (Stage::Pack, _) => "full_pack",
+            (Stage::Combine, _) => "full_combine",
+            (Stage::Forward, Kernel::Tile { .. }) => "full_forward_tile",
+            (Stage::Forward, Kernel::Rows { .. }) => "full_forward_rows",
         }
     }
 
@@ -338,6 +396,9 @@ impl Kernel {
                 if *subgroups { ", subgroups" } else { "" },
                 if *split { ", split keys" } else { "" },
             ),
+            Kernel::Rows { rows, keys, .. } => {
+                format!("rows for CPU adapters, {} rows by {keys} keys", LANES * rows)
+            }
         }
     }
 }

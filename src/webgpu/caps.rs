@@ -13,6 +13,8 @@ pub struct Caps {
     pub max_storage_buffers: u32,
     /// Bytes of one storage binding.
     pub max_binding_size: u64,
+    /// Texels along one side of a texture.
+    pub max_texture_size: u32,
     /// What the offset of a storage binding must be a multiple of.
     pub offset_alignment: u32,
     /// WGSL's f16 type.
@@ -53,6 +55,7 @@ impl Caps {
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             max_binding_size: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_texture_size: limits.max_texture_dimension_2d,
             offset_alignment: limits.min_storage_buffer_offset_alignment,
             f16: false,
             subgroup_size: None,

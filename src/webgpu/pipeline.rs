@@ -3,15 +3,41 @@
 use std::num::NonZeroU64;
 
 /// What a pipeline is cached under: a kind's configuration and which of its kernels.
-pub(crate) type PipelineKey = (crate::full::config::Config, &'static str);
+pub(crate) type PipelineKey = (crate::full::config::Config, crate::full::config::Stage);
 
 /// How a kernel uses a binding; its number is the position in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
+    /// A storage texture, read.
+    ReadTexture(wgpu::TextureFormat),
+    /// A storage texture, written.
+    WriteTexture(wgpu::TextureFormat),
     /// A uniform block of so many bytes.
     Uniform(u64),
+}
+
+impl Access {
+    fn binding_type(self) -> wgpu::BindingType {
+        let buffer = |ty, bytes| wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: NonZeroU64::new(bytes),
+        };
+        let texture = |format, access| wgpu::BindingType::StorageTexture {
+            access,
+            format,
+            view_dimension: wgpu::TextureViewDimension::D2,
+        };
+        match self {
+            Access::Uniform(bytes) => buffer(wgpu::BufferBindingType::Uniform, bytes),
+            Access::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }, 0),
+            Access::Write => buffer(wgpu::BufferBindingType::Storage { read_only: false }, 0),
+            Access::ReadTexture(format) => texture(format, wgpu::StorageTextureAccess::ReadOnly),
+            Access::WriteTexture(format) => texture(format, wgpu::StorageTextureAccess::WriteOnly),
+        }
+    }
 }
 
 pub(crate) struct Pipeline {
@@ -26,18 +52,7 @@ impl Pipeline {
             .map(|(binding, access)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: match access {
-                        Access::Uniform(_) => wgpu::BufferBindingType::Uniform,
-                        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                        Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
-                    },
-                    has_dynamic_offset: false,
-                    min_binding_size: match access {
-                        Access::Uniform(bytes) => NonZeroU64::new(*bytes),
-                        _ => None,
-                    },
-                },
+                ty: access.binding_type(),
                 count: None,
             })
             .collect();

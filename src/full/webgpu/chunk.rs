@@ -44,7 +44,7 @@ pub(super) fn range(problem: &Full, slot: Slot, chunk: &Chunk) -> (u64, u64) {
             let (h, nh) = if bias.per_head { (head, heads) } else { (0, 1) };
             ((b * all + h) * lq * lk, ((nb - 1) * all + nh) * lq * lk)
         }),
-        Slot::Partial | Slot::Params => (0, 0),
+        _ => (0, 0),
     };
     (first as u64, len as u64)
 }

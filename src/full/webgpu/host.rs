@@ -37,7 +37,7 @@ impl Full {
             first_ms: 0.0,
             best_ms: 0.0,
             clock: timer.clock(),
-            workspace_bytes: plan.workspace_bytes(),
+            workspace_bytes: plan.workspace_bytes() + plan.owned_bytes(),
         };
         let Some(bound) = uploaded.bind(&plan)? else {
             return Ok(timing);

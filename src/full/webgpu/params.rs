@@ -3,7 +3,7 @@
 use super::chunk::{Chunk, range};
 use super::{Plan, Tensors};
 use crate::Strides;
-use crate::full::config::{Config, SPLIT_LEN, Slot};
+use crate::full::config::{Config, SPLIT_LEN, Slot, Stage};
 
 /// The uniform block of `shaders/shared/full_bindings.wgsl`, field by field.
 #[repr(C)]
@@ -39,6 +39,9 @@ pub(super) struct Params {
     partial_rows: u32,
     cu_q_base: u32,
     cu_k_base: u32,
+    batches: u32,
+    rows_q: u32,
+    rows_k: u32,
 }
 
 /// A tensor's base and strides, in elements.
@@ -77,7 +80,7 @@ impl Plan {
         let bias = p.bias.as_ref().map(|bias| (bias, p.bias_dims(bias)));
         let one = |slot: Slot, given: bool| if given { base(slot) } else { 0 };
         Params {
-            workgroups: self.workgroups(chunk) as u32,
+            workgroups: self.workgroups(Stage::Forward, chunk) as u32,
             blocks: s.seqlen_q.div_ceil(config.kernel.block_m() as usize) as u32,
             splits: self.splits() as u32,
             split_len: SPLIT_LEN as u32,
@@ -111,6 +114,9 @@ impl Plan {
             partial_rows: self.partial_rows(chunk) as u32,
             cu_q_base: one(Slot::CuQ, p.ragged.is_some()),
             cu_k_base: one(Slot::CuK, p.ragged.is_some()),
+            batches: if p.ragged.is_some() { 1 } else { chunk.batches as u32 },
+            rows_q: p.rows_q() as u32,
+            rows_k: p.rows_k() as u32,
         }
     }
 }

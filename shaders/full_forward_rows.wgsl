@@ -1,0 +1,196 @@
+// Full attention, forward, for CPU adapters (lavapipe, SwiftShader), where the invocations of a
+// workgroup are the lanes of one vector.
+//
+// One pass over the keys with an online softmax (FlashAttention-2, algorithm 1), ROWS query rows to
+// an invocation, all of q, O and the scores in registers, every index a literal:
+//     s = q·k;  m' = max(m, s);  p = 2^(s − m');  α = 2^(m − m');  l = α l + p;  O = α O + p v
+//
+// Floor: 4·B·H·Lq·Lk·D operations (half if causal); such drivers have no fused multiply-add, so the
+// peak is a multiply and an add per lane and cycle. What binds is the reading of K and V: about 50
+// instructions for a vec4 of eight lanes, shared by ROWS rows.
+//
+// Shape of the work: a workgroup owns LANES · ROWS query rows of one head. An invocation owns the
+// rows lane, lane + LANES, …  A step takes KEYS keys. No barrier; workgroup memory only turns the
+// long list of final stores into a short loop.
+//
+// Bitwise reproducible: every sum has one owner and a fixed order.
+//% if f16
+enable f16;
+//% endif
+//% include "shared/full_bindings.wgsl"
+
+const LANES = ${ lanes }u;
+const ROWS = ${ rows }u;
+const D4 = ${ head_dim }u / 4u;
+// Below NEG, where a row's maximum starts.
+const MASKED = -2e30;
+
+// What an invocation wrote, it alone reads.
+var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
+var<workgroup> stats: array<vec2<f32>, ${ lanes * rows }>;     // m and l of its rows
+
+//% include "shared/full_sequence.wgsl"
+
+//% if alibi
+var<private> slope: f32;
+//% endif
+
+// The final score in units of log2, of x = scale · q·k.
+fn modify(x: f32, s: Sequence, batch: u32, head: u32, row: i32, key: i32) -> f32 {
+    var y = x;
+//% if softcap
+    y = tanh4(vec4<f32>(y)).x * P.softcap;
+//% endif
+//% if alibi
+    y -= slope * f32(abs(row + s.seqlen_k - s.seqlen_q - key));
+//% endif
+//% if bias
+    let at = P.bias_base + batch * P.bias_batch + head * P.bias_head;
+    y += bias[at + u32(min(row, s.seqlen_q - 1)) * P.seqlen_k + u32(key)] * LOG2E;
+//% endif
+    return y;
+}
+
+fn is_finite(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u));
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = w.x + w.y * grid.x;
+    if (id >= P.workgroups) { return; }
+    let local = id / P.blocks;                       // of (batch, head)
+    let head = P.first_head + local % P.heads;
+    let batch = P.first_batch + local / P.heads;
+    let s = sequence_of(batch, head);
+    let q0 = i32((id % P.blocks) * LANES * ROWS);
+    if (q0 >= s.seqlen_q) { return; }
+    let q_last = min(q0 + i32(LANES * ROWS), s.seqlen_q) - 1;
+    let offset = s.seqlen_k - s.seqlen_q;
+    let k_begin = visible(q0 + offset, s.seqlen_k).x;
+    let k_end = visible(q_last + offset, s.seqlen_k).y;
+    // Rows of the textures at which this sequence and head begin.
+//% if ragged
+    let q_first = local % P.heads * P.rows_q + u32(cu_seqlens_q[P.cu_q_base + batch]);
+    let k_first = local % P.heads / P.group * P.rows_k + u32(cu_seqlens_k[P.cu_k_base + batch]);
+//% else
+    let q_first = local * P.rows_q;
+    let k_first = local / P.group * P.rows_k;
+//% endif
+//% if alibi
+    slope = alibi_slopes[P.alibi_base + head] * LOG2E;
+//% endif
+
+//% for r in range(rows)
+    let row${ r } = q0 + i32(lane) + ${ r * lanes };
+    let see${ r } = visible(row${ r } + offset, s.seqlen_k);
+    let at${ r } = q_texel(q_first + u32(min(row${ r }, q_last)));
+    var m${ r } = NEG;
+    var l${ r } = 0.0;
+//%   for d in range(d4)
+    let q${ r }_${ d } = textureLoad(q_texels_of, at${ r } + vec2<i32>(${ d }, 0));
+    var o${ r }_${ d } = vec4<f32>();
+//%   endfor
+//% endfor
+
+    for (var key = k_begin; key < k_end; key += ${ keys }) {
+        // ---- S = Q Kᵀ
+//% for j in range(keys)
+        let kv${ j } = kv_texel(k_first + u32(<% if j > 0 %>min(key + ${ j }, s.seqlen_k - 1)<% else %>key<% endif %>));
+//%   for r in range(rows)
+        var s${ r }_${ j } = 0.0;
+//%   endfor
+//% endfor
+//% for d in range(d4)
+//%   for j in range(keys)
+        let k${ j }_${ d } = textureLoad(kv_texels_of, kv${ j } + vec2<i32>(${ d }, 0));
+//%   endfor
+//%   for c in "xyzw"
+//%     for j in range(keys)
+//%       for r in range(rows)
+        s${ r }_${ j } += q${ r }_${ d }.${ c } * k${ j }_${ d }.${ c };
+//%       endfor
+//%     endfor
+//%   endfor
+//% endfor
+        // ---- mask, online softmax
+//% for j in range(keys)
+//%   if key_padding
+        let valid${ j } = textureLoad(valid_texels_of, valid_texel((batch - P.first_batch) * P.seqlen_k + u32(min(key + ${ j }, s.seqlen_k - 1)))).x != 0u;
+//%   endif
+//%   for r in range(rows)
+//%     if modified
+        s${ r }_${ j } = modify(s${ r }_${ j }, s, batch, head, row${ r }, min(key + ${ j }, s.seqlen_k - 1));
+//%     endif
+        s${ r }_${ j } = select(MASKED, s${ r }_${ j }, key + ${ j } >= see${ r }.x && key + ${ j } < see${ r }.y<% if key_padding %> && valid${ j }<% endif %>);
+//%   endfor
+//% endfor
+//% for r in range(rows)
+        let m${ r }_new = <% for j in range(keys) %>max(s${ r }_${ j }, <% endfor %>m${ r }<% for j in range(keys) %>)<% endfor %>;
+        let alpha${ r } = exp2(m${ r } - m${ r }_new);
+//%   for j in range(keys)
+        let p${ r }_${ j } = select(exp2(s${ r }_${ j } - m${ r }_new), 0.0, s${ r }_${ j } <= NEG);
+//%   endfor
+        l${ r } = l${ r } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j }<% endfor %>;
+        m${ r } = m${ r }_new;
+//% endfor
+        // ---- O += P V
+//% for d in range(d4)
+//%   for j in range(keys)
+        let v${ j }_${ d } = textureLoad(kv_texels_of, kv${ j } + vec2<i32>(${ d4 + d }, 0));
+//%   endfor
+//%   for r in range(rows)
+        o${ r }_${ d } = o${ r }_${ d } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j } * v${ j }_${ d }<% endfor %>;
+//%   endfor
+//% endfor
+    }
+
+    // ---- O / l and lse, through workgroup memory
+//% for r in range(rows)
+    stats[lane * ROWS + ${ r }u] = vec2<f32>(m${ r }, l${ r });
+    let inverse${ r } = select(1.0 / l${ r }, 0.0, l${ r } == 0.0);
+//%   for d in range(d4)
+    o[lane * ROWS * D4 + ${ r * d4 + d }u] = o${ r }_${ d } * inverse${ r };
+//%   endfor
+//% endfor
+    for (var r = 0u; r < ROWS; r++) {
+        let row = q0 + i32(lane + r * LANES);
+        if (row > q_last) { continue; }
+        let m = stats[lane * ROWS + r].x;
+        let l = stats[lane * ROWS + r].y;
+        let mine = lane * ROWS * D4 + r * D4;
+        var finite = true;
+        for (var d = 0u; d < D4; d++) { finite = finite && is_finite(o[mine + d]); }
+        // The sums above add 0 · v for a masked key, which is NaN where v is inf or NaN. Such a row is
+        // summed again, over its own keys only.
+        if (!finite && is_finite(vec4<f32>(l))) {
+            for (var d = 0u; d < D4; d++) { o[mine + d] = vec4<f32>(); }
+            let at = q_texel(q_first + u32(row));
+            let see = visible(row + offset, s.seqlen_k);
+            for (var key = see.x; key < see.y; key++) {
+                let kv = kv_texel(k_first + u32(key));
+                var x = 0.0;
+                for (var d = 0; d < i32(D4); d++) {
+                    x += dot(textureLoad(q_texels_of, at + vec2<i32>(d, 0)), textureLoad(kv_texels_of, kv + vec2<i32>(d, 0)));
+                }
+//% if modified
+                x = modify(x, s, batch, head, row, key);
+//% endif
+//% if key_padding
+                if (textureLoad(valid_texels_of, valid_texel((batch - P.first_batch) * P.seqlen_k + u32(key))).x == 0u) { x = MASKED; }
+//% endif
+                if (x <= NEG) { continue; }
+                let p = exp2(x - m) / l;
+                for (var d = 0u; d < D4; d++) {
+                    o[mine + d] += p * textureLoad(kv_texels_of, kv + vec2<i32>(i32(D4 + d), 0));
+                }
+            }
+        }
+        for (var d = 0u; d < D4; d++) { store_out(s.out + u32(row) * P.out_row, d * 4u, o[mine + d]); }
+        lse[s.lse + u32(row)] = select(bitcast<u32>((m + log2(l)) * LN2), MINUS_INF_BITS, l == 0.0);
+    }
+}
