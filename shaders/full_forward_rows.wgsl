@@ -27,7 +27,6 @@ const MASKED = -2e30;
 
 // What an invocation wrote, it alone reads.
 var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
-var<workgroup> stats: array<vec2<f32>, ${ lanes * rows }>;     // m and l of its rows
 
 //% include "shared/full_sequence.wgsl"
 
@@ -150,8 +149,9 @@ fn main(
     }
 
     // ---- O / l and lse, through workgroup memory
+    // m and l of the rows.
+    var stats = array<vec2<f32>, ROWS>(<% for r in range(rows) %>vec2<f32>(m${ r }, l${ r }), <% endfor %>);
 //% for r in range(rows)
-    stats[lane * ROWS + ${ r }u] = vec2<f32>(m${ r }, l${ r });
     let inverse${ r } = select(1.0 / l${ r }, 0.0, l${ r } == 0.0);
 //%   for d in range(d4)
     o[lane * ROWS * D4 + ${ r * d4 + d }u] = o${ r }_${ d } * inverse${ r };
@@ -160,8 +160,8 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         let row = q0 + i32(lane + r * LANES);
         if (row > q_last) { continue; }
-        let m = stats[lane * ROWS + r].x;
-        let l = stats[lane * ROWS + r].y;
+        let m = stats[r].x;
+        let l = stats[r].y;
         let mine = lane * ROWS * D4 + r * D4;
         var finite = true;
         for (var d = 0u; d < D4; d++) { finite = finite && is_finite(o[mine + d]); }

@@ -31,3 +31,8 @@ pub mod webgpu;
 pub use error::{Declined, Error};
 pub use full::Full;
 pub use problem::{DType, Shape, Strides, Window};
+
+/// The examples of README.md, compiled with the tests of the documentation.
+#[cfg(all(doctest, feature = "webgpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

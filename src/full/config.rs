@@ -195,11 +195,14 @@ fn loads_by_vec4(problem: &Full) -> bool {
 
 /// The kernel for CPU adapters, if this is one and the textures are large enough.
 fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
-    let width = caps.max_texture_size.min(8192);
-    // More rows share a key's reads; more registers are spilled, and take longer to compile.
+    let width = (caps.max_texture_size / 2).min(4096);
+    // More rows share a key's reads, but are spilled and take longer to compile: the fastest that
+    // lavapipe compiles in about a second.
     let (rows, keys) = match head_dim {
-        ..=64 => (4, 2),
+        32 => (6, 2),
+        64 => (4, 2),
         96 => (4, 1),
+        128 => (3, 1),
         _ => (2, 1),
     };
     let kernel = Kernel::Rows { rows, keys, texture_width: width };
@@ -302,7 +305,7 @@ impl Kernel {
                 let red = if subgroups { 0 } else { block_m * tc * 4 };
                 stage.next_multiple_of(16) + ps + red + 16
             }
-            Kernel::Rows { rows, .. } => LANES * rows * (head_dim * 4 + 8),
+            Kernel::Rows { rows, .. } => LANES * rows * head_dim * 4,
         }
     }
 
@@ -328,12 +331,14 @@ impl Kernel {
         (texture_width / texels_of_row(head_dim, slot)).max(1).ilog2()
     }
 
-    /// Width and height of the texture that holds so many rows of `slot`.
+    /// Width and height of the texture that holds so many rows of `slot`. Never a power of two:
+    /// lavapipe compiles a kernel anew when a texture's size becomes one or ceases to be.
     pub fn texture_size(&self, head_dim: u32, slot: Slot, rows: u64) -> [u32; 2] {
         let shift = self.texel_shift(head_dim, slot);
         let height = rows.max(1).div_ceil(1 << shift).min(u64::from(u32::MAX));
         let side_by_side = if height == 1 { rows.max(1) as u32 } else { 1 << shift };
-        [side_by_side * texels_of_row(head_dim, slot), height as u32]
+        let odd = |n: u32| if n.is_power_of_two() { n.saturating_add(1) } else { n };
+        [odd(side_by_side * texels_of_row(head_dim, slot)), odd(height as u32)]
     }
 }
 
@@ -347,14 +352,10 @@ pub(super) fn texels_of_row(head_dim: u32, slot: Slot) -> u32 {
 }
 
 impl Config {
-    /// The same kernel for tensors whose rows begin anywhere.
+    /// The same kernel for tensors whose rows begin anywhere. Tile and staging stay, so it fits
+    /// wherever the other fits.
     pub fn with_scalar_loads(self) -> Self {
-        let mut config = Config { vec4: false, f16: false, ..self };
-        match &mut config.kernel {
-            Kernel::Tile { stage_f16, .. } => *stage_f16 = false,
-            Kernel::Rows { .. } => {}
-        }
-        config
+        Config { vec4: false, ..self }
     }
 
     fn check(&self, caps: &Caps) -> Result<(), Declined> {

@@ -36,8 +36,8 @@ impl Full {
         let mut timing = Timing {
             first_ms: 0.0,
             best_ms: 0.0,
-            clock: timer.clock(),
             workspace_bytes: plan.workspace_bytes() + plan.owned_bytes(),
+            clock: timer.clock(),
         };
         let Some(bound) = uploaded.bind(&plan)? else {
             return Ok(timing);

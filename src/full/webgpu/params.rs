@@ -120,3 +120,60 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Params, Steps};
+    use crate::webgpu::Caps;
+    use crate::{DType, Full, Shape};
+    use std::mem::offset_of;
+
+    /// A shader's view of the block: names and offsets.
+    fn members(source: &str) -> (Vec<(String, usize)>, usize) {
+        let module = naga::front::wgsl::parse_str(source).expect("the gates check it");
+        let of_type = |(_, t): (_, &naga::Type)| match &t.inner {
+            naga::TypeInner::Struct { members, span } if t.name.as_deref() == Some("Params") => {
+                Some((members.clone(), *span as usize))
+            }
+            _ => None,
+        };
+        let (members, span) = module.types.iter().find_map(of_type).expect("every kernel has it");
+        let named = |m: naga::StructMember| (m.name.unwrap_or_default(), m.offset as usize);
+        (members.into_iter().map(named).collect(), span)
+    }
+
+    #[test]
+    fn every_field_lies_where_the_shader_reads_it() {
+        macro_rules! offsets {
+            ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
+        }
+        let mut expected = offsets!(
+            workgroups blocks splits split_len heads first_head first_batch group seqlen_q seqlen_k
+            head_dim bias_batch bias_head bias_base key_valid_base lse_base lse_batch lse_head
+            window_left window_right scale softcap alibi_base partial_rows cu_q_base cu_k_base
+        );
+        let tensors = [
+            ("q", offset_of!(Params, q)),
+            ("k", offset_of!(Params, k)),
+            ("v", offset_of!(Params, v)),
+            ("out", offset_of!(Params, out)),
+        ];
+        for (name, at) in tensors {
+            expected.push((format!("{name}_base"), at + offset_of!(Steps, base)));
+            expected.push((format!("{name}_batch"), at + offset_of!(Steps, batch)));
+            expected.push((format!("{name}_row"), at + offset_of!(Steps, row)));
+            expected.push((format!("{name}_head"), at + offset_of!(Steps, head)));
+        }
+        expected.sort_by_key(|(_, at)| *at);
+
+        let shape =
+            Shape { batch: 1, heads_q: 1, heads_kv: 1, seqlen_q: 1, seqlen_k: 4096, head_dim: 64 };
+        let sources = Full::new(shape, DType::F32).sources_webgpu(&Caps::baseline()).unwrap();
+        assert_eq!(sources.len(), 2, "one that splits, so both kernels are looked at");
+        for (kernel, source) in sources {
+            let (members, span) = members(&source);
+            assert_eq!(members, expected, "{kernel}");
+            assert_eq!(span, size_of::<Params>(), "{kernel}");
+        }
+    }
+}

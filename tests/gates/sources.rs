@@ -1,0 +1,119 @@
+//! Every WGSL source worth telling apart: all tiles of all dtypes, head dimensions and device
+//! tiers, with no option and with as many as go together; each option by itself on one of them.
+
+use longhand::full::config::{Config, Stage, select};
+use longhand::full::{Bias, Ragged};
+use longhand::webgpu::Caps;
+use longhand::{DType, Full, Shape};
+use std::collections::HashSet;
+
+/// A source and what the host believes of it.
+pub(crate) struct Source {
+    /// The configuration it was expanded for.
+    pub(crate) label: String,
+    pub(crate) text: String,
+    /// The least capable device it is meant for.
+    pub(crate) caps: Caps,
+    pub(crate) workgroup_bytes: u32,
+    /// Storage buffers and the uniform block.
+    pub(crate) bindings: usize,
+}
+
+/// From the least capable on, so that a source is held to the first tier that selects it.
+fn devices() -> Vec<Caps> {
+    let baseline = Caps::baseline();
+    let cpu = Caps { cpu: true, ..baseline };
+    let best =
+        Caps { max_workgroup_storage: 32768, f16: true, subgroup_size: Some(32), ..baseline };
+    vec![
+        baseline,
+        Caps { f16: true, ..baseline },
+        Caps { subgroup_size: Some(8), ..baseline },
+        Caps { max_workgroup_storage: 16384, ..best },
+        best,
+        cpu,
+        Caps { f16: true, subgroup_size: Some(8), ..cpu },
+    ]
+}
+
+fn shape(head_dim: usize, seqlen_q: usize, seqlen_k: usize) -> Shape {
+    Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q, seqlen_k, head_dim }
+}
+
+/// Each option by itself, and then as many together as go together.
+fn options(problem: Full) -> (Vec<Full>, Vec<Full>) {
+    let bias = Bias { per_batch: true, per_head: true };
+    let s = problem.shape;
+    let ragged = Ragged { total_q: s.seqlen_q, total_k: s.seqlen_k };
+    let single = vec![
+        problem.softcap(30.0),
+        problem.alibi(),
+        problem.bias(bias),
+        problem.key_padding(),
+        problem.ragged(ragged),
+    ];
+    let together = vec![
+        problem.softcap(30.0).alibi().bias(bias).key_padding(),
+        problem.softcap(30.0).alibi().ragged(ragged),
+    ];
+    (single, together)
+}
+
+fn problems() -> Vec<Full> {
+    // Few rows, few rows of many keys, a tile's worth, its keys split, and enough to fill a GPU.
+    let lengths = [(1, 64), (1, 4096), (200, 200), (33, 4096), (4096, 4096)];
+    // The last two are padded: one can still be loaded four elements at a time.
+    let head_dims = [32, 64, 96, 128, 192, 256, 40, 33];
+    let mut all = vec![];
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for head_dim in head_dims {
+            for (seqlen_q, seqlen_k) in lengths {
+                let plain = Full::new(shape(head_dim, seqlen_q, seqlen_k), dtype);
+                let (single, together) = options(plain);
+                all.push(plain);
+                all.extend(together);
+                if (head_dim, seqlen_q) == (64, 200) {
+                    all.extend(single);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// All sources, each once.
+pub(crate) fn all() -> Vec<Source> {
+    let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
+    let mut sources = vec![];
+    for caps in devices() {
+        for problem in problems() {
+            let selected = select(&problem, &caps)
+                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
+            // What a tensor off a multiple of four elements is given instead.
+            for config in [selected, selected.with_scalar_loads()] {
+                if !configs.insert(config) {
+                    continue;
+                }
+                let new =
+                    expand(&config, caps).into_iter().filter(|s| texts.insert(s.text.clone()));
+                sources.extend(new);
+            }
+        }
+    }
+    assert!(sources.len() > 100, "only {} sources", sources.len());
+    sources
+}
+
+fn expand(config: &Config, caps: Caps) -> Vec<Source> {
+    let stage = |stage: Stage| Source {
+        label: format!("{stage:?} of {config:?}"),
+        text: config.source(stage),
+        caps,
+        workgroup_bytes: match stage {
+            Stage::Forward => config.kernel.workgroup_bytes(config.head_dim),
+            Stage::Pack | Stage::Combine => 0,
+        },
+        bindings: config.slots(stage).len(),
+    };
+    config.stages().into_iter().map(stage).collect()
+}

@@ -1,0 +1,50 @@
+//! The sources of a few configurations, word for word. A change here is a change of what runs:
+//! read the difference, then accept it with `INSTA_UPDATE=always cargo test --test snapshots`.
+
+use longhand::full::Bias;
+use longhand::webgpu::Caps;
+use longhand::{DType, Full, Shape};
+
+fn snapshot(name: &str, problem: Full, caps: &Caps) {
+    for (kernel, source) in problem.sources_webgpu(caps).unwrap() {
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(format!("{kernel}.{name}"), source);
+        });
+    }
+}
+
+fn shape(seqlen_q: usize, seqlen_k: usize, head_dim: usize) -> Shape {
+    Shape { batch: 1, heads_q: 8, heads_kv: 2, seqlen_q, seqlen_k, head_dim }
+}
+
+#[test]
+fn the_plainest_forward_pass() {
+    snapshot("f32_d64", Full::new(shape(4096, 4096, 64), DType::F32).causal(), &Caps::baseline());
+}
+
+#[test]
+fn one_query_over_split_keys() {
+    snapshot("f32_d64_split", Full::new(shape(1, 4096, 64), DType::F32), &Caps::baseline());
+}
+
+#[test]
+fn every_option_with_f16_and_subgroups() {
+    let caps = Caps { f16: true, subgroup_size: Some(32), ..Caps::baseline() };
+    let problem = Full::new(shape(200, 200, 128), DType::F16)
+        .softcap(30.0)
+        .alibi()
+        .bias(Bias { per_batch: false, per_head: true })
+        .key_padding();
+    snapshot("f16_d128_options", problem, &caps);
+}
+
+#[test]
+fn rows_that_begin_off_a_multiple_of_four() {
+    snapshot("bf16_d33", Full::new(shape(200, 200, 33), DType::BF16), &Caps::baseline());
+}
+
+#[test]
+fn rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    snapshot("f32_d32", Full::new(shape(200, 200, 32), DType::F32).causal(), &caps);
+}
