@@ -391,7 +391,12 @@ fn a_sequence_of_65536_runs_in_linear_memory() {
             out: got.out[rows.start * head_dim..rows.end * head_dim].to_vec(),
             lse: got.lse[rows].to_vec(),
         };
-        let (out, lse) = errors(&mine, &part.reference());
-        assert!(out <= 5e-6 && lse <= LSE, "rows up to {end}: {out:e} {lse:e}");
+        // So many terms cost a plain f32 sum digits too: flash-attention's rule, twice its error.
+        let expected = part.reference();
+        let naive = errors(&part.problem.reference(&part.inputs()).unwrap(), &expected);
+        let (out, lse) = errors(&mine, &expected);
+        let within = out <= 5e-6f64.max(2.0 * naive.0) && lse <= LSE.max(2.0 * naive.1);
+        assert!(within, "rows up to {end}: {out:e} {lse:e}, plain f32: {naive:?}");
+        println!("rows up to {end}: {out:e} {lse:e}, plain f32: {naive:?}");
     }
 }
