@@ -151,6 +151,7 @@ mod tests {
             workgroups blocks splits split_len heads first_head first_batch group seqlen_q seqlen_k
             head_dim bias_batch bias_head bias_base key_valid_base lse_base lse_batch lse_head
             window_left window_right scale softcap alibi_base partial_rows cu_q_base cu_k_base
+            batches rows_q rows_k
         );
         let tensors = [
             ("q", offset_of!(Params, q)),
