@@ -81,7 +81,8 @@ fn random_shapes_masks_and_layouts_agree_with_the_reference() {
 #[test]
 fn every_option_and_their_combination_agree_with_the_reference() {
     let bias = |per_batch, per_head| Some(Bias { per_batch, per_head });
-    let options: [(&str, fn(Full) -> Full); 6] = [
+    type Change = fn(Full) -> Full;
+    let options: [(&str, Change); 6] = [
         ("alibi", |p| p.alibi()),
         ("softcap", |p| p.softcap(1.5)),
         ("key padding", |p| p.key_padding()),
