@@ -81,8 +81,8 @@ fn random_shapes_masks_and_layouts_agree_with_the_reference() {
 #[test]
 fn every_option_and_their_combination_agree_with_the_reference() {
     let bias = |per_batch, per_head| Some(Bias { per_batch, per_head });
-    type Change = fn(Full) -> Full;
-    let options: [(&str, Change); 6] = [
+    type With = fn(Full) -> Full;
+    let options: [(&str, With); 6] = [
         ("alibi", |p| p.alibi()),
         ("softcap", |p| p.softcap(1.5)),
         ("key padding", |p| p.key_padding()),
@@ -359,5 +359,39 @@ fn the_second_plan_of_a_configuration_comes_from_the_cache() {
             Full { causal: true, shape: Shape { seqlen_q: 77, ..problem.shape }, ..problem };
         let again = Full { layout: Layout::bshd(&again.shape), ..again };
         assert_eq!(first.config(), again.plan_webgpu(&gpu).unwrap().config(), "{name}");
+    }
+}
+
+#[test]
+fn a_sequence_of_65536_runs_in_linear_memory() {
+    let Some(gpu) = device() else { return };
+    let (seqlen, head_dim) = (65536, 32);
+    let mut random = Random(11);
+    let problem = Full::new(shape(1, (1, 1), (seqlen, seqlen), head_dim), DType::F32).causal();
+    let case = Case::new(problem, &mut random);
+    let plan = problem.plan_webgpu(gpu).unwrap();
+    // The scores would take 16 GiB.
+    assert!(plan.workspace_bytes() + plan.owned_bytes() < 64 << 20, "{}", plan.describe());
+    let got = problem.run_webgpu(gpu, &case.inputs()).unwrap();
+    // Rows from the beginning, the middle and the end, each as a problem of its own.
+    for end in [64, 33000, seqlen] {
+        let rows = end - 64..end;
+        let part = Case {
+            problem: Full::new(shape(1, (1, 1), (64, end), head_dim), DType::F32).causal(),
+            q: case.q[rows.start * head_dim..rows.end * head_dim].to_vec(),
+            k: case.k[..end * head_dim].to_vec(),
+            v: case.v[..end * head_dim].to_vec(),
+            alibi_slopes: None,
+            bias: None,
+            key_valid: None,
+            cu_seqlens_q: None,
+            cu_seqlens_k: None,
+        };
+        let mine = longhand::full::Output {
+            out: got.out[rows.start * head_dim..rows.end * head_dim].to_vec(),
+            lse: got.lse[rows].to_vec(),
+        };
+        let (out, lse) = errors(&mine, &part.reference());
+        assert!(out <= 5e-6 && lse <= LSE, "rows up to {end}: {out:e} {lse:e}");
     }
 }

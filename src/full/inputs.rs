@@ -14,7 +14,7 @@ pub struct Inputs<'a, T> {
     pub v: &'a [T],
     /// `[heads_q]`, if [`Full::alibi`].
     pub alibi_slopes: Option<&'a [T]>,
-    /// See [`Bias`].
+    /// See [`Bias`](super::Bias).
     pub bias: Option<&'a [T]>,
     /// `[batch, seqlen_k]`, 1 for a key that may be attended, if [`Full::key_padding`].
     pub key_valid: Option<&'a [u8]>,

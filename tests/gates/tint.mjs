@@ -8,7 +8,9 @@ import { pathToFileURL } from 'node:url';
 
 const [module, folder] = process.argv.slice(2);
 const { create } = await import(pathToFileURL(resolve(module, 'index.js')));
-const adapter = await create(['backend=null']).requestAdapter();
+// Held to the end: Dawn frees the instance with this object, whatever was made from it.
+globalThis.gpu = create(['backend=null']);
+const adapter = await gpu.requestAdapter();
 const device = await adapter.requestDevice({ requiredFeatures: ['shader-f16', 'subgroups'] });
 
 const files = readdirSync(folder).filter((name) => name.endsWith('.wgsl'));

@@ -36,7 +36,7 @@ pub fn tolerances(
     tolerances_by(file, dtype, &reference(file, backward)?)
 }
 
-/// The same, with the [`reference`] at hand; it says which results are asked for.
+/// The same, with the [`reference()`] at hand; it says which results are asked for.
 pub fn tolerances_by(
     file: &ProblemFile,
     dtype: DType,

@@ -20,11 +20,11 @@ pub struct Args<'a> {
     pub lse: Binding<'a>,
     /// f32, `[heads_q]`.
     pub alibi_slopes: Option<Binding<'a>>,
-    /// f32; see [`super::Bias`].
+    /// f32; see [`Bias`](crate::full::Bias).
     pub bias: Option<Binding<'a>>,
     /// One byte a key, `[batch, seqlen_k]`, not 0 for a key that may be attended.
     pub key_valid: Option<Binding<'a>>,
-    /// i32, `[batch + 1]`. The device trusts it: see [`super::Ragged`].
+    /// i32, `[batch + 1]`. The device trusts it: see [`Ragged`](crate::full::Ragged).
     pub cu_seqlens_q: Option<Binding<'a>>,
     /// i32, `[batch + 1]`.
     pub cu_seqlens_k: Option<Binding<'a>>,
