@@ -75,6 +75,15 @@ fn print_once(context: &Context, opened: Duration) {
          launch {launched:.2?}, again {relaunched:.2?} ({})",
         plan.describe()
     );
+    let long = self::problem(4096, 64, true);
+    let plan = long.plan_webgpu(context).expect("a plan");
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    println!(
+        "memory at 4096: tensors {:.1} MiB, beside them {:.1} MiB; the scores would take {:.0} MiB",
+        mib(long.bytes()),
+        mib((plan.workspace_bytes() + plan.owned_bytes()) as f64),
+        mib(4.0 * (HEADS * 4096 * 4096) as f64),
+    );
 }
 
 fn forward(criterion: &mut Criterion) {
