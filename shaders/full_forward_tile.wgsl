@@ -225,30 +225,30 @@ fn main(
                 sh[VBASE + n] = Staged(x);
             }
             workgroupBarrier();
-            if (atomicLoad(&not_finite) == 0u) {
-                for (var r = 0u; r < VR; r += 4u) {
-                    var p = array<vec4<f32>, MR>();
-                    for (var i = 0u; i < MR; i++) { p[i] = ps[(tr * MR + i) * LP + (r0 + r) / 4u]; }
-                    for (var c = 0u; c < OC; c++) {
-                        let at = VBASE + r * D4 + c * TC + tc;
-                        let v0 = vec4<f32>(sh[at]);
-                        let v1 = vec4<f32>(sh[at + D4]);
-                        let v2 = vec4<f32>(sh[at + 2u * D4]);
-                        let v3 = vec4<f32>(sh[at + 3u * D4]);
-                        for (var i = 0u; i < MR; i++) {
-                            acc[i][c] += p[i].x * v0 + p[i].y * v1 + p[i].z * v2 + p[i].w * v3;
-                        }
+            // Bounds of two loops rather than a branch: a CPU adapter skips a loop with no lane in it,
+            // but runs both sides of a branch.
+            let finite_rows = select(0u, VR, atomicLoad(&not_finite) == 0u);
+            for (var r = 0u; r < finite_rows; r += 4u) {
+                var p = array<vec4<f32>, MR>();
+                for (var i = 0u; i < MR; i++) { p[i] = ps[(tr * MR + i) * LP + (r0 + r) / 4u]; }
+                for (var c = 0u; c < OC; c++) {
+                    let at = VBASE + r * D4 + c * TC + tc;
+                    let v0 = vec4<f32>(sh[at]);
+                    let v1 = vec4<f32>(sh[at + D4]);
+                    let v2 = vec4<f32>(sh[at + 2u * D4]);
+                    let v3 = vec4<f32>(sh[at + 3u * D4]);
+                    for (var i = 0u; i < MR; i++) {
+                        acc[i][c] += p[i].x * v0 + p[i].y * v1 + p[i].z * v2 + p[i].w * v3;
                     }
                 }
-            } else {
-                // The same, but a masked key adds nothing even where its value is inf or NaN.
-                for (var r = 0u; r < VR; r++) {
-                    for (var c = 0u; c < OC; c++) {
-                        let v0 = vec4<f32>(sh[VBASE + r * D4 + c * TC + tc]);
-                        for (var i = 0u; i < MR; i++) {
-                            let p = ps[(tr * MR + i) * LP + (r0 + r) / 4u][r % 4u];
-                            acc[i][c] += select(p * v0, vec4<f32>(), vec4<bool>(p == 0.0));
-                        }
+            }
+            // The same, but a masked key adds nothing even where its value is inf or NaN.
+            for (var r = finite_rows; r < VR; r++) {
+                for (var c = 0u; c < OC; c++) {
+                    let v0 = vec4<f32>(sh[VBASE + r * D4 + c * TC + tc]);
+                    for (var i = 0u; i < MR; i++) {
+                        let p = ps[(tr * MR + i) * LP + (r0 + r) / 4u][r % 4u];
+                        acc[i][c] += select(p * v0, vec4<f32>(), vec4<bool>(p == 0.0));
                     }
                 }
             }
