@@ -123,7 +123,7 @@ fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
     // lavapipe compiles in about a second.
     let (rows, keys) = match head_dim {
         32 => (6, 2),
-        64 => (4, 2),
+        64 => (4, 1),
         96 => (4, 1),
         128 => (3, 1),
         _ => (2, 1),
