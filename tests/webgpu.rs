@@ -400,3 +400,30 @@ fn a_sequence_of_65536_runs_in_linear_memory() {
         println!("rows up to {end}: {out:e} {lse:e}, plain f32: {naive:?}");
     }
 }
+
+#[test]
+fn each_sequence_and_head_is_computed_as_if_it_were_alone() {
+    for (name, gpu) in devices() {
+        let mut random = Random(12);
+        let s = shape(2, (4, 2), (70, 90), 64);
+        let problem = Full::new(s, DType::F32).causal();
+        let case = Case::new(problem, &mut random);
+        let all = problem.run_webgpu(&gpu, &case.inputs()).unwrap();
+        let alone = Full::new(shape(1, (1, 1), (70, 90), 64), DType::F32).causal();
+        let rows = |x: &[f32], seqlen: usize, heads: usize, b: usize, h: usize| -> Vec<f32> {
+            let row = |i: usize| ((b * seqlen + i) * heads + h) * 64;
+            (0..seqlen).flat_map(|i| x[row(i)..row(i) + 64].to_vec()).collect()
+        };
+        for (b, h) in [(0, 0), (0, 3), (1, 1), (1, 2)] {
+            let q = rows(&case.q, 70, 4, b, h);
+            let (k, v) = (rows(&case.k, 90, 2, b, h / 2), rows(&case.v, 90, 2, b, h / 2));
+            let one = alone.run_webgpu(&gpu, &longhand::full::Inputs::new(&q, &k, &v)).unwrap();
+            assert_eq!(one.out, rows(&all.out, 70, 4, b, h), "{name}: sequence {b}, head {h}");
+            assert_eq!(
+                one.lse,
+                all.lse[(b * 4 + h) * 70..][..70],
+                "{name}: sequence {b}, head {h}"
+            );
+        }
+    }
+}
