@@ -50,10 +50,6 @@ fn modify(x: f32, s: Sequence, batch: u32, head: u32, row: i32, key: i32) -> f32
     return y;
 }
 
-fn is_finite(x: vec4<f32>) -> bool {
-    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u));
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
@@ -133,6 +129,8 @@ fn main(
         let alpha${ r } = exp2(m${ r } - m${ r }_new);
 //%   for j in range(keys)
         let p${ r }_${ j } = select(exp2(s${ r }_${ j } - m${ r }_new), 0.0, s${ r }_${ j } <= NEG);
+        // Of a masked key not even the value: 0 · v would be NaN where v is inf or NaN.
+        let keep${ r }_${ j } = vec4<u32>(select(0xffffffffu, 0u, s${ r }_${ j } <= NEG));
 //%   endfor
         l${ r } = l${ r } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j }<% endfor %>;
         m${ r } = m${ r }_new;
@@ -140,57 +138,27 @@ fn main(
         // ---- O += P V
 //% for d in range(d4)
 //%   for j in range(keys)
-        let v${ j }_${ d } = textureLoad(kv_texels_of, kv${ j } + vec2<i32>(${ d4 + d }, 0));
+        let v${ j }_${ d } = bitcast<vec4<u32>>(textureLoad(kv_texels_of, kv${ j } + vec2<i32>(${ d4 + d }, 0)));
 //%   endfor
 //%   for r in range(rows)
-        o${ r }_${ d } = o${ r }_${ d } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j } * v${ j }_${ d }<% endfor %>;
+        o${ r }_${ d } = o${ r }_${ d } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j } * bitcast<vec4<f32>>(v${ j }_${ d } & keep${ r }_${ j })<% endfor %>;
 //%   endfor
 //% endfor
     }
 
-    // ---- O / l and lse, through workgroup memory
-    // m and l of the rows.
-    var stats = array<vec2<f32>, ROWS>(<% for r in range(rows) %>vec2<f32>(m${ r }, l${ r }), <% endfor %>);
+    // ---- O / l and lse, the long list of stores through workgroup memory
 //% for r in range(rows)
     let inverse${ r } = select(1.0 / l${ r }, 0.0, l${ r } == 0.0);
 //%   for d in range(d4)
     o[lane * ROWS * D4 + ${ r * d4 + d }u] = o${ r }_${ d } * inverse${ r };
 //%   endfor
+    if (row${ r } <= q_last) {
+        lse[s.lse + u32(row${ r })] = select(bitcast<u32>((m${ r } + log2(l${ r })) * LN2), MINUS_INF_BITS, l${ r } == 0.0);
+    }
 //% endfor
-    for (var r = 0u; r < ROWS; r++) {
-        let row = q0 + i32(lane + r * LANES);
-        if (row > q_last) { continue; }
-        let m = stats[r].x;
-        let l = stats[r].y;
-        let mine = lane * ROWS * D4 + r * D4;
-        var finite = true;
-        for (var d = 0u; d < D4; d++) { finite = finite && is_finite(o[mine + d]); }
-        // The sums above add 0 · v for a masked key, which is NaN where v is inf or NaN. Such a row is
-        // summed again, over its own keys only.
-        if (!finite && is_finite(vec4<f32>(l))) {
-            for (var d = 0u; d < D4; d++) { o[mine + d] = vec4<f32>(); }
-            let at = q_texel(q_first + u32(row));
-            let see = visible(row + offset, s.seqlen_k);
-            for (var key = see.x; key < see.y; key++) {
-                let kv = kv_texel(k_first + u32(key));
-                var x = 0.0;
-                for (var d = 0; d < i32(D4); d++) {
-                    x += dot(textureLoad(q_texels_of, at + vec2<i32>(d, 0)), textureLoad(kv_texels_of, kv + vec2<i32>(d, 0)));
-                }
-//% if modified
-                x = modify(x, s, batch, head, row, key);
-//% endif
-//% if key_padding
-                if (textureLoad(valid_texels_of, valid_texel((batch - P.first_batch) * P.seqlen_k + u32(key))).x == 0u) { x = MASKED; }
-//% endif
-                if (x <= NEG) { continue; }
-                let p = exp2(x - m) / l;
-                for (var d = 0u; d < D4; d++) {
-                    o[mine + d] += p * textureLoad(kv_texels_of, kv + vec2<i32>(i32(D4 + d), 0));
-                }
-            }
-        }
-        for (var d = 0u; d < D4; d++) { store_out(s.out + u32(row) * P.out_row, d * 4u, o[mine + d]); }
-        lse[s.lse + u32(row)] = select(bitcast<u32>((m + log2(l)) * LN2), MINUS_INF_BITS, l == 0.0);
+    for (var i = 0u; i < ROWS * D4; i++) {
+        let x = o[lane * ROWS * D4 + i];
+        let row = q0 + i32(lane + i / D4 * LANES);
+        if (row <= q_last) { store_out(s.out + u32(row) * P.out_row, i % D4 * 4u, x); }
     }
 }
