@@ -119,12 +119,11 @@ fn loads_by_vec4(problem: &Full) -> bool {
 /// The kernel for CPU adapters, if this is one and the textures are large enough.
 fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
     let width = (caps.max_texture_size / 2).min(4096);
-    // More rows share a key's reads, but are spilled and take longer to compile: the fastest that
-    // lavapipe compiles in about a second.
+    // More rows share a key's reads, but are spilled and take longer to compile. Up to 64 the fastest
+    // that lavapipe compiles within a second; beyond, it takes longer whatever the shape.
     let (rows, keys) = match head_dim {
         32 => (6, 2),
-        64 => (4, 1),
-        96 => (4, 1),
+        64 | 96 => (4, 1),
         128 => (3, 1),
         _ => (2, 1),
     };

@@ -103,11 +103,6 @@ impl Context {
             self.queue().submit([encoder.finish()]);
         })
     }
-
-    /// The limit of one allocation, for callers that plan buffers.
-    pub fn max_buffer_size(&self) -> u64 {
-        self.device().limits().max_buffer_size
-    }
 }
 
 fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
