@@ -1,0 +1,3 @@
+//! Functional simulator of PTX. See the README.
+
+pub mod alu;
