@@ -20,6 +20,8 @@
 //! seqlen_q]`; a row with nothing to attend gives `out = 0` and `lse = -inf`; masks are aligned at
 //! the sequences' ends; accumulation is in f32.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 pub mod full;
 mod problem;
