@@ -27,6 +27,8 @@ pub mod full;
 mod problem;
 #[cfg(feature = "webgpu")]
 mod template;
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+mod timing;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 

@@ -17,6 +17,7 @@ mod module;
 mod stream;
 mod timer;
 
+pub use crate::timing::Clock;
 pub use caps::Caps;
 pub use launch::Launch;
 pub use memory::DeviceBuffer;

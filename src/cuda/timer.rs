@@ -2,6 +2,7 @@
 
 use super::{Context, Handle, Stream};
 use crate::Error;
+use crate::timing::Clock;
 use cudarc::driver::sys::{CUevent, CUevent_flags};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,11 @@ impl DeviceTimer {
     /// A timer for streams of `context`.
     pub fn new(context: &Context) -> Result<Self, Error> {
         Ok(DeviceTimer { start: Event::new(context)?, end: Event::new(context)? })
+    }
+
+    /// What [`time`](Self::time) reads.
+    pub fn clock(&self) -> Clock {
+        Clock::Device
     }
 
     /// Waits for `stream`, queues on it what `queue` queues, waits for that, and returns what it
