@@ -1,7 +1,8 @@
 //! What a test asks of the stand-in itself. Every function may be called at any time.
 
 use crate::abi::{code, entries, out};
-use crate::state::with;
+use crate::settings::Settings;
+use crate::state::{State, with};
 use std::ffi::{CStr, c_char, c_uint};
 
 entries! {
@@ -16,10 +17,7 @@ entries! {
             if key == "seed" {
                 s.random = s.settings.seed;
             }
-            let options = s.settings.options();
-            if let Some(simulator) = &mut s.simulator {
-                simulator.set_options(options);
-            }
+            s.apply_options();
             Ok(())
         })
     }
@@ -60,14 +58,27 @@ entries! {
         })
     }
 
-    // Forgets reports, counters and missing functions.
+    // Forgets reports, counters and missing functions; settings are again the environment's.
     fn lh_sim_reset() {
         with(|s| {
             s.reports.clear();
             s.counters.clear();
             s.missing.clear();
+            s.settings = Settings::from_environment();
+            s.random = s.settings.seed;
+            s.clock = 0.0;
+            s.apply_options();
         });
         Ok(())
+    }
+}
+
+impl State {
+    fn apply_options(&mut self) {
+        let options = self.settings.options();
+        if let Some(simulator) = &mut self.simulator {
+            simulator.set_options(options);
+        }
     }
 }
 
