@@ -1,3 +1,4 @@
 //! Functional simulator of PTX. See the README.
 
 pub mod alu;
+pub mod num;
