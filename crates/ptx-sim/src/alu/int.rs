@@ -48,7 +48,7 @@ pub(super) fn decode(head: &str, mut m: Mods<'_>) -> Option<Alu> {
             int(by_int!(ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c))?, n, three)
         }
         ("mad", Some("hi")) if sat => int(
-            w32!(|a, b, c| ((a as i32 as i64 * b as i32 as i64 >> 32) as i32)
+            w32!(|a, b, c| (((a as i32 as i64 * b as i32 as i64) >> 32) as i32)
                 .saturating_add(c as i32) as u32),
             n,
             three,

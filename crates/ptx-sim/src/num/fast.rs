@@ -134,6 +134,15 @@ pub fn from_f16(h: u32) -> f32 {
     f32::from_bits(r | (h & 0x8000) << 16)
 }
 
+/// e4m3 to binary32, exact.
+#[inline(always)]
+pub fn from_e4m3(b: u32) -> f32 {
+    let mag = b & 0x7f;
+    let r = f32::from_bits(mag << 20) * f32::from_bits(0x7b80_0000);
+    let r = if mag == 0x7f { 0x7fff_ffff } else { r.to_bits() };
+    f32::from_bits(r | (b & 0x80) << 24)
+}
+
 /// bf16 to binary32, exact; NaN is not canonicalised.
 #[inline(always)]
 pub fn from_bf16(h: u32) -> f32 {
