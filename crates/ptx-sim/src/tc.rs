@@ -81,7 +81,7 @@ impl Elem {
 
     /// Exact value of an element, given as the low bits of a word. Bytes of integers convert too. NaN stays NaN; TF32's low
     /// 13 bits are cut.
-    #[inline]
+    #[inline(always)]
     pub fn value(self, bits: u32) -> f32 {
         match self {
             Elem::F16 => fast::from_f16(bits & 0xffff),
@@ -207,27 +207,19 @@ impl Mma {
         (l / 4 + 8 * half, 2 * (l & 3) + odd)
     }
 
-    /// A row-major by rows and B by columns, as values.
+    /// A by rows and B by columns, as values.
     fn gather(&self, a: &[L32], b: &[L32]) -> ([f32; MOST], [f32; MOST / 2]) {
         let (mut av, mut bv) = ([0.0; MOST], [0.0; MOST / 2]);
         let k = self.k;
-        let bits = self.a.bits();
-        let per = 32 / bits as usize;
+        let start = |(row, at): (usize, usize)| row * k + at;
         for (j, reg) in a.iter().enumerate() {
-            for (l, &word) in reg.iter().enumerate() {
-                let (row, at) = self.a_at(j, l);
-                for e in 0..per {
-                    av[row * k + at + e] = self.a.value(word >> (bits * e as u32));
-                }
-            }
+            spread(self.a, reg, &mut av, |l| start(self.a_at(j, l)));
         }
         for (j, reg) in b.iter().enumerate() {
-            for (l, &word) in reg.iter().enumerate() {
+            spread(self.b, reg, &mut bv, |l| {
                 let (at, col) = self.b_at(j, l);
-                for e in 0..per {
-                    bv[col * k + at + e] = self.b.value(word >> (bits * e as u32));
-                }
-            }
+                start((col, at))
+            });
         }
         (av, bv)
     }
@@ -313,6 +305,49 @@ impl Mma {
                 let (row, col) = Self::c_at(self.d, j, l);
                 m | ((bad[row] >> col & pair(self.d) != 0) as u32) << l
             });
+        }
+    }
+}
+
+/// Values of a register's elements, each lane's from the place `start` gives it.
+#[inline]
+fn spread(elem: Elem, reg: &L32, out: &mut [f32], start: impl Fn(usize) -> usize) {
+    match elem {
+        Elem::F16 => spread_as::<0>(reg, out, start),
+        Elem::Bf16 => spread_as::<1>(reg, out, start),
+        Elem::Tf32 => spread_as::<2>(reg, out, start),
+        Elem::E4m3 => spread_as::<3>(reg, out, start),
+        Elem::E5m2 => spread_as::<4>(reg, out, start),
+        Elem::S8 => spread_as::<5>(reg, out, start),
+        Elem::U8 => spread_as::<6>(reg, out, start),
+    }
+}
+
+/// [`spread`] with the type compiled in, so that the conversion runs over lanes in vector code.
+#[inline]
+fn spread_as<const E: u8>(reg: &L32, out: &mut [f32], start: impl Fn(usize) -> usize) {
+    let elem = const {
+        match E {
+            0 => Elem::F16,
+            1 => Elem::Bf16,
+            2 => Elem::Tf32,
+            3 => Elem::E4m3,
+            4 => Elem::E5m2,
+            5 => Elem::S8,
+            _ => Elem::U8,
+        }
+    };
+    let per = 32 / elem.bits() as usize;
+    let mut values = [[0f32; 32]; 4];
+    for (e, lane) in values[..per].iter_mut().enumerate() {
+        for l in 0..32 {
+            lane[l] = elem.value(reg[l] >> (elem.bits() * e as u32));
+        }
+    }
+    for l in 0..32 {
+        let place = &mut out[start(l)..][..per];
+        for (e, v) in place.iter_mut().enumerate() {
+            *v = values[e][l];
         }
     }
 }

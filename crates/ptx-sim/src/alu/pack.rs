@@ -33,6 +33,13 @@ fn one<const D: u8, const R: u8, const M: u8>(a: u32) -> u32 {
         // The NaN these give has no sign.
         return if M & RELU != 0 && r & 0x8000 != 0 { 0 } else { r };
     }
+    if R == 0 && (D == TO_E4M3 || D == TO_E5M2) && M & SATFINITE != 0 {
+        let r = if D == TO_E5M2 { fast::to_fp8::<true>(a) } else { fast::to_fp8::<false>(a) };
+        return if M & RELU != 0 && r & 0x80 != 0 { 0 } else { r };
+    }
+    if R == Round::Away.index() && D == TO_TF32 && M == 0 {
+        return fast::to_tf32_away(a);
+    }
     let flags = Flags { satfinite: M & SATFINITE != 0, relu: M & RELU != 0, ..Flags::default() };
     let r = convert(&F32, &format(D), a as u64, Round::of(R), flags) as u32;
     match D {

@@ -112,6 +112,32 @@ pub fn to_bf16(u: u32) -> u32 {
     if u & 0x7fff_ffff > 0x7f80_0000 { 0x7fff } else { r }
 }
 
+/// binary32 to TF32 in a 32-bit register, ties away from zero.
+#[inline(always)]
+pub fn to_tf32_away(u: u32) -> u32 {
+    // The carry out of the fraction is the next exponent's, up to infinity.
+    let r = u.wrapping_add(0x1000) & !0x1fff;
+    if u & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { r }
+}
+
+/// binary32 to e4m3 (`E5M2`: e5m2), to nearest, the largest finite value beyond the range.
+#[inline(always)]
+pub fn to_fp8<const E5M2: bool>(u: u32) -> u32 {
+    let mag = u & 0x7fff_ffff;
+    let sign = u >> 24 & 0x80;
+    // Places cut, distance of the biases, smallest normal, and a power of two whose unit is the subnormals'.
+    let (drop, rebias, least, magic, max) = if E5M2 {
+        (21, 112 << 23, 0x3880_0000, 0x4300_0000, 0x7b)
+    } else {
+        (20, 120 << 23, 0x3c80_0000, 0x4680_0000, 0x7e)
+    };
+    let half = (1u32 << (drop - 1)) - 1;
+    let normal = mag.wrapping_add(half + (mag >> drop & 1)).wrapping_sub(rebias) >> drop;
+    let small = (f32::from_bits(mag) + f32::from_bits(magic)).to_bits().wrapping_sub(magic);
+    let r = if mag < least { small } else { normal.min(max) };
+    if mag > 0x7f80_0000 { 0x7f } else { sign | r }
+}
+
 /// binary32 to binary16, to nearest.
 #[inline(always)]
 pub fn to_f16(u: u32) -> u32 {

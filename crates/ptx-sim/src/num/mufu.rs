@@ -82,6 +82,11 @@ fn hash(mut z: u64) -> u64 {
     z ^ z >> 31
 }
 
+/// 2⁻²², 2⁻¹¹ and 2¹²⁶.
+const P22: f64 = 1.0 / (1u64 << 22) as f64;
+const P11: f64 = 1.0 / (1u64 << 11) as f64;
+const P126: f64 = (1u128 << 126) as f64;
+
 fn value(op: Mufu, x: f64, y: f64) -> f64 {
     match op {
         Mufu::Ex2 => ex2_wide(x),
@@ -92,7 +97,7 @@ fn value(op: Mufu, x: f64, y: f64) -> f64 {
         Mufu::Sin => x.sin(),
         Mufu::Cos => x.cos(),
         Mufu::Tanh => x.tanh(),
-        Mufu::Div if y.abs() > 2f64.powi(126) && y.is_finite() => {
+        Mufu::Div if y.abs() > P126 && y.is_finite() => {
             if x.is_infinite() {
                 f64::NAN
             } else {
@@ -114,12 +119,12 @@ fn bound32(op: Mufu, x: f64, v: f64) -> f64 {
     match op {
         Mufu::Ex2 | Mufu::Div | Mufu::DivFull => 2.0 * ulp(&F32, v),
         Mufu::Rcp => ulp(&F32, v),
-        Mufu::Lg2 if x > 0.5 && x < 2.0 => 2f64.powi(-22),
-        Mufu::Lg2 => v.abs() * 2f64.powi(-22),
+        Mufu::Lg2 if x > 0.5 && x < 2.0 => P22,
+        Mufu::Lg2 => v.abs() * P22,
         Mufu::Rsqrt => v.abs() * 1.277_5e-7, // 2^-22.9
-        Mufu::Sqrt => v.abs() * 2f64.powi(-23),
+        Mufu::Sqrt => v.abs() * P22 * 0.5,
         Mufu::Sin | Mufu::Cos => 6.743_5e-7, // 2^-20.5, stated for [-π, π]
-        Mufu::Tanh => v.abs() * 2f64.powi(-11),
+        Mufu::Tanh => v.abs() * P11,
     }
 }
 
@@ -133,7 +138,7 @@ fn bound16(op: Mufu, bf: bool, v: f64) -> f64 {
     }
 }
 
-/// Bits of `v` in a format, moved by at most `e` as the mode says.
+/// Bits of `v` in a 16-bit format, moved by at most `e` as the mode says.
 fn moved(f: &Fmt, op: Mufu, v: f64, e: f64, ftz: bool, mode: Approx, h: u64) -> u64 {
     let to =
         |v: f64, round| convert(&F64, f, v.to_bits(), round, Flags { ftz, ..Flags::default() });
@@ -164,6 +169,43 @@ fn moved(f: &Fmt, op: Mufu, v: f64, e: f64, ftz: bool, mode: Approx, h: u64) -> 
     if r < 0 { sign | r.unsigned_abs() } else { r as u64 }
 }
 
+/// [`moved`] for binary32, with the host's conversions instead of the exact ones.
+fn moved32(op: Mufu, v: f64, e: f64, ftz: bool, mode: Approx, h: u64) -> u32 {
+    // Signed order of the codes, in which a step is one unit.
+    let order = |r: f32| {
+        let m = (r.to_bits() & 0x7fff_ffff) as i32;
+        if r.is_sign_negative() { -m } else { m }
+    };
+    let floor = |w: f64| order(w as f32) - ((w as f32) as f64 > w) as i32;
+    let ceil = |w: f64| order(w as f32) + (((w as f32) as f64) < w) as i32;
+    let least = if ftz { 1 << 23 } else { 1 };
+    let near = order(v as f32);
+    if near.abs() < least
+        || near.abs() > F32.max as i32
+        || ftz && v.abs() < f32::MIN_POSITIVE as f64
+    {
+        let flushed = ftz && near.abs() <= least;
+        return if flushed {
+            (v.to_bits() >> 32) as u32 & 0x8000_0000
+        } else {
+            (v as f32).to_bits()
+        };
+    }
+    let r = match mode {
+        Approx::Exact => near,
+        Approx::Plus => floor(v + e).max(near),
+        Approx::Minus => ceil(v - e).min(near),
+        Approx::Seeded => {
+            let u = (h >> 11) as f64 * (1.0 / (1u64 << 52) as f64) - 1.0;
+            order((v + e * u) as f32).clamp(ceil(v - e).min(near), floor(v + e).max(near))
+        }
+    };
+    let bounded = matches!(op, Mufu::Sin | Mufu::Cos | Mufu::Tanh);
+    let most = if bounded { 0x3f80_0000 } else { F32.max as i32 };
+    let r = if v < 0.0 { r.clamp(-most, -least) } else { r.clamp(least, most) };
+    if r < 0 { 1 << 31 | r.unsigned_abs() } else { r as u32 }
+}
+
 /// Binary32 approximation of `op` at `a` (and `b` for the quotients).
 pub fn mufu32(op: Mufu, a: u32, b: u32, ftz: bool, mode: Approx, seed: u64) -> u32 {
     let (a, b) = if ftz { (fast::flush(a), fast::flush(b)) } else { (a, b) };
@@ -175,7 +217,7 @@ pub fn mufu32(op: Mufu, a: u32, b: u32, ftz: bool, mode: Approx, seed: u64) -> u
         return if ftz && v.abs() < f32::MIN_POSITIVE as f64 { r & 0x8000_0000 } else { r };
     }
     let h = hash(seed ^ hash((a as u64) << 32 | b as u64).wrapping_add(op as u64 + 1));
-    moved(&F32, op, v, bound32(op, x, v), ftz, mode, h) as u32
+    moved32(op, v, bound32(op, x, v), ftz, mode, h)
 }
 
 /// Approximation of `op` at a 16-bit number: bf16 if `bf`, else binary16.

@@ -5,6 +5,8 @@ use crate::num::fast;
 
 /// Columns computed together: enough independent sums for the vector units.
 const LANES: usize = 8;
+/// Rows computed together.
+const ROWS: usize = 2;
 
 /// `c (m×n) += a (m×k) · b (n×k)ᵀ`, all row-major, results in binary32 (NaN as instructions generate it). `b` is
 /// what `mma` and `wgmma` call B, by columns. Panics on a slice shorter than its size.
@@ -30,8 +32,8 @@ pub fn product_int(
     for i in 0..m {
         for j in 0..n {
             let (x, y) = (&a[i * k..][..k], &b[j * k..][..k]);
-            // Products are below 2^16: the binary64 sum is exact.
-            let dot: f64 = x.iter().zip(y).map(|(&x, &y)| x as f64 * y as f64).sum();
+            // Products are at most 2^16: up to 256 of them sum exactly in binary32's 24 bits.
+            let dot: f64 = x.chunks(256).zip(y.chunks(256)).map(|(x, y)| dot(x, y) as f64).sum();
             let sum = dot as i64 + c[i * n + j] as i64;
             c[i * n + j] = if satfinite {
                 sum.clamp(i32::MIN as i64, i32::MAX as i64) as i32
@@ -40,6 +42,19 @@ pub fn product_int(
             };
         }
     }
+}
+
+/// A dot product in eight partial sums, for the vector units; exact for what [`product_int`] passes.
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut sum = [0f32; 8];
+    let (xs, ys) = (x.chunks_exact(8), y.chunks_exact(8));
+    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in xs.zip(ys) {
+        for j in 0..8 {
+            sum[j] += x[j] * y[j];
+        }
+    }
+    rest + sum.iter().sum::<f32>()
 }
 
 /// Loops over rows and blocks of columns; `round` makes a result of an exact or almost exact sum.
@@ -66,33 +81,68 @@ fn accumulate(
                 col[j] = b[(start + j) * k + x] as f64;
             }
         }
-        for i in 0..m {
-            let row = &a[i * k..][..k];
-            let out = &mut c[i * n + start..][..width];
-            let mut acc = [0f64; LANES];
-            for (v, o) in acc.iter_mut().zip(out.iter()) {
-                *v = *o as f64;
+        for i in (0..m).step_by(ROWS) {
+            let rows = ROWS.min(m - i);
+            let mut acc = [[0f64; LANES]; ROWS];
+            for r in 0..rows {
+                for (v, o) in acc[r].iter_mut().zip(&c[(i + r) * n + start..][..width]) {
+                    *v = *o as f64;
+                }
             }
             match tc {
-                Tc::Exact => exact(&mut acc, row, &column),
-                Tc::Truncate { block, extra } => truncate(&mut acc, row, &column, block, extra),
-                Tc::Reverse => reverse(&mut acc, row, &column),
+                Tc::Exact if rows == ROWS => exact(&mut acc, &a[i * k..][..ROWS * k], &column),
+                _ => {
+                    for (r, acc) in acc.iter_mut().enumerate().take(rows) {
+                        let row = &a[(i + r) * k..][..k];
+                        match tc {
+                            Tc::Exact => one_row(acc, row, &column),
+                            Tc::Truncate { block, extra } => {
+                                truncate(acc, row, &column, block, extra)
+                            }
+                            Tc::Reverse => reverse(acc, row, &column),
+                        }
+                    }
+                }
             }
-            for (o, v) in out.iter_mut().zip(acc) {
-                *o = round(v);
+            for r in 0..rows {
+                // All lanes, so that the rounding is vector code.
+                let mut rounded = [0f32; LANES];
+                for (o, &v) in rounded.iter_mut().zip(&acc[r]) {
+                    *o = round(v);
+                }
+                c[(i + r) * n + start..][..width].copy_from_slice(&rounded[..width]);
             }
         }
         start += width;
     }
 }
 
+/// Rows at a time: each value of B is loaded once for all of them.
 #[inline(always)]
-fn exact(acc: &mut [f64; LANES], row: &[f32], column: &[[f64; LANES]]) {
+fn exact(acc: &mut [[f64; LANES]; ROWS], rows: &[f32], column: &[[f64; LANES]]) {
+    let k = column.len();
+    let (first, second) = rows.split_at(k);
+    let mut sum = [[0f64; LANES]; ROWS];
+    for ((&x, &y), col) in first.iter().zip(second).zip(column) {
+        let (x, y) = (x as f64, y as f64);
+        for j in 0..LANES {
+            sum[0][j] += x * col[j];
+            sum[1][j] += y * col[j];
+        }
+    }
+    for r in 0..ROWS {
+        for j in 0..LANES {
+            acc[r][j] += sum[r][j];
+        }
+    }
+}
+
+#[inline(always)]
+fn one_row(acc: &mut [f64; LANES], row: &[f32], column: &[[f64; LANES]]) {
     let mut sum = [0f64; LANES];
     for (&x, col) in row.iter().zip(column) {
-        let x = x as f64;
         for j in 0..LANES {
-            sum[j] += x * col[j];
+            sum[j] += x as f64 * col[j];
         }
     }
     for j in 0..LANES {
