@@ -20,11 +20,15 @@
 //! seqlen_q]`; a row with nothing to attend gives `out = 0` and `lse = -inf`; masks are aligned at
 //! the sequences' ends; accumulation is in f32.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 pub mod full;
 mod problem;
 #[cfg(feature = "webgpu")]
 mod template;
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+mod timing;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 

@@ -39,6 +39,31 @@ impl DType {
             DType::BF16 => half::bf16::from_f64(x).to_f64(),
         }
     }
+
+    /// `values` as they are stored.
+    #[cfg(any(feature = "cuda", feature = "webgpu"))]
+    pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
+        let values = values.iter().copied();
+        match self {
+            DType::F32 => values.flat_map(f32::to_le_bytes).collect(),
+            DType::F16 => values.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect(),
+            DType::BF16 => values.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+        }
+    }
+
+    /// The values that `bytes` store.
+    #[cfg(any(feature = "cuda", feature = "webgpu"))]
+    pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        match self {
+            DType::F32 => {
+                let words = bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+                words.map(f32::from_le_bytes).collect()
+            }
+            DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+            DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        }
+    }
 }
 
 impl std::fmt::Display for DType {

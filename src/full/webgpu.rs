@@ -5,8 +5,8 @@ mod chunk;
 mod host;
 mod params;
 
+pub use crate::timing::Timing;
 pub use args::Args;
-pub use host::Timing;
 
 use super::Full;
 use super::config::{Config, Kernel, LANES, SPLIT_LEN, Slot, Stage, select, texels_of_row};

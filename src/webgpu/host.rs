@@ -39,7 +39,7 @@ impl HostBuffer {
 
     /// `values` stored as `dtype`.
     pub(crate) fn floats(context: &Context, values: &[f32], dtype: DType) -> Result<Self, Error> {
-        let bytes = to_bytes(values, dtype);
+        let bytes = dtype.encode(values);
         Self::with_bytes(context, &bytes, bytes.len())
     }
 
@@ -51,7 +51,7 @@ impl HostBuffer {
         dtype: DType,
     ) -> Result<Vec<f32>, Error> {
         let bytes = self.read_bytes(context)?;
-        Ok(from_bytes(&bytes[..len * dtype.bytes()], dtype))
+        Ok(dtype.decode(&bytes[..len * dtype.bytes()]))
     }
 
     fn read_bytes(&self, context: &Context) -> Result<Vec<u8>, Error> {
@@ -102,24 +102,5 @@ impl Context {
         self.checked(|| {
             self.queue().submit([encoder.finish()]);
         })
-    }
-}
-
-fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::F32 => bytemuck::cast_slice(values).to_vec(),
-        DType::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
-    }
-}
-
-fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match dtype {
-        DType::F32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        }
-        DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
     }
 }

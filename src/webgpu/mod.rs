@@ -10,9 +10,10 @@ mod host;
 mod pipeline;
 mod timer;
 
+pub use crate::timing::Clock;
 pub use binding::Binding;
 pub use caps::Caps;
-pub use timer::{Clock, DeviceTimer};
+pub use timer::DeviceTimer;
 
 pub(crate) use binding::{Checked, Usage, check_aliasing};
 pub(crate) use host::HostBuffer;

@@ -2,26 +2,8 @@
 
 use super::Context;
 use crate::Error;
+use crate::timing::Clock;
 use std::time::{Duration, Instant};
-
-/// Which clock a time is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// Timestamps that the device writes at the beginning and the end of a pass: the kernels alone.
-    Device,
-    /// The host's clock from submission until the device is done: also what submitting and waiting
-    /// cost, some tens of microseconds.
-    Wall,
-}
-
-impl std::fmt::Display for Clock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Clock::Device => "device timestamps",
-            Clock::Wall => "wall clock",
-        })
-    }
-}
 
 /// Times compute passes, one after the other.
 #[derive(Debug)]

@@ -2,9 +2,10 @@
 
 use super::{Args, Bound, Plan};
 use crate::full::{Full, Inputs, Output};
-use crate::webgpu::{Binding, Clock, Context, DeviceTimer, HostBuffer};
+use crate::timing::{Timing, milliseconds};
+use crate::webgpu::{Binding, Context, DeviceTimer, HostBuffer};
 use crate::{DType, Error};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Full {
     /// Uploads `inputs` as the problem's dtype, runs, waits and reads back: for tests, tools and
@@ -51,23 +52,6 @@ impl Full {
         }
         Ok(timing)
     }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-/// What a forward pass costs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Timing {
-    /// Planning, compiling and the first launch, in milliseconds of wall time.
-    pub first_ms: f64,
-    /// The fastest of the later launches, in milliseconds of `clock`.
-    pub best_ms: f64,
-    /// Whether `best_ms` is the kernels alone or includes submitting and waiting.
-    pub clock: Clock,
-    /// Device memory beside inputs and outputs.
-    pub workspace_bytes: u64,
 }
 
 /// A problem's tensors in buffers of their own.

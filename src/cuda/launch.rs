@@ -1,0 +1,121 @@
+//! Launches.
+
+use super::{Function, Stream};
+use crate::Error;
+use cudarc::driver::sys::{CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig};
+use std::ffi::c_void;
+
+/// The shape of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks in x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y and z.
+    pub block: [u32; 3],
+    /// Blocks of a cluster, if the kernel does not say so itself.
+    pub cluster: Option<[u32; 3]>,
+    /// Bytes of shared memory beside what the kernel declares with a size.
+    pub dynamic_shared: u32,
+}
+
+impl Launch {
+    /// `grid` blocks of `threads`.
+    pub fn new(grid: [u32; 3], threads: u32) -> Self {
+        Launch { grid, block: [threads, 1, 1], cluster: None, dynamic_shared: 0 }
+    }
+
+    /// The same with so many bytes of dynamic shared memory.
+    pub fn dynamic_shared(self, bytes: u32) -> Self {
+        Launch { dynamic_shared: bytes, ..self }
+    }
+}
+
+// The driver's markers in `extra`: a pointer to the parameters, their size, the end.
+const PARAMS: *mut c_void = std::ptr::without_provenance_mut(1);
+const PARAMS_SIZE: *mut c_void = std::ptr::without_provenance_mut(2);
+const END: *mut c_void = std::ptr::null_mut();
+
+impl Function {
+    /// Queues a launch on `stream` and returns; nothing is allocated.
+    ///
+    /// `params` holds the kernel's parameters as they lie in its parameter space: each at the next
+    /// multiple of its alignment, as in a `repr(C)` struct. Where the driver can say how many bytes
+    /// they are (from CUDA 12.4), a debug build compares.
+    ///
+    /// # Safety
+    ///
+    /// The parameters are what the kernel takes, and every address among them stays valid for what
+    /// the kernel reads and writes until the launch is done.
+    pub unsafe fn launch(
+        &self,
+        stream: &Stream,
+        launch: &Launch,
+        params: &[u8],
+    ) -> Result<(), Error> {
+        if !stream.is_of(self.handle()) {
+            return Err(Error::invalid("stream", "of another context", "must be the kernel's"));
+        }
+        self.check_params(params)?;
+        self.allow_shared(launch.dynamic_shared)?;
+        let driver = stream.make_current()?;
+        let mut size = params.len();
+        let mut extra =
+            [PARAMS, params.as_ptr().cast_mut().cast(), PARAMS_SIZE, (&raw mut size).cast(), END];
+        let (grid, block) = (launch.grid, launch.block);
+        let Some(cluster) = launch.cluster else {
+            // SAFETY: the parameters are the caller's promise; the driver reads `extra` and what it
+            // points to before it returns.
+            return Ok(unsafe {
+                driver.cuLaunchKernel(
+                    self.raw(),
+                    grid[0],
+                    grid[1],
+                    grid[2],
+                    block[0],
+                    block[1],
+                    block[2],
+                    launch.dynamic_shared,
+                    stream.raw(),
+                    std::ptr::null_mut(),
+                    extra.as_mut_ptr(),
+                )
+            }?);
+        };
+        // SAFETY: all zeros are a value of this type: numbers and a union of numbers.
+        let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attribute.value.clusterDim.x = cluster[0];
+        attribute.value.clusterDim.y = cluster[1];
+        attribute.value.clusterDim.z = cluster[2];
+        let config = CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block[0],
+            blockDimY: block[1],
+            blockDimZ: block[2],
+            sharedMemBytes: launch.dynamic_shared,
+            hStream: stream.raw(),
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        // SAFETY: as above; the configuration and its one attribute are locals.
+        Ok(unsafe {
+            driver.cuLaunchKernelEx(&config, self.raw(), std::ptr::null_mut(), extra.as_mut_ptr())
+        }?)
+    }
+
+    /// A struct that ends in padding is longer than the parameters by less than 8 bytes.
+    fn check_params(&self, params: &[u8]) -> Result<(), Error> {
+        #[cfg(debug_assertions)]
+        if let Some(bytes) = self.param_bytes()
+            && params.len() != bytes
+            && params.len() != bytes.next_multiple_of(8)
+        {
+            let rule = format!("the parameters of {} are {bytes} bytes", self.name());
+            return Err(Error::invalid("params", format!("{} bytes", params.len()), rule));
+        }
+        let _ = params;
+        Ok(())
+    }
+}
