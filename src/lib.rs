@@ -25,7 +25,7 @@ pub mod cuda;
 mod error;
 pub mod full;
 mod problem;
-#[cfg(feature = "webgpu")]
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod template;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod timing;

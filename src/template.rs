@@ -1,14 +1,18 @@
-//! Turns a template of `shaders/` into the source that runs.
+//! Turns a template of `shaders/` or `kernels/` into the source that runs.
 //!
 //! The language is minijinja with line statements that are comments of the host language
 //! (`//% for i in range(8)`), `${ }` for values and `<% %>` for inline blocks, so that an editor
-//! still sees WGSL. An undefined name is an error.
+//! still sees WGSL or PTX. An undefined name is an error.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value};
+use std::sync::OnceLock;
 
-/// Every template, by the name it is included under.
-const TEMPLATES: &[(&str, &str)] = &[
+/// Templates by the name they are included under.
+type Templates = &'static [(&'static str, &'static str)];
+
+#[cfg(feature = "webgpu")]
+const SHADERS: Templates = &[
     ("full_combine.wgsl", include_str!("../shaders/full_combine.wgsl")),
     ("full_forward_tile.wgsl", include_str!("../shaders/full_forward_tile.wgsl")),
     ("full_forward_rows.wgsl", include_str!("../shaders/full_forward_rows.wgsl")),
@@ -18,6 +22,46 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("shared/full_sequence.wgsl", include_str!("../shaders/shared/full_sequence.wgsl")),
     ("shared/tensor.wgsl", include_str!("../shaders/shared/tensor.wgsl")),
 ];
+#[cfg(not(feature = "webgpu"))]
+const SHADERS: Templates = &[];
+
+#[cfg(feature = "cuda")]
+const KERNELS: Templates = &[
+    ("full_combine.sm80.ptx", include_str!("../kernels/full_combine.sm80.ptx")),
+    ("full_forward.sm80.ptx", include_str!("../kernels/full_forward.sm80.ptx")),
+    ("shared/full_copy.ptx", include_str!("../kernels/shared/full_copy.ptx")),
+    ("shared/full_options.ptx", include_str!("../kernels/shared/full_options.ptx")),
+    ("shared/full_params.ptx", include_str!("../kernels/shared/full_params.ptx")),
+    ("shared/full_scores.ptx", include_str!("../kernels/shared/full_scores.ptx")),
+    ("shared/full_sequence.ptx", include_str!("../kernels/shared/full_sequence.ptx")),
+    ("shared/full_store.ptx", include_str!("../kernels/shared/full_store.ptx")),
+    ("shared/full_values.ptx", include_str!("../kernels/shared/full_values.ptx")),
+];
+#[cfg(not(feature = "cuda"))]
+const KERNELS: Templates = &[];
+
+/// The templates, parsed once.
+fn environment() -> &'static Environment<'static> {
+    static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder()
+            .line_statement_prefix("//%")
+            .line_comment_prefix("//#")
+            .variable_delimiters("${", "}")
+            .block_delimiters("<%", "%>")
+            .comment_delimiters("<#", "#>")
+            .build()
+            .expect("the delimiters differ");
+        env.set_syntax(syntax);
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        env.set_keep_trailing_newline(true);
+        for (name, text) in SHADERS.iter().chain(KERNELS) {
+            env.add_template(name, text).unwrap_or_else(|e| panic!("template {name}: {e:#}"));
+        }
+        env
+    })
+}
 
 /// The source of template `name` with `values` filled in.
 ///
@@ -25,22 +69,8 @@ const TEMPLATES: &[(&str, &str)] = &[
 ///
 /// If the template itself is wrong; the snapshot tests expand each.
 pub(crate) fn expand(name: &str, values: Value) -> String {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .line_statement_prefix("//%")
-        .line_comment_prefix("//#")
-        .variable_delimiters("${", "}")
-        .block_delimiters("<%", "%>")
-        .comment_delimiters("<#", "#>")
-        .build()
-        .expect("the delimiters differ");
-    env.set_syntax(syntax);
-    env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_keep_trailing_newline(true);
-    for (name, text) in TEMPLATES {
-        env.add_template(name, text).unwrap_or_else(|e| panic!("template {name}: {e:#}"));
-    }
-    env.get_template(name)
+    environment()
+        .get_template(name)
         .and_then(|template| template.render(values))
         .unwrap_or_else(|e| panic!("template {name}: {e:#}"))
 }

@@ -18,6 +18,8 @@ mod reference;
 
 #[cfg(feature = "webgpu")]
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 

@@ -1,0 +1,345 @@
+//! Which PTX kernel computes a problem on a device, and the text it expands to. No device is
+//! touched here.
+
+use crate::cuda::Caps;
+use crate::full::Full;
+use crate::template::expand;
+use crate::{DType, Declined, Error, Strides};
+use minijinja::{Value, context};
+
+/// Head dimensions that a kernel is expanded for; others are padded inside it.
+pub const HEAD_DIMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
+
+/// Below this many blocks a GPU is not filled, and the keys are split.
+const FEW_BLOCKS: usize = 128;
+
+/// How many blocks splitting aims at.
+const ENOUGH_BLOCKS: usize = 512;
+
+/// The fewest keys of a split. What follows from it depends on the problem, not on the device, so
+/// that results do not either.
+const SPLIT_LEN: usize = 512;
+
+/// Threads of the combining kernel: a warp a row.
+pub(super) const COMBINE_THREADS: u32 = 128;
+
+/// One kernel of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// The attention itself.
+    Forward,
+    /// Merges the parts of split keys.
+    Combine,
+}
+
+/// The work of one CTA of the forward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Query rows of a CTA.
+    pub block_m: u32,
+    /// Keys of a tile.
+    pub block_n: u32,
+    /// Query rows of a warp, 16 or 32.
+    pub rows: u32,
+    /// Q stays in registers (else it is read from shared memory in every tile).
+    pub q_in_registers: bool,
+}
+
+/// Everything that the expanded text depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// Tile sizes.
+    pub tile: Tile,
+    /// Storage of the four large tensors.
+    pub dtype: DType,
+    /// The head dimension of the kernel.
+    pub head_dim: u32,
+    /// The problem's is smaller.
+    pub padded: bool,
+    /// Rows begin and end on multiples of 16 bytes (else they are copied element by element).
+    pub vec: bool,
+    /// Keys far before the query are not seen.
+    pub left: bool,
+    /// The scale is not positive, so that the largest product is not the largest score.
+    pub scaled: bool,
+    /// See [`Full::softcap`].
+    pub softcap: bool,
+    /// See [`Full::alibi`].
+    pub alibi: bool,
+    /// See [`Full::bias`].
+    pub bias: bool,
+    /// See [`Full::key_padding`].
+    pub key_padding: bool,
+    /// See [`Full::ragged`].
+    pub ragged: bool,
+    /// The keys are split over CTAs and a second kernel combines the parts.
+    pub split: bool,
+}
+
+/// Picks the kernel for `problem` on a device, or says why there is none.
+pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
+    problem.validate()?;
+    let (major, minor) = caps.compute_capability;
+    if major < 8 {
+        let reason = format!("compute capability {major}.{minor}, the kernels need 8.0");
+        return Err(Declined::new(reason).into());
+    }
+    let s = &problem.shape;
+    if s.seqlen_q.max(s.seqlen_k) > 1 << 29 {
+        let reason = format!(
+            "seqlen {} is above 2^29, which 32-bit positions and windows hold",
+            s.seqlen_q.max(s.seqlen_k)
+        );
+        return Err(Declined::new(reason).into());
+    }
+    let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= s.head_dim).expect("validated");
+    let mut config = Config {
+        tile: Tile { block_m: 0, block_n: 0, rows: 16, q_in_registers: false },
+        dtype: problem.dtype,
+        head_dim,
+        padded: s.head_dim != head_dim as usize,
+        vec: loads_by_chunks(problem),
+        left: problem.mask().left.is_some(),
+        scaled: (problem.softmax_scale as f32) <= 0.0,
+        softcap: problem.softcap > 0.0,
+        alibi: problem.alibi,
+        bias: problem.bias.is_some(),
+        key_padding: problem.key_padding,
+        ragged: problem.ragged.is_some(),
+        split: false,
+    };
+    let tiles = config.tiles(s.seqlen_q);
+    let fits =
+        |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
+    let Some(tile) = tiles.iter().find(fits) else {
+        let least = Config { tile: tiles[tiles.len() - 1], ..config }.shared_bytes();
+        let reason = format!(
+            "the kernel needs {least} bytes of shared memory, the device allows {}",
+            caps.max_shared_opt_in
+        );
+        return Err(Declined::new(reason).into());
+    };
+    config.tile = *tile;
+    config.split = config.splits(problem) > 1;
+    for stage in config.stages() {
+        let blocks = config.grid(problem, stage);
+        if blocks > i32::MAX as u64 {
+            let reason = format!("{blocks} thread blocks are more than a grid holds");
+            return Err(Declined::new(reason).into());
+        }
+    }
+    Ok(config)
+}
+
+/// Whether rows begin and end on multiples of 16 bytes.
+fn loads_by_chunks(problem: &Full) -> bool {
+    let l = &problem.layout;
+    let chunk = 16 / problem.dtype.bytes();
+    let whole = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(chunk));
+    problem.shape.head_dim.is_multiple_of(chunk) && [l.q, l.k, l.v, l.out].iter().all(whole)
+}
+
+impl Config {
+    /// Tiles that suit the problem, the best first; a later one needs less shared memory.
+    fn tiles(&self, seqlen_q: usize) -> Vec<Tile> {
+        let tile = |block_m, block_n, rows, q_in_registers| Tile {
+            block_m,
+            block_n,
+            rows,
+            q_in_registers,
+        };
+        if self.dtype == DType::F32 {
+            return match self.head_dim {
+                32 => vec![tile(64, 64, 16, false)],
+                64..=128 => vec![tile(64, 32, 16, false)],
+                192 => vec![tile(64, 16, 16, false)],
+                _ => vec![tile(64, 16, 16, false), tile(32, 16, 16, false)],
+            };
+        }
+        // With 32 rows a warp reads K and V from shared memory half as often per product, but its
+        // accumulators leave few registers for anything else.
+        let options = self.left || self.scaled || self.softcap || self.alibi || self.bias;
+        let options = options || self.key_padding;
+        match (seqlen_q <= 64, self.head_dim) {
+            (true, ..=128) => vec![tile(64, 64, 16, true)],
+            (true, _) => vec![tile(64, 32, 16, false)],
+            (false, ..=64) => vec![tile(128, 64, 32, true)],
+            (false, 96) => vec![tile(128, 64, 32, false)],
+            (false, 128) if options => vec![tile(128, 64, 16, true)],
+            (false, 128) => vec![tile(128, 32, 32, false)],
+            (false, 192) => vec![tile(128, 32, 16, false)],
+            (false, _) => vec![tile(128, 32, 16, false), tile(64, 32, 16, false)],
+        }
+    }
+
+    /// The same kernel for tensors whose rows begin anywhere.
+    pub fn with_scalar_loads(self) -> Self {
+        Config { vec: false, ..self }
+    }
+
+    /// The kernels of a launch, in order.
+    pub fn stages(&self) -> Vec<Stage> {
+        match self.split {
+            true => vec![Stage::Forward, Stage::Combine],
+            false => vec![Stage::Forward],
+        }
+    }
+
+    /// Threads of a CTA.
+    pub fn threads(&self, stage: Stage) -> u32 {
+        match stage {
+            Stage::Forward => self.tile.block_m / self.tile.rows * 32,
+            Stage::Combine => COMBINE_THREADS,
+        }
+    }
+
+    /// Bytes of dynamic shared memory of the forward kernel: Q, and two tiles each of K and V.
+    pub fn shared_bytes(&self) -> u32 {
+        (self.tile.block_m + 4 * self.tile.block_n) * self.row_bytes()
+    }
+
+    fn row_bytes(&self) -> u32 {
+        self.head_dim * self.dtype.bytes() as u32
+    }
+
+    /// Keys of one split.
+    pub(super) fn split_len(&self, problem: &Full) -> usize {
+        let blocks = self.blocks(problem).max(1);
+        let wanted = ENOUGH_BLOCKS.div_ceil(blocks);
+        problem.shape.seqlen_k.div_ceil(wanted).next_multiple_of(64).max(SPLIT_LEN)
+    }
+
+    /// Into how many parts the keys are split; 1 if they are not.
+    pub(super) fn splits(&self, problem: &Full) -> usize {
+        match self.blocks(problem) < FEW_BLOCKS {
+            true => problem.shape.seqlen_k.div_ceil(self.split_len(problem)).max(1),
+            false => 1,
+        }
+    }
+
+    /// CTAs of unsplit keys.
+    fn blocks(&self, problem: &Full) -> usize {
+        let s = &problem.shape;
+        s.seqlen_q.div_ceil(self.tile.block_m as usize).saturating_mul(s.batch * s.heads_q)
+    }
+
+    /// CTAs of `stage`.
+    pub fn grid(&self, problem: &Full, stage: Stage) -> u64 {
+        match stage {
+            Stage::Forward => self.blocks(problem) as u64 * self.splits(problem) as u64,
+            Stage::Combine => {
+                let rows_of_block = u64::from(COMBINE_THREADS / 32);
+                (partial_rows(problem) as u64).div_ceil(rows_of_block)
+            }
+        }
+    }
+
+    /// Bytes of the workspace: of each split and row, O, m and l.
+    pub fn workspace_bytes(&self, problem: &Full) -> u64 {
+        match self.split {
+            true => {
+                self.splits(problem) as u64
+                    * partial_rows(problem) as u64
+                    * u64::from(self.head_dim + 2)
+                    * 4
+            }
+            false => 0,
+        }
+    }
+
+    /// What the text of `stage` depends on; options that it does not see are cleared, so that
+    /// configurations share it.
+    pub fn of_stage(&self, stage: Stage) -> Config {
+        match stage {
+            Stage::Forward => *self,
+            Stage::Combine => Config {
+                tile: Tile { block_m: 64, block_n: 64, rows: 16, q_in_registers: false },
+                padded: false,
+                left: false,
+                scaled: false,
+                softcap: false,
+                alibi: false,
+                bias: false,
+                key_padding: false,
+                ..*self
+            },
+        }
+    }
+
+    /// The kernel and its tile sizes, for people.
+    pub fn describe(&self) -> String {
+        let Tile { block_m, block_n, .. } = self.tile;
+        let mut text = format!("head_dim {}, sm_80 tile {block_m}x{block_n}", self.head_dim);
+        let warps = self.threads(Stage::Forward) / 32;
+        text += &format!(", {warps} warps of {} rows", self.tile.rows);
+        let flags =
+            [(self.split, "split keys"), (self.padded, "padded"), (!self.vec, "scalar loads")];
+        for (_, name) in flags.iter().filter(|(on, _)| *on) {
+            text += ", ";
+            text += name;
+        }
+        text
+    }
+
+    /// The name of a stage's kernel, which is also its template's.
+    pub fn entry(&self, stage: Stage) -> &'static str {
+        match stage {
+            Stage::Forward => "full_forward",
+            Stage::Combine => "full_combine",
+        }
+    }
+
+    /// The PTX of `stage`.
+    pub fn source(&self, stage: Stage) -> String {
+        expand(&format!("{}.sm80.ptx", self.entry(stage)), self.values(stage))
+    }
+
+    fn values(&self, stage: Stage) -> Value {
+        let Tile { block_m, block_n, rows, q_in_registers } = self.tile;
+        let threads = self.threads(stage);
+        let row_bytes = self.row_bytes();
+        // Lanes side by side on a row: neighbours read neighbouring chunks, and a thread's rows
+        // are a multiple of 8 apart, so that they share one permutation.
+        let chunks = row_bytes / 16;
+        let lanes = (1 << chunks.trailing_zeros()).min(16).min(threads / 8);
+        let row_step = threads / lanes;
+        let key_mask = if row_bytes.is_multiple_of(128) { 7 } else { 3 };
+        let row_chunks = chunks / lanes;
+        let elem = self.dtype.bytes();
+        let floats: Vec<String> =
+            (0..block_n).map(|n| format!("0f{:08X}", (n as f32).to_bits())).collect();
+        let copied = context! {
+            row_step, row_bytes, row_chunks, elem,
+            chunk_step => lanes * 16,
+            vec => self.vec,
+            padded => self.padded,
+        };
+        context! {
+            block_m, block_n, rows, q_in_registers, threads, row_bytes, row_chunks, key_mask, floats,
+            copied,
+            dtype => self.dtype.name(),
+            head_dim => self.head_dim,
+            copy_lanes => lanes,
+            copy_shift => lanes.trailing_zeros(),
+            row_shift => row_step.trailing_zeros(),
+            store_shift => (32 / lanes).trailing_zeros(),
+            xors => if key_mask == 7 { 4 } else { 2 },
+            padded => self.padded,
+            vec => self.vec,
+            left => self.left,
+            scaled => self.scaled,
+            softcap => self.softcap,
+            alibi => self.alibi,
+            bias => self.bias,
+            key_padding => self.key_padding,
+            ragged => self.ragged,
+            split => self.split,
+        }
+    }
+}
+
+/// Rows of one split in the workspace.
+pub(super) fn partial_rows(problem: &Full) -> usize {
+    let s = &problem.shape;
+    s.batch * s.heads_q * s.seqlen_q
+}
