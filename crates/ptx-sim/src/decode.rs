@@ -452,6 +452,18 @@ impl Decoder<'_> {
         }
     }
 
+    /// Declared width of the register that an operand names.
+    pub(crate) fn register_bits(&self, operand: &Operand) -> Option<u32> {
+        match operand {
+            Operand::Name(name) => match self.lookup(name) {
+                Ok(Name::R32(_, bits)) => Some(bits),
+                Ok(Name::R64(_)) => Some(64),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_pred(&self, operand: &Operand) -> bool {
         match operand {
             Operand::Name(name) => matches!(self.lookup(name), Ok(Name::Pred(_))),

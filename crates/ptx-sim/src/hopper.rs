@@ -61,3 +61,11 @@ pub(crate) fn block_exits(_m: &mut Machine<'_>, _slot: usize) {}
 
 /// Between two warps' turns.
 pub(crate) fn after_quantum(_m: &mut Machine<'_>) {}
+
+/// A tensor map of a case, encoded.
+pub(crate) fn encode_case_map(
+    _map: &serde_json::Value,
+    _buffers: &std::collections::BTreeMap<String, (u64, u64)>,
+) -> std::result::Result<Vec<u8>, String> {
+    Err("tensor maps are not supported".into())
+}

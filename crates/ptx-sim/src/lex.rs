@@ -115,13 +115,12 @@ pub(crate) fn lex(text: &str, file: &str) -> Result<Lexed, Box<Diag>> {
 
 fn number(text: &str) -> Option<Token> {
     let lower = text.to_ascii_lowercase();
-    let exact = |digits: &str, n| (digits.len() == n).then_some(digits);
     if let Some(digits) = lower.strip_prefix("0f") {
-        let bits = u32::from_str_radix(exact(digits, 8)?, 16).ok()?;
+        let bits = u32::from_str_radix(Some(digits).filter(|d| d.len() == 8)?, 16).ok()?;
         return Some(Token::Float(u64::from(bits), 32));
     }
     if let Some(digits) = lower.strip_prefix("0d") {
-        return Some(Token::Float(u64::from_str_radix(exact(digits, 16)?, 16).ok()?, 64));
+        return Some(Token::Float(u64::from_str_radix(Some(digits).filter(|d| d.len() == 16)?, 16).ok()?, 64));
     }
     let digits = lower.strip_suffix('u').unwrap_or(&lower);
     let (digits, radix) = match digits {

@@ -1,6 +1,7 @@
 //! A functional simulator of NVIDIA PTX at warp level. See the README.
 
 pub mod alu;
+pub mod case;
 mod cfg;
 mod clock;
 mod count;

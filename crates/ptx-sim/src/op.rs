@@ -203,11 +203,11 @@ pub(crate) enum CmpFn {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    Alu { f: Kind, dst: Dst, src: [Src; 3], bits: [u8; 3], divides: bool },
+    Alu { f: Kind, dst: Dst, src: [Src; 3], cut: u32, divides: bool },
     Lop3 { dst: Dst, src: [Src; 3], lut: u8 },
     Bfi { dst: Dst, src: [Src; 4], wide: bool },
     Carry { op: CarryOp, wide: bool, signed: bool, dst: Dst, src: [Src; 3], carry_in: bool, carry_out: bool },
-    Setp { f: CmpFn, a: Src, b: Src, bits: u8, p: Option<u32>, q: Option<u32>, combine: Option<(BoolOp, PSrc)> },
+    Setp { f: CmpFn, a: Src, b: Src, p: Option<u32>, q: Option<u32>, combine: Option<(BoolOp, PSrc)> },
     SetpPair { f: fn(&L32, &L32) -> (u32, u32), a: Src, b: Src, p: Option<u32>, q: Option<u32>, combine: Option<(BoolOp, PSrc)> },
     Selp { dst: Dst, a: Src, b: Src, p: PSrc },
     /// and, or, xor, not, mov of predicates; `not` is xor with true.

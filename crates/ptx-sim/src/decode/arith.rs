@@ -63,17 +63,17 @@ impl Decoder<'_> {
             _ => {}
         }
         let Some(found) = alu::decode(&self.inst.opcode) else { return self.unsupported() };
-        if self.module.version < found.since.0 {
-            let (major, minor) = found.since.0;
+        let (major, minor) = (u32::from(found.since.ptx.0), u32::from(found.since.ptx.1));
+        if self.module.version < (major, minor) {
             return self.wrong_type(&format!(
                 "needs PTX {major}.{minor}, the module says {}.{}",
                 self.module.version.0, self.module.version.1
             ));
         }
-        if self.module.target < found.since.1 {
+        if self.module.target < u32::from(found.since.sm) {
             return self.wrong_type(&format!(
                 "needs sm_{}, the module says sm_{}",
-                found.since.1, self.module.target
+                found.since.sm, self.module.target
             ));
         }
         let sources = found.src.iter().take_while(|b| **b > 0).count();
@@ -84,8 +84,13 @@ impl Decoder<'_> {
         for i in 0..sources {
             src[i] = self.src_at_least(&self.operand(i + 1)?, found.src[i], wider)?;
         }
+        // `cvt` sign-extends for the wider register that its destination may be.
+        let cut = match self.register_bits(&self.operand(0)?) {
+            Some(bits @ (8 | 16)) => (1 << bits) - 1,
+            _ => u32::MAX,
+        };
         let divides = matches!(parts[0], "div" | "rem") && matches!(found.class, Class::Int);
-        Ok((Op::Alu { f: found.kind, dst, src, bits: found.src, divides }, found.class))
+        Ok((Op::Alu { f: found.kind, dst, src, cut, divides }, found.class))
     }
 
     fn pred_logic(&mut self, op: BoolOp, with: bool) -> Result<(Op, Class)> {
@@ -158,8 +163,8 @@ impl Decoder<'_> {
             Some(op) => Some((op, self.pred(&self.operand(3)?)?)),
         };
         Ok(match found.kind {
-            Kind::Cmp32(f) => Op::Setp { f: CmpFn::C32(f), a, b, bits, p, q, combine },
-            Kind::Cmp64(f) => Op::Setp { f: CmpFn::C64(f), a, b, bits, p, q, combine },
+            Kind::Cmp32(f) => Op::Setp { f: CmpFn::C32(f), a, b, p, q, combine },
+            Kind::Cmp64(f) => Op::Setp { f: CmpFn::C64(f), a, b, p, q, combine },
             Kind::Cmp32x2(f) => Op::SetpPair { f, a, b, p, q, combine },
             _ => return self.unsupported(),
         })

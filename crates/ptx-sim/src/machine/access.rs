@@ -115,8 +115,9 @@ impl Machine<'_> {
                     });
                 } else if rank >= self.cluster_size {
                     let code = if self.cluster_size > 1 { "CLUSTER-RANK" } else { "MEM-OOB-SHARED" };
+                    let size = self.cluster_size;
                     self.stop(code, at, || {
-                        format!("{address:#x} is in block {rank} of a cluster of {}", self.cluster_size)
+                        format!("{address:#x} is in block {rank} of a cluster of {size}")
                     });
                 } else if rank != own && space == Space::Shared {
                     self.stop("MEM-SPACE", at, || {

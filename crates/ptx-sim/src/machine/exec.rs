@@ -94,11 +94,11 @@ impl<'a> Machine<'a> {
         taint: (u32, u32),
     ) {
         match &inst.op {
-            Op::Alu { f, dst, src, bits, divides } => {
+            Op::Alu { f, dst, src, cut, divides } => {
                 if *divides {
                     self.check_divisor(warp, pc, exec, src[1]);
                 }
-                self.alu(warp, f, *dst, src, *bits, exec);
+                self.alu(warp, f, *dst, src, *cut, exec);
             }
             Op::Lop3 { dst, src, lut } => {
                 let [a, b, c] = src.map(|src| self.value32(warp, src));
@@ -122,7 +122,7 @@ impl<'a> Machine<'a> {
             Op::Carry { op, wide, signed, dst, src, carry_in, carry_out } => {
                 self.carry(warp, (*op, *wide, *signed), *dst, src, (*carry_in, *carry_out), exec);
             }
-            Op::Setp { f, a, b, bits, p, q, combine: with } => {
+            Op::Setp { f, a, b, p, q, combine: with } => {
                 let value = match f {
                     CmpFn::C32(f) => {
                         let (mut x, mut y) = ([0; 32], [0; 32]);
@@ -130,7 +130,6 @@ impl<'a> Machine<'a> {
                     }
                     CmpFn::C64(f) => f(&self.value64(warp, *a), &self.value64(warp, *b)),
                 };
-                let _ = bits;
                 let (mut first, mut second) = (value, !value);
                 if let Some((op, c)) = with {
                     let c = warp.pred(*c);
@@ -281,7 +280,7 @@ impl<'a> Machine<'a> {
         Self::wrote(warp, inst, exec, taint);
     }
 
-    fn alu(&mut self, warp: &mut Warp, f: &Kind, dst: Dst, src: &[Src; 3], _bits: [u8; 3], exec: u32) {
+    fn alu(&mut self, warp: &mut Warp, f: &Kind, dst: Dst, src: &[Src; 3], cut: u32, exec: u32) {
         match f {
             Kind::W32(f) => {
                 let (mut x, mut y, mut z, mut out) = ([0; 32], [0; 32], [0; 32], [0; 32]);
@@ -291,6 +290,9 @@ impl<'a> Machine<'a> {
                     self.ref32(warp, src[1], &mut y),
                     self.ref32(warp, src[2], &mut z),
                 );
+                if cut != u32::MAX {
+                    out.iter_mut().for_each(|v| *v &= cut);
+                }
                 warp.set32(dst, &out, exec);
             }
             Kind::W64(f) => {
@@ -311,8 +313,8 @@ impl<'a> Machine<'a> {
                 );
                 warp.set32(dst, &out, exec);
             }
-            // Comparisons are decoded as Setp.
-            Kind::Cmp32(_) | Kind::Cmp64(_) | Kind::Cmp32x2(_) => {}
+            // Decoded as operations of their own.
+            _ => {}
         }
     }
 
