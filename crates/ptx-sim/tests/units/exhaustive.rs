@@ -97,7 +97,7 @@ fn narrowing_rounds() {
                     } else if satfinite && v.abs() >= small(max, exp, man) {
                         assert_eq!(got, max | if v < 0.0 { sign } else { 0 }, "{what}");
                     } else if v.is_infinite() {
-                        assert_eq!(got, max + 1 | if v < 0.0 { sign } else { 0 }, "{what}");
+                        assert_eq!(got, (max + 1) | if v < 0.0 { sign } else { 0 }, "{what}");
                     } else if v == 0.0 {
                         assert_eq!(got, if v.is_sign_negative() { sign } else { 0 }, "{what}");
                     } else {
@@ -303,7 +303,7 @@ fn integer_arithmetic() {
             let product = if ty == "u64" {
                 ((a as u128 * b as u128) >> n) as u64
             } else {
-                (a * b >> n) as u64
+                ((a * b) >> n) as u64
             };
             assert_eq!(got, product & (u64::MAX >> (64 - n)), "mul.hi.{ty} {a} {b}");
         }
@@ -390,7 +390,7 @@ fn approximations() {
         for (i, r) in inputs.iter().enumerate() {
             let mut x = f32::from_bits(r[0] as u32);
             if op.contains("ftz") && x.abs() < f32::MIN_POSITIVE {
-                x = 0.0 * x;
+                x *= 0.0;
             }
             let want = f(x as f64);
             let v = [exact[i], minus[i], seeded[i], plus[i]].map(|u| f32::from_bits(u as u32));

@@ -132,12 +132,13 @@ fn quotients_and_roots() {
     for (mode, m) in MODES.iter().enumerate() {
         for f in [&F32, &F64] {
             let mut w = Words(mode as u64 + 5);
-            let inputs: Vec<Vec<u64>> = (0..ROWS)
+            let mut inputs: Vec<Vec<u64>> = (0..ROWS)
                 .map(|_| {
                     let a = w.float(f.exp, f.man, None);
                     vec![a, w.float(f.exp, f.man, Some(a))]
                 })
                 .collect();
+            inputs.extend((0..200).map(|_| barely_inexact(&mut w, f)));
             let finite = |u: u64| u & !f.sign() <= f.max();
             let quotients = rows(&format!("div.{m}.{}", f.ty), &inputs);
             let inverses = rows(&format!("rcp.{m}.{}", f.ty), &inputs);
@@ -185,6 +186,22 @@ fn quotients_and_roots() {
         ("div.rn.ftz.f32", [0x0080_0000, 0x3f80_0001], 0),
     ] {
         assert_eq!(one(op, &sources), want, "{op} {sources:x?}");
+    }
+}
+
+/// Operands whose quotient exceeds a number of the format by as little as a quotient can.
+fn barely_inexact(w: &mut Words, f: &Format) -> Vec<u64> {
+    let p = f.man + 1;
+    loop {
+        let b = w.word() >> (64 - p) | 1 << f.man | 1;
+        // Newton's iteration for the inverse modulo 2^64: q·b + 1 is a multiple of 2^p.
+        let inverse = (0..6).fold(b, |x, _| x.wrapping_mul(2u64.wrapping_sub(b.wrapping_mul(x))));
+        let q = inverse.wrapping_neg() & ((1 << p) - 1);
+        let a = ((q as u128 * b as u128 + 1) >> p) as u64;
+        if q >> f.man == 1 && a >> f.man == 1 {
+            let code = |m: u64| ((1 << (f.exp - 1)) << f.man) | m & ((1 << f.man) - 1);
+            return vec![code(a), code(b)];
+        }
     }
 }
 

@@ -135,9 +135,9 @@ fn result(m: &Mma, o: &Operands, tc: Tc) -> Vec<f64> {
     let mut d = vec![[0; 32]; m.regs().3];
     m.run(&mut d, &o.a, &o.b, &o.c, tc);
     let mut out = vec![0.0; 128];
-    for l in 0..32 {
+    for (l, (g, t)) in (0..32).map(|l| (l, (l / 4, l % 4))) {
         for i in 0..4 {
-            let (row, col) = c_place(i, l / 4, l % 4);
+            let (row, col) = c_place(i, g, t);
             out[row * 8 + col] = match m.d {
                 Acc::F32 => f32::from_bits(d[i][l]) as f64,
                 Acc::S32 => d[i][l] as i32 as f64,
@@ -270,10 +270,10 @@ fn taint_follows_nan() {
                     let mut taint = vec![0; dn];
                     m.taint(&mut taint, &masks[0], &masks[1], &masks[2]);
                     for (mask, d) in taint.iter().zip(&d) {
-                        for l in 0..32 {
+                        for (l, &v) in d.iter().enumerate() {
                             assert_eq!(
                                 mask >> l & 1 != 0,
-                                d[l] != 0,
+                                v != 0,
                                 "{shape} operand {which} {reg} lane {lane}"
                             );
                         }
