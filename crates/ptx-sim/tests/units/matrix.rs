@@ -312,3 +312,63 @@ fn unknown_shapes() {
         assert_eq!(decode_mma(&format!("mma.sync.aligned.{shape}")), None, "{shape}");
     }
 }
+
+/// The two rounding models on random data, element by element as their definitions read.
+#[test]
+fn models_follow_their_definitions() {
+    let mut w = Words(31);
+    let (m, n, k) = (16, 24, 32);
+    let mut value = || {
+        let scale = 2f32.powi((w.word() % 12) as i32 - 6);
+        Elem::Bf16.value(encode(Elem::Bf16, (w.word() as f64 / 2f64.powi(63) - 1.0) * scale as f64))
+    };
+    let a: Vec<f32> = (0..m * k).map(|_| value()).collect();
+    let b: Vec<f32> = (0..n * k).map(|_| value()).collect();
+    let start: Vec<f32> = (0..m * n).map(|_| value()).collect();
+    let run = |tc| {
+        let mut c = start.clone();
+        product(m, n, k, &a, &b, &mut c, tc);
+        c
+    };
+    let pairs = |i: usize| (0..k).map(move |x| (i / n * k + x, i % n * k + x));
+    for (i, got) in run(Tc::Reverse).into_iter().enumerate() {
+        let want = pairs(i).rev().fold(start[i], |s, (x, y)| a[x].mul_add(b[y], s));
+        assert_eq!(got, want);
+    }
+    for (block, extra) in [(8, 1), (16, 2), (32, -10), (4, 0)] {
+        for (i, got) in run(Tc::Truncate { block, extra }).into_iter().enumerate() {
+            let products: Vec<f64> = pairs(i).map(|(x, y)| a[x] as f64 * b[y] as f64).collect();
+            let want = products.chunks(block as usize).fold(start[i] as f64, |s, block| {
+                let addends = || block.iter().copied().chain([s]);
+                let most = addends().fold(0.0, |t: f64, p| t.max(p.abs()));
+                let unit = 2f64.powi(most.log2().floor() as i32 - 23 - extra);
+                let sum = addends().map(|p| (p / unit).trunc() as i64).sum::<i64>() as f64 * unit;
+                if sum == 0.0 {
+                    return 0.0;
+                }
+                // Towards zero: binary32 keeps the upper 24 of the sum's bits.
+                let bits = (sum.abs().log2().floor() as i32 - 23).max(-149);
+                (sum / 2f64.powi(bits)).trunc() * 2f64.powi(bits)
+            });
+            assert_eq!(got as f64, want, "{block} {extra}");
+        }
+    }
+}
+
+#[test]
+fn infinities_and_nan_pass_in_every_model() {
+    for tc in MODELS {
+        let dot = |x: [f32; 2], y: [f32; 2], c: f32| {
+            let mut d = [c];
+            product(1, 1, 2, &x, &y, &mut d, tc);
+            d[0]
+        };
+        let inf = f32::INFINITY;
+        assert_eq!(dot([inf, 0.0], [0.0, 0.0], 1.0).to_bits(), 0x7fff_ffff);
+        assert_eq!(dot([inf, 1.0], [1.0, 1.0], -inf).to_bits(), 0x7fff_ffff);
+        assert_eq!(dot([inf, 1.0], [-2.0, 1.0], 3.0), -inf);
+        assert_eq!(dot([-0.0, 0.0], [1.0, -1.0], -0.0).to_bits() << 1, 0);
+        assert_eq!(dot([f32::MAX, f32::MAX], [1.0, 1.0], 0.0), inf);
+        assert_eq!(dot([1.0, 2.0], [-1.0, 0.5], 0.0).to_bits(), 0, "an exact zero is positive");
+    }
+}
