@@ -8,6 +8,8 @@ mod exhaustive;
 mod floats;
 #[path = "units/lanes.rs"]
 mod lanes;
+#[path = "units/matrix.rs"]
+mod matrix;
 #[path = "units/speed.rs"]
 mod speed;
 

@@ -161,35 +161,61 @@ fn reverse(acc: &mut [f64; LANES], row: &[f32], column: &[[f64; LANES]]) {
     }
 }
 
+#[inline(always)]
 fn truncate(acc: &mut [f64; LANES], row: &[f32], column: &[[f64; LANES]], block: u32, extra: i32) {
     let block = block.max(1) as usize;
     for (row, column) in row.chunks(block).zip(column.chunks(block)) {
-        for j in 0..LANES {
-            acc[j] =
-                aligned(acc[j], row.iter().zip(column).map(|(&x, col)| x as f64 * col[j]), extra);
-        }
+        aligned(acc, row, column, extra);
     }
 }
 
-/// Sum of addends cut to `24 + extra` bits of the largest one's binade, cut to binary32.
-fn aligned(acc: f64, products: impl Iterator<Item = f64> + Clone, extra: i32) -> f64 {
-    // The exponent of the largest magnitude orders like its bits.
-    let top = products.clone().fold(acc.abs().to_bits(), |t, p| t.max(p.abs().to_bits()));
-    let exponent = (top >> 52) as i32 - 1023;
-    if top == 0 {
-        return products.fold(acc, |s, p| s + p); // zeros: the sum's sign
+/// Integer part of a magnitude below 2⁵¹, without a conversion, for the vector units.
+#[inline(always)]
+fn integer_part(v: f64) -> f64 {
+    const MAGIC: f64 = 4_503_599_627_370_496.0; // 2⁵²: adding it rounds to an integer
+    let m = v.abs();
+    let near = (m + MAGIC) - MAGIC;
+    (if near > m { near - 1.0 } else { near }).copysign(v)
+}
+
+/// Sums of addends cut to `24 + extra` bits of the largest one's binade, cut to binary32. Each pass computes the products
+/// again, which is cheaper than keeping them.
+#[inline(always)]
+fn aligned(acc: &mut [f64; LANES], row: &[f32], column: &[[f64; LANES]], extra: i32) {
+    let mut plain = *acc;
+    let mut top = acc.map(f64::abs);
+    for (&x, col) in row.iter().zip(column) {
+        for j in 0..LANES {
+            let p = x as f64 * col[j];
+            plain[j] += p;
+            top[j] = if p.abs() > top[j] { p.abs() } else { top[j] };
+        }
     }
-    if exponent == 1024 {
-        return products.fold(acc, |s, p| s + p); // infinity or NaN
+    // A power of two within binary64's normal range, so that multiplying is exact: a product of binary32 lies in 2^±298.
+    let scale = top.map(|t| {
+        let unit = (t.to_bits() >> 52) as i32 - 1023 - 23 - extra.min(20);
+        f64::from_bits((1023 - unit.clamp(-1000, 1000)) as u64 * (1 << 52))
+    });
+    let mut sum = [0f64; LANES];
+    for j in 0..LANES {
+        sum[j] = integer_part(acc[j] * scale[j]);
     }
-    let unit = exponent - 23 - extra;
-    // Multiplying by a power of two within binary64's normal range is exact: a product of binary32 lies in 2^±298.
-    let scale = f64::from_bits(((1023 - unit) as u64) << 52);
-    let sum = products.fold((acc * scale) as i64, |s, p| s + (p * scale) as i64);
-    let v = sum as f64 / scale;
+    for (&x, col) in row.iter().zip(column) {
+        for j in 0..LANES {
+            sum[j] += integer_part(x as f64 * col[j] * scale[j]);
+        }
+    }
+    for j in 0..LANES {
+        // Infinities and NaN give what adding them gives, zeros the sum's sign.
+        acc[j] =
+            if plain[j].is_finite() && top[j] > 0.0 { cut(sum[j] / scale[j]) } else { plain[j] };
+    }
+}
+
+/// The binary32 next to zero from `v`; a sum beyond the range becomes infinite.
+#[inline(always)]
+fn cut(v: f64) -> f64 {
     let near = v as f32;
-    // A sum beyond the range stays infinite; one that rounded up is cut.
-    let over = v.abs() < 2f64.powi(128) && (near as f64).abs() > v.abs();
-    let cut = if over { f32::from_bits(near.to_bits() - 1) } else { near };
-    cut as f64
+    let over = v.abs() < (u128::MAX as f64) && (near as f64).abs() > v.abs();
+    f32::from_bits(near.to_bits() - over as u32) as f64
 }

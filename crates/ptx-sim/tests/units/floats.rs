@@ -132,12 +132,13 @@ fn quotients_and_roots() {
     for (mode, m) in MODES.iter().enumerate() {
         for f in [&F32, &F64] {
             let mut w = Words(mode as u64 + 5);
-            let inputs: Vec<Vec<u64>> = (0..ROWS)
+            let mut inputs: Vec<Vec<u64>> = (0..ROWS)
                 .map(|_| {
                     let a = w.float(f.exp, f.man, None);
                     vec![a, w.float(f.exp, f.man, Some(a))]
                 })
                 .collect();
+            inputs.extend((0..200).map(|_| barely_inexact(&mut w, f)));
             let finite = |u: u64| u & !f.sign() <= f.max();
             let quotients = rows(&format!("div.{m}.{}", f.ty), &inputs);
             let inverses = rows(&format!("rcp.{m}.{}", f.ty), &inputs);
@@ -185,6 +186,22 @@ fn quotients_and_roots() {
         ("div.rn.ftz.f32", [0x0080_0000, 0x3f80_0001], 0),
     ] {
         assert_eq!(one(op, &sources), want, "{op} {sources:x?}");
+    }
+}
+
+/// Operands whose quotient exceeds a number of the format by as little as a quotient can.
+fn barely_inexact(w: &mut Words, f: &Format) -> Vec<u64> {
+    let p = f.man + 1;
+    loop {
+        let b = w.word() >> (64 - p) | 1 << f.man | 1;
+        // Newton's iteration for the inverse modulo 2^64: q·b + 1 is a multiple of 2^p.
+        let inverse = (0..6).fold(b, |x, _| x.wrapping_mul(2u64.wrapping_sub(b.wrapping_mul(x))));
+        let q = inverse.wrapping_neg() & ((1 << p) - 1);
+        let a = ((q as u128 * b as u128 + 1) >> p) as u64;
+        if q >> f.man == 1 && a >> f.man == 1 {
+            let code = |m: u64| ((1 << (f.exp - 1)) << f.man) | m & ((1 << f.man) - 1);
+            return vec![code(a), code(b)];
+        }
     }
 }
 
@@ -254,5 +271,55 @@ fn saturation_relu_and_extremes() {
         ("setp.neu.bf16x2", vec![0x7fc0_3f80, 0x3f80_3f80], 2),
     ] {
         assert_eq!(one(op, &sources), want, "{op} {sources:x?}");
+    }
+}
+
+#[test]
+fn conversions_between_floats() {
+    for (op, sources, want) in [
+        ("cvt.rpi.s32.f32", [1, 0], 1),
+        ("cvt.rpi.ftz.s32.f32", [1, 0], 0),
+        ("cvt.rmi.ftz.s64.f32", [0x8000_0001, 0], 0),
+        ("cvt.ftz.f64.f32", [0x8000_0001, 0], 1 << 63),
+        ("cvt.f64.f32", [0x8000_0001, 0], 0xb6a0_0000_0000_0000),
+        ("cvt.rn.ftz.f32.f64", [0x37a0_0000_0000_0001, 0], 0),
+        ("cvt.rn.f32.f64", [0x37a0_0000_0000_0001, 0], 0x0001_0000),
+        ("cvt.rn.ftz.f16.f32", [0x007f_ffff, 0], 0),
+        ("cvt.rp.f16.f32", [1, 0], 1),
+        ("cvt.rp.ftz.f16.f32", [1, 0], 0),
+        ("cvt.ftz.f32.f16", [1, 0], 0x3380_0000),
+        ("cvt.sat.f32.f32", [0x4000_0000, 0], 0x3f80_0000),
+        ("cvt.sat.f32.f32", [0xffc0_0000, 0], 0),
+        ("cvt.sat.f32.f32", [0x8000_0000, 0], 0),
+        ("cvt.rni.f32.f32", [0x4020_0000, 0], 0x4000_0000),
+        ("cvt.rzi.f32.f32", [0xbf00_0000, 0], 0x8000_0000),
+        ("cvt.rmi.f16.f16", [0xb800, 0], 0xbc00),
+        ("cvt.rpi.f64.f64", [1, 0], 0x3ff0_0000_0000_0000),
+        ("cvt.rpi.ftz.f32.f32", [1, 0], 0),
+        ("setp.eq.ftz.f32", [1, 0x8000_0001], 1),
+        ("setp.eq.f32", [1, 0x8000_0001], 0),
+        ("min.ftz.f16", [0x0001, 0x8001], 0x8000),
+        ("neg.ftz.f32", [1, 0], 0x8000_0000),
+        ("abs.f64", [1 << 63, 0], 0),
+    ] {
+        assert_eq!(one(op, &sources), want, "{op} {sources:x?}");
+    }
+    let mut w = Words(12);
+    let inputs: Vec<Vec<u64>> = (0..ROWS)
+        .map(|_| {
+            // Exponents around the narrower formats' ranges.
+            let e = (1023 - 160 + w.word() % 320) << 52;
+            vec![w.word() & 0x800f_ffff_ffff_ffff | e]
+        })
+        .collect();
+    for (mode, m) in MODES.iter().enumerate() {
+        for f in [&F32, &F16, &BF16] {
+            let op = format!("cvt.{m}.{}.f64", f.ty);
+            for (r, got) in inputs.iter().zip(rows(&op, &inputs)) {
+                let exact = Big::of(f64::from_bits(r[0]));
+                let ok = rounds_to(&exact, got, mode as u8, f.sign(), f.max(), &|u| (f.value)(u));
+                assert!(ok, "{op} {:x}: {got:x}", r[0]);
+            }
+        }
     }
 }
