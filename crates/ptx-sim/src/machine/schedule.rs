@@ -159,7 +159,6 @@ impl Machine<'_> {
             else {
                 break;
             };
-            warp.splits[at].spinning = false;
             self.step(&mut warp, at);
             // With several splits every one gets its turn.
             turn = at + usize::from(splits > 1);
