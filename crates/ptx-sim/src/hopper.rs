@@ -67,8 +67,10 @@ pub(crate) struct WarpState {
     pub(crate) arrived: Option<u64>,
     /// Registers of a thread, if setmaxnreg changed them.
     pub(crate) regs: Option<u32>,
-    /// Copies in flight when `cp.async.mbarrier.arrive` was executed: they arrive when they land.
+    /// By lane and mbarrier: the phase it last waited for.
     pub(crate) last_wait: BTreeMap<(usize, u32), u64>,
+    /// By lane, mbarrier and instruction: the phase at its last try.
+    pub(crate) tried: BTreeMap<(usize, u32, u32), u64>,
 }
 
 /// What a block needs.

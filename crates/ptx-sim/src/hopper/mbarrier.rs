@@ -251,13 +251,18 @@ impl Machine<'_> {
                 });
             }
             let Some(mbar) = self.mbar(place) else { return };
-            let ok = match parity {
+            // A wait may give up at any time, so the first on every phase does: whoever goes on
+            // regardless is found out whatever the schedule.
+            let key = (lane, place.1, pc);
+            let phase_now = mbar.phase;
+            let ready = match parity {
                 true => mbar.phase & 1 != states[lane] & 1,
                 false => mbar.phase > states[lane] & 0xffff_ffff,
             };
-            if !ok {
+            if warp.hopper.tried.insert(key, phase_now) != Some(phase_now) || !ready {
                 continue;
             }
+            let Some(mbar) = self.mbar(place) else { return };
             passed |= 1 << lane;
             if mbar.phase == 0 {
                 continue;
