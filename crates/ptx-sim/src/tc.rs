@@ -74,6 +74,11 @@ impl Elem {
         }
     }
 
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        self.bits() as usize / 8
+    }
+
     /// Whether elements are integers.
     pub const fn is_int(self) -> bool {
         matches!(self, Elem::S8 | Elem::U8)

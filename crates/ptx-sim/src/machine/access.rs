@@ -124,6 +124,14 @@ impl Machine<'_> {
                         format!("{address:#x} is in the window of block {rank}, not in the own one")
                     });
                 } else {
+                    if rank != own {
+                        if warp.hopper.phases == 0 {
+                            self.error("CLUSTER-PEER-NOT-STARTED", at, || {
+                                "a peer's shared memory before a cluster barrier: it may not have started".into()
+                            });
+                        }
+                        self.hopper.remote.insert(warp.number, warp.hopper.phases);
+                    }
                     let offset = (address & 0xff_ffff).wrapping_sub(u64::from(self.smem_base));
                     if offset < 1 << 24 && fits(offset, self.smem_bytes as usize) {
                         return Some(Place::Shared(first + rank as usize, offset as usize));
@@ -208,10 +216,11 @@ impl Machine<'_> {
             if clock::is_copy(c.actor) { "ASYNC-CPASYNC-EARLY" } else { "ASYNC-BULK-EARLY" };
         let code = match (c.kind, c.wrote) {
             (shadow::Order::Warp, _) => "RACE-WARP",
-            (shadow::Order::Proxy, true) if !other_async => "RACE-PROXY",
+            (shadow::Order::Proxy, true) if c.actor & clock::OPERATION == 0 => "RACE-PROXY",
             (_, true) if other_async && asynchronous && write => "ASYNC-WW",
             (_, true) if other_async => early,
             (_, true) => race,
+            (_, false) if self.is_store(c.actor) && !asynchronous => "ASYNC-SRC-REUSE",
             (_, false) if asynchronous || other_async => "ASYNC-WAR",
             (_, false) => race,
         };
@@ -336,8 +345,10 @@ impl Machine<'_> {
         }
     }
 
-    /// Reads of bytes that asynchronous operations own, for the parts of the set in [`crate::hopper`].
-    pub(crate) fn actor_of(warp: &Warp) -> Actor {
-        clock::generic(warp.number)
+    /// A bulk copy out of shared memory.
+    fn is_store(&self, actor: Actor) -> bool {
+        let index = (actor & !clock::OPERATION) as usize;
+        actor & clock::OPERATION != 0
+            && self.hopper.kinds.get(index) == Some(&crate::hopper::OpKind::Store)
     }
 }

@@ -68,6 +68,10 @@ impl<'a> Machine<'a> {
         if program.wgmma {
             hopper::registers_used(self, warp, pc, inst);
         }
+        // A failed wait and the branch back to it are no progress.
+        if !matches!(inst.op, Op::Bra { .. } | Op::Nothing) {
+            warp.splits[s].spinning = false;
+        }
         self.execute(warp, s, pc, exec, inst, (und, origin));
     }
 
@@ -388,7 +392,7 @@ impl<'a> Machine<'a> {
         let parent = self.join_at(warp, split, join);
         warp.splits[s].mask = split.mask & !taken;
         warp.splits[s].join = parent;
-        warp.splits.push(Split { pc: target, mask: taken, join: parent, state: State::Run, spinning: false });
+        warp.splits.push(Split { pc: target, mask: taken, join: parent, ..split });
     }
 
     /// The join that the sides of a split's branch go to.

@@ -10,10 +10,10 @@ use crate::shadow::Strong;
 use crate::warp::Warp;
 
 /// The location of a strong access.
-pub(crate) fn key(place: Place) -> (u64, u64) {
+fn key(machine: &Machine<'_>, place: Place) -> (u64, u64) {
     match place {
         Place::Global(a, at) => (a as u64, at as u64),
-        Place::Shared(slot, at) => (1 << 63 | slot as u64, at as u64),
+        Place::Shared(slot, at) => (1 << 63 | u64::from(machine.ctas[slot].linear), at as u64),
         Place::Local(at) | Place::Param(at) => (u64::MAX, at as u64),
     }
 }
@@ -117,7 +117,7 @@ impl Machine<'_> {
         }
     }
 
-    fn read_place(&self, warp: &Warp, lane: usize, place: Place, at: usize, n: usize) -> (u64, bool) {
+    pub(crate) fn read_place(&self, warp: &Warp, lane: usize, place: Place, at: usize, n: usize) -> (u64, bool) {
         match place {
             Place::Global(a, offset) => {
                 let bytes = &self.device.global.allocations[a].bytes;
@@ -254,7 +254,7 @@ impl Machine<'_> {
     }
 
     fn strong_read(&mut self, warp: &mut Warp, lane: usize, place: Place, order: &Order) {
-        self.subscribe(warp, lane, key(place));
+        { let at = key(self, place); self.subscribe(warp, lane, at) };
         if order.acquire {
             self.fence(warp, 1 << lane, order.scope);
         }
@@ -264,7 +264,7 @@ impl Machine<'_> {
         if order.release {
             self.fence(warp, 1 << lane, order.scope);
         }
-        self.publish(warp, lane, key(place));
+        { let at = key(self, place); self.publish(warp, lane, at) };
     }
 
     pub(super) fn atomic(&mut self, warp: &mut Warp, pc: u32, exec: u32, inst: &Inst, taint: (u32, u32)) {
@@ -294,9 +294,9 @@ impl Machine<'_> {
             }
             // `red` never takes part in acquiring.
             if *returns {
-                self.subscribe(warp, lane, key(place));
+                { let at = key(self, place); self.subscribe(warp, lane, at) };
             }
-            self.publish(warp, lane, key(place));
+            { let at = key(self, place); self.publish(warp, lane, at) };
             if order.acquire {
                 self.fence(warp, 1 << lane, order.scope);
             }
@@ -330,7 +330,7 @@ impl Machine<'_> {
 }
 
 /// One atomic read-modify-write. Global `add.f32` flushes subnormals, shared does not.
-fn apply(op: AtomOp, ty: AtomType, bits: u32, old: u64, value: u64, compare: Option<u64>, shared: bool) -> u64 {
+pub(crate) fn apply(op: AtomOp, ty: AtomType, bits: u32, old: u64, value: u64, compare: Option<u64>, shared: bool) -> u64 {
     let mask = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
     let signed = |v: u64| ((v << (64 - bits)) as i64) >> (64 - bits);
     let near = num::Round::Near;

@@ -10,6 +10,10 @@ use crate::{Diag, hopper};
 /// without saying so.
 const GREEDY: u32 = 20_000;
 
+/// Sweeps without progress after which every wait has been tried again: a wait and its loop are a
+/// few instructions.
+const IDLE: u32 = 8;
+
 pub(super) struct Scheduler {
     options: Options,
     /// Priorities of (slot, warp) pairs by launch-wide warp number.
@@ -51,6 +55,7 @@ impl Scheduler {
     /// Runs the resident blocks until one finishes or the launch stops.
     pub(super) fn run(&mut self, machine: &mut Machine<'_>) {
         let resident = machine.ctas.len();
+        let mut idle = 0;
         while machine.ctas.len() == resident && !machine.fatal {
             if machine.lane_steps > self.options.step_budget {
                 let message =
@@ -60,12 +65,14 @@ impl Scheduler {
                 machine.fatal = true;
                 return;
             }
-            if !self.sweep(machine) && machine.ctas.len() == resident && !machine.fatal {
+            idle = if self.sweep(machine) { 0 } else { idle + 1 };
+            if idle >= IDLE && machine.ctas.len() == resident && !machine.fatal {
                 // Nothing but failed waits: what is in flight must land, or nothing ever happens.
                 if !hopper::force(machine) {
                     deadlock(machine);
                     return;
                 }
+                idle = 0;
             }
             machine.retire();
         }
@@ -159,7 +166,6 @@ impl Machine<'_> {
             else {
                 break;
             };
-            warp.splits[at].spinning = false;
             self.step(&mut warp, at);
             // With several splits every one gets its turn.
             turn = at + usize::from(splits > 1);
