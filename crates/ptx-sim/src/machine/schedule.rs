@@ -1,0 +1,226 @@
+//! Which warp runs next.
+
+use super::Machine;
+use crate::diag::Severity;
+use crate::options::{Options, Schedule};
+use crate::warp::State;
+use crate::{Diag, hopper};
+
+/// Instructions after which even a greedy schedule lets others run: what a warp may be waiting for
+/// without saying so.
+const GREEDY: u32 = 20_000;
+
+pub(super) struct Scheduler {
+    options: Options,
+    /// Priorities of (slot, warp) pairs by launch-wide warp number.
+    priorities: Vec<u64>,
+    /// Warp instructions until the next change of priorities.
+    change_in: u64,
+    changes: u32,
+    state: u64,
+}
+
+impl Scheduler {
+    pub(super) fn new(options: Options) -> Self {
+        let seed = match options.schedule {
+            Schedule::Pct(seed, _) | Schedule::Random(seed) => seed,
+            _ => options.seed,
+        };
+        let changes = match options.schedule {
+            Schedule::Pct(_, depth) => depth,
+            _ => 0,
+        };
+        let mut s = Scheduler {
+            options,
+            priorities: Vec::new(),
+            change_in: 0,
+            changes,
+            state: seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1,
+        };
+        s.change_in = 100 + s.draw(5000);
+        s
+    }
+
+    fn draw(&mut self, n: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state >> 32) % n.max(1)
+    }
+
+    /// Runs the resident blocks until one finishes or the launch stops.
+    pub(super) fn run(&mut self, machine: &mut Machine<'_>) {
+        let resident = machine.ctas.len();
+        while machine.ctas.len() == resident && !machine.fatal {
+            if machine.lane_steps > self.options.step_budget {
+                let message =
+                    format!("stopped after {} lane-instructions", machine.lane_steps);
+                let diag = Diag::new("TIMEOUT", &machine.kernel, message);
+                machine.diags.push(diag);
+                machine.fatal = true;
+                return;
+            }
+            if !self.sweep(machine) && machine.ctas.len() == resident && !machine.fatal {
+                // Nothing but failed waits: what is in flight must land, or nothing ever happens.
+                if !hopper::force(machine) {
+                    deadlock(machine);
+                    return;
+                }
+            }
+            machine.retire();
+        }
+    }
+
+    /// Every warp once, or as the schedule says; whether anything happened.
+    fn sweep(&mut self, machine: &mut Machine<'_>) -> bool {
+        let mut all: Vec<(usize, usize, u32)> = Vec::new();
+        for (slot, cta) in machine.ctas.iter().enumerate() {
+            for (w, warp) in cta.warps.iter().enumerate() {
+                if let Some(warp) = warp
+                    && warp.splits.iter().any(|s| s.state == State::Run)
+                {
+                    all.push((slot, w, warp.number));
+                }
+            }
+        }
+        match self.options.schedule {
+            Schedule::RoundRobin(n) => {
+                let mut progress = false;
+                for (slot, w, _) in all {
+                    progress |= machine.quantum(slot, w, n);
+                    if machine.fatal {
+                        break;
+                    }
+                }
+                progress
+            }
+            Schedule::Greedy => self.first(machine, all, GREEDY),
+            Schedule::GreedyDescending => {
+                all.reverse();
+                self.first(machine, all, GREEDY)
+            }
+            Schedule::Random(_) => {
+                for i in (1..all.len()).rev() {
+                    let j = self.draw(i as u64 + 1) as usize;
+                    all.swap(i, j);
+                }
+                self.first(machine, all, 1)
+            }
+            Schedule::Pct(..) => {
+                let most = all.iter().map(|(_, _, n)| *n as usize + 1).max().unwrap_or(0);
+                while self.priorities.len() < most {
+                    let priority = (1 << 32) + self.draw(1 << 31);
+                    self.priorities.push(priority);
+                }
+                all.sort_by_key(|(_, _, n)| std::cmp::Reverse(self.priorities[*n as usize]));
+                let n = self.change_in.clamp(1, u64::from(GREEDY)) as u32;
+                let Some(&(_, _, first)) = all.first() else { return false };
+                let progress = self.first(machine, all, n);
+                self.change_in -= u64::from(n).min(self.change_in);
+                if self.change_in == 0 && self.changes > 0 {
+                    self.changes -= 1;
+                    self.change_in = 100 + self.draw(5000);
+                    // The running warp falls behind all others.
+                    self.priorities[first as usize] = u64::from(self.changes);
+                }
+                if self.changes == 0 {
+                    self.change_in = u64::MAX;
+                }
+                progress
+            }
+        }
+    }
+
+    /// The first warp that gets on runs.
+    fn first(&self, machine: &mut Machine<'_>, all: Vec<(usize, usize, u32)>, n: u32) -> bool {
+        for (slot, w, _) in all {
+            if machine.quantum(slot, w, n) {
+                return true;
+            }
+            if machine.fatal {
+                break;
+            }
+        }
+        false
+    }
+}
+
+impl Machine<'_> {
+    /// Lets a warp execute up to `n` instructions; whether it did more than wait.
+    pub(super) fn quantum(&mut self, slot: usize, w: usize, n: u32) -> bool {
+        let Some(mut warp) = self.ctas[slot].warps[w].take() else { return false };
+        let mut progress = false;
+        let mut turn = warp.turn;
+        for _ in 0..n {
+            let splits = warp.splits.len();
+            let Some(at) = (0..splits)
+                .map(|i| (turn + i) % splits)
+                .find(|&i| warp.splits[i].state == State::Run)
+            else {
+                break;
+            };
+            warp.splits[at].spinning = false;
+            self.step(&mut warp, at);
+            // With several splits every one gets its turn.
+            turn = at + usize::from(splits > 1);
+            let spins = warp.splits.get(at).is_some_and(|s| s.spinning);
+            progress |= !spins;
+            if self.fatal || spins || !self.arrivals.is_empty() {
+                break;
+            }
+        }
+        warp.turn = turn;
+        if warp.live() == 0 && warp.splits.is_empty() {
+            self.ctas[slot].running -= 1;
+            self.finish_copies(&mut warp);
+            for bar in 0..16 {
+                self.arrivals.push((slot, bar));
+            }
+            hopper::warp_exits(self, &mut warp);
+        }
+        self.ctas[slot].warps[w] = Some(warp);
+        while let Some((slot, bar)) = self.arrivals.pop() {
+            self.release(slot, bar);
+        }
+        hopper::after_quantum(self);
+        progress
+    }
+}
+
+/// Says who waits for what.
+fn deadlock(machine: &mut Machine<'_>) {
+    let (code, mut notes) = hopper::deadlock(machine);
+    for (slot, cta) in machine.ctas.iter().enumerate() {
+        for (id, bar) in cta.bars.iter().enumerate().filter(|(_, bar)| bar.threads > 0) {
+            notes.push(format!(
+                "cta {:?}: barrier {id} has {} of {} threads; {} warps of the block have not exited",
+                cta.id,
+                bar.threads,
+                machine.expected(slot, bar),
+                cta.running
+            ));
+        }
+        for warp in cta.warps.iter().flatten() {
+            for split in &warp.splits {
+                let what = match split.state {
+                    State::Run => "waits in a loop".to_owned(),
+                    State::Bar(id) => format!("waits at barrier {id}"),
+                    State::Cluster => "waits at the cluster barrier".into(),
+                    State::Group => "waits for its warpgroup".into(),
+                    State::Registers => "waits for registers".into(),
+                };
+                let site = machine.site((split.pc.max(1) - 1).min(machine.program.code.len() as u32 - 1), Some(warp), None);
+                notes.push(format!("lanes {:#010x} {what}: {site}", split.mask));
+            }
+        }
+    }
+    notes.truncate(24);
+    let kernel = machine.kernel.clone();
+    let diag = Diag {
+        severity: Severity::Error,
+        notes,
+        ..Diag::new(code, &kernel, "no warp can go on, and nothing is in flight")
+    };
+    machine.diags.push(diag);
+    machine.fatal = true;
+}
