@@ -1,9 +1,9 @@
 //! Devices by name, and what each can do with a problem file.
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::problem_file::{OwnedInputs, ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
-use crate::webgpu;
+use crate::{cuda, webgpu};
 use longhand::{DType, Full};
 use std::time::Instant;
 
@@ -42,6 +42,8 @@ pub enum Device {
     Host(DeviceKind),
     /// `webgpu`.
     Webgpu(Box<webgpu::Gpu>),
+    /// `cuda`.
+    Cuda(Box<cuda::Gpu>),
 }
 
 /// What a device made of a problem.
@@ -70,7 +72,7 @@ impl Device {
         match kind {
             DeviceKind::Reference | DeviceKind::Cpu => Ok(Device::Host(kind)),
             DeviceKind::Webgpu => Ok(Device::Webgpu(Box::new(webgpu::Gpu::open()?))),
-            DeviceKind::Cuda => Err(Failure::declined("device cuda: not in this build yet")),
+            DeviceKind::Cuda => Ok(Device::Cuda(Box::new(cuda::Gpu::open()?))),
         }
     }
 
@@ -79,6 +81,17 @@ impl Device {
         match self {
             Device::Host(kind) => kind.name(),
             Device::Webgpu(_) => DeviceKind::Webgpu.name(),
+            Device::Cuda(_) => DeviceKind::Cuda.name(),
+        }
+    }
+
+    /// Whether the device computes by kernels that are worth measuring: a host computes as the
+    /// reference, and a simulator's times are a model's.
+    pub fn is_measured(&self) -> bool {
+        match self {
+            Device::Host(_) => false,
+            Device::Webgpu(_) => true,
+            Device::Cuda(gpu) => !gpu.is_simulated(),
         }
     }
 
@@ -88,37 +101,23 @@ impl Device {
             Device::Host(DeviceKind::Reference) => "the reference".to_owned(),
             Device::Host(_) => "cpu (computes as the reference)".to_owned(),
             Device::Webgpu(gpu) => gpu.name(),
+            Device::Cuda(gpu) => gpu.name(),
         }
     }
 
     /// Computes a problem in `dtype`. Gradients, if asked for, need the file's `grad.out`.
     pub fn compute(&self, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
-        match self {
-            Device::Host(_) => {
-                let inputs = file.inputs.stored_as::<f64>(dtype);
-                let output = file.problem.reference(&inputs.as_inputs())?;
-                let gradients = match file.grad_out.as_ref().filter(|_| backward) {
-                    Some(g) => {
-                        let g = stored_as::<f64>(g, dtype);
-                        Some(file.problem.reference_backward(&inputs.as_inputs(), &g)?)
-                    }
-                    None => None,
-                };
-                Ok(Computed {
-                    results: from_parts(file, &output, gradients.as_ref(), dtype),
-                    backward_declined: None,
-                })
-            }
-            Device::Webgpu(gpu) => {
-                let problem = Full { dtype, ..file.problem };
-                let output = gpu.forward(&problem, &file.inputs)?;
-                Ok(Computed {
-                    results: from_parts(file, &output, None, dtype),
-                    backward_declined: backward
-                        .then(|| "device webgpu: no backward kernel in this build yet".to_owned()),
-                })
-            }
-        }
+        let problem = Full { dtype, ..file.problem };
+        let output = match self {
+            Device::Host(_) => return on_host(file, dtype, backward),
+            Device::Webgpu(gpu) => gpu.forward(&problem, &file.inputs)?,
+            Device::Cuda(gpu) => gpu.forward(&problem, &file.inputs)?,
+        };
+        let reason = || format!("device {}: no backward kernel in this build yet", self.name());
+        Ok(Computed {
+            results: from_parts(file, &output, None, dtype),
+            backward_declined: backward.then(reason),
+        })
     }
 
     /// Times the forward pass, best of `repeats`.
@@ -140,6 +139,24 @@ impl Device {
                 Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
             }
             Device::Webgpu(gpu) => gpu.time(problem, inputs, repeats),
+            Device::Cuda(gpu) => gpu.time(problem, inputs, repeats),
         }
     }
+}
+
+/// By the definition, in f64.
+fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+    let inputs = file.inputs.stored_as::<f64>(dtype);
+    let output = file.problem.reference(&inputs.as_inputs())?;
+    let gradients = match file.grad_out.as_ref().filter(|_| backward) {
+        Some(g) => {
+            let g = stored_as::<f64>(g, dtype);
+            Some(file.problem.reference_backward(&inputs.as_inputs(), &g)?)
+        }
+        None => None,
+    };
+    Ok(Computed {
+        results: from_parts(file, &output, gradients.as_ref(), dtype),
+        backward_declined: None,
+    })
 }

@@ -5,6 +5,7 @@ pub mod cli;
 mod commands;
 pub mod compare;
 pub mod container;
+mod cuda;
 pub mod device;
 pub mod failure;
 pub mod generate;

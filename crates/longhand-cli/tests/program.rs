@@ -16,12 +16,20 @@ struct Ran {
 }
 
 fn longhand(args: &[&str]) -> Ran {
-    // No GPU is named so: what needs one here must say that there is none.
-    let output = Command::new(env!("CARGO_BIN_EXE_longhand"))
-        .args(args)
-        .env("LONGHAND_ADAPTER", "no such adapter")
-        .output()
-        .expect("the program runs");
+    ran(&mut program(args))
+}
+
+/// The program on a machine without a GPU: what needs one must say that there is none.
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longhand"));
+    command.args(args).env("LONGHAND_ADAPTER", "no such adapter");
+    // A driver shows no device then; where there is no driver it changes nothing.
+    command.env("CUDA_VISIBLE_DEVICES", "-1");
+    command
+}
+
+fn ran(command: &mut Command) -> Ran {
+    let output = command.output().expect("the program runs");
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     Ran {
         code: output.status.code().expect("an exit code, not a signal"),
@@ -94,7 +102,8 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
 #[test]
 fn what_is_not_here_is_declined_and_says_so() {
     let file = sample_arg("length1");
-    assert_refused(&["check", &file, "--device", "cuda"], &["declined", "not in this build"]);
+    let absent = if cfg!(feature = "cuda") { "no device" } else { "not in this build" };
+    assert_refused(&["check", &file, "--device", "cuda"], &[absent]);
     assert_refused(&["sources", "lsh"], &["declined", "this build computes: full"]);
     assert_refused(&["bench", "lsh"], &["declined"]);
     let folder = folder("declined");
@@ -239,7 +248,8 @@ fn a_failed_run_leaves_an_existing_output_alone_and_nothing_behind() {
     let args = ["run", &forward, "--device", "cpu", "--backward", "--output", &output];
     assert_refused(&args, &["forward.safetensors", "grad.out", "--backward"]);
     let input = sample_arg("length1");
-    assert_refused(&["run", &input, "--device", "cuda", "--output", &output], &["cuda"]);
+    assert_refused(&["run", &input, "--device", "webgpu", "--output", &output], &[]);
+    assert_refused(&["run", &input, "--device", "cuda", "--output", &output], &[]);
     assert_eq!(std::fs::read(&output).expect("the output"), b"precious");
 
     let nowhere = folder.join("no/such/folder/out.safetensors");
@@ -307,4 +317,65 @@ fn without_arguments_the_samples_run_on_every_device_there_is() {
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("webgpu   not available"), "{}", ran.out);
     assert!(ran.out.contains("32 results, 0 disagree"), "{}", ran.out);
+}
+
+/// On the CUDA driver's stand-in, whose device is simulated.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod simulated {
+    use super::*;
+
+    fn simulated(args: &[&str]) -> Ran {
+        let program_of_test = std::env::current_exe().expect("a path");
+        let beside = program_of_test.parent().expect("a folder");
+        let mut command = program(args);
+        command.env("LD_PRELOAD", beside.join("liblonghand_mock_cuda.so"));
+        command.env_remove("CUDA_VISIBLE_DEVICES");
+        ran(&mut command)
+    }
+
+    #[test]
+    fn doctor_says_that_the_device_is_simulated() {
+        let ran = simulated(&["doctor"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let line = ran.out.lines().find(|line| line.starts_with("cuda")).expect("a line");
+        assert!(line.contains("PTX-SIM sm_80 (not a GPU)"), "{line}");
+        assert!(line.contains("simulated"), "{line}");
+    }
+
+    #[test]
+    fn samples_agree_in_every_dtype() {
+        for dtype in ["f32", "f16", "bf16"] {
+            let files = [sample_arg("length1"), sample_arg("varlen_window_alibi")];
+            let ran =
+                simulated(&["check", &files[0], &files[1], "--device", "cuda", "--dtype", dtype]);
+            assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+            assert!(ran.out.contains(" 0 failed"), "{}", ran.out);
+        }
+    }
+
+    #[test]
+    fn run_writes_the_same_bytes_each_time() {
+        let folder = folder("simulated");
+        let input = sample_arg("gqa_h4_kv2_causal");
+        let outputs = ["a", "b"].map(|name| {
+            let path = folder.join(name);
+            let output = path.to_str().expect("UTF-8");
+            let args = ["run", &input, "--device", "cuda", "--dtype", "bf16", "--output", output];
+            let ran = simulated(&args);
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            std::fs::read(path).expect("a result")
+        });
+        assert!(outputs[0] == outputs[1], "the bytes differ");
+    }
+
+    #[test]
+    fn a_simulators_times_are_not_recorded() {
+        let folder = folder("simulated_bench");
+        let json = folder.join("bench.json");
+        let args = ["bench", "full", "--device", "cuda", "--lengths", "64", "--json"];
+        let ran = simulated(&[&args[..], &[json.to_str().expect("UTF-8")]].concat());
+        assert_eq!(ran.code, 2, "{}", ran.out);
+        assert!(ran.complaints[0].contains("simulator"), "{}", ran.err);
+        assert!(!json.exists());
+    }
 }

@@ -21,7 +21,6 @@ pub(crate) mod code {
     pub(crate) const LAUNCH_TIMEOUT: u32 = 702;
     pub(crate) const CONTEXT_IS_DESTROYED: u32 = 709;
     pub(crate) const MISALIGNED_ADDRESS: u32 = 716;
-    pub(crate) const INVALID_ADDRESS_SPACE: u32 = 717;
     pub(crate) const LAUNCH_FAILED: u32 = 719;
     pub(crate) const COOPERATIVE_LAUNCH_TOO_LARGE: u32 = 720;
     pub(crate) const NOT_SUPPORTED: u32 = 801;

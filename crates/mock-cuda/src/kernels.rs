@@ -220,11 +220,9 @@ fn fault(report: &Report) -> u32 {
         "LAUNCH-REGS" => Some(code::LAUNCH_OUT_OF_RESOURCES),
         "LAUNCH-CLUSTER" => Some(code::INVALID_CLUSTER_SIZE),
         "MEM-MISALIGNED" => Some(code::MISALIGNED_ADDRESS),
-        "MEM-SPACE" => Some(code::INVALID_ADDRESS_SPACE),
         "TIMEOUT" => Some(code::LAUNCH_TIMEOUT),
-        _ if diag.code.starts_with("MEM-OOB") || diag.code == "MEM-FREED" => {
-            Some(code::ILLEGAL_ADDRESS)
-        }
+        "MEM-FREED" | "MEM-SPACE" => Some(code::ILLEGAL_ADDRESS),
+        name if name.starts_with("MEM-OOB") => Some(code::ILLEGAL_ADDRESS),
         _ => None,
     };
     report.diags.iter().find_map(code).unwrap_or(code::LAUNCH_FAILED)

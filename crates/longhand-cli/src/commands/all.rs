@@ -45,7 +45,7 @@ pub(crate) fn run() -> Result<Outcome> {
         }
     }
     // The large problem shows a kernel's speed and memory; the host computes as the reference.
-    if devices.iter().any(|d| matches!(d, Device::Webgpu(_))) {
+    if devices.iter().any(Device::is_measured) {
         samples.push(large()?);
     }
     let dtypes = [DType::F32, DType::F16, DType::BF16];
@@ -61,7 +61,7 @@ pub(crate) fn run() -> Result<Outcome> {
             bar.set_message(format!("{} {}", device.name(), sample.name));
             for dtype in dtypes {
                 bar.inc(1);
-                let skip = matches!(device, Device::Host(_)) || dtype != DType::F32;
+                let skip = !device.is_measured() || dtype != DType::F32;
                 if sample.is_large() && skip {
                     continue;
                 }
@@ -163,13 +163,14 @@ impl Sample {
             compare(name, &computed.results[name], &self.reference[name], tolerances[name])
         });
         self.tolerances.insert(dtype.name(), tolerances);
-        let (ms, workspace) = match device {
-            Device::Host(_) => (host_ms, 0),
-            Device::Webgpu(_) => {
+        let measured = match device {
+            Device::Host(_) => Some((host_ms, 0)),
+            _ if !device.is_measured() => None,
+            _ => {
                 let problem = Full { dtype, ..self.file.problem };
                 let repeats = if self.is_large() { 1 } else { 3 };
                 let timing = device.time(&problem, &self.file.inputs, repeats)?;
-                (timing.best_ms, timing.workspace_bytes)
+                Some((timing.best_ms, timing.workspace_bytes))
             }
         };
         let agrees = compared.iter().all(Comparison::passed);
@@ -177,7 +178,6 @@ impl Sample {
             compared.each_ref().map(|c| table::small(c.difference.error)),
             compared.each_ref().map(|c| table::small(c.tolerance)),
         ];
-        let measured = Some((ms, workspace));
         Ok(self.row(device.name(), dtype.name(), agrees, errors, tolerances, measured))
     }
 

@@ -1,10 +1,10 @@
 //! `longhand doctor`: devices, and what runs on them.
 
 use crate::cli::{Outcome, say};
-use crate::device::{Device, DeviceKind};
+use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS_HERE, OPS_LATER};
-use crate::webgpu;
+use crate::{cuda, webgpu};
 use longhand::{DType, Full, Shape};
 use serde_json::{Value, json};
 
@@ -75,10 +75,7 @@ fn look(kind: DeviceKind) -> Finding {
             (finding.state, finding.selects) = host(&what);
         }
         DeviceKind::Webgpu => look_at_gpus(&mut finding),
-        DeviceKind::Cuda => {
-            let reason = Device::open(kind).err();
-            finding.state = Err(reason.map_or(String::new(), |e| e.reason().to_owned()));
-        }
+        DeviceKind::Cuda => look_at_cuda(&mut finding),
     }
     finding
 }
@@ -86,13 +83,28 @@ fn look(kind: DeviceKind) -> Finding {
 fn look_at_gpus(finding: &mut Finding) {
     let report = webgpu::report();
     finding.details = report.adapters;
-    match report.opened {
+    opened(finding, report.opened, webgpu::Gpu::describe);
+}
+
+fn look_at_cuda(finding: &mut Finding) {
+    let report = cuda::report();
+    finding.details = report.devices;
+    opened(finding, report.opened, cuda::Gpu::describe);
+}
+
+/// What an open device says of itself, its name first, and what it selects.
+fn opened<G>(
+    finding: &mut Finding,
+    opened: Result<(G, Vec<String>)>,
+    describe: impl Fn(&G, &Full) -> Result<String>,
+) {
+    match opened {
         Err(e) => finding.state = Err(e.reason().to_owned()),
         Ok((gpu, facts)) => {
             finding.state = Ok(facts.first().cloned().unwrap_or_default());
             finding.details.extend(facts.into_iter().skip(1));
             for (name, problem) in samples() {
-                let what = gpu.describe(&problem).map_err(|e| match e {
+                let what = describe(&gpu, &problem).map_err(|e| match e {
                     Failure::Declined(reason) => format!("declined: {reason}"),
                     Failure::Input(message) => message,
                 });

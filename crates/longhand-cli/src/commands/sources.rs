@@ -3,12 +3,13 @@
 use crate::cli::{Outcome, ProblemOptions, say};
 use crate::failure::Result;
 use crate::problem_file::known_op;
-use crate::webgpu;
+use crate::{cuda, webgpu};
 use longhand::full::{Bias, Ragged};
 
 const EXAMPLES: &str = "Examples:
   longhand sources full
   longhand sources full --target wgsl --head-dim 128 --dtype f16 --causal --seqlen 8192
+  longhand sources full --target sm80 --head-dim 128 --dtype bf16 --causal
   longhand sources full --this-gpu --heads 32 --heads-kv 8 --window-left 1024";
 
 #[derive(clap::Args)]
@@ -19,7 +20,7 @@ pub(crate) struct Options {
     /// The language
     #[arg(long, value_enum, default_value = "wgsl")]
     target: Target,
-    /// For the GPU of this machine instead of WebGPU's guaranteed limits
+    /// For the GPU of this machine instead of WebGPU's guaranteed limits, or an A100 or H100
     #[arg(long)]
     this_gpu: bool,
     /// Queries and keys per sequence
@@ -49,6 +50,10 @@ pub(crate) struct Options {
 enum Target {
     /// WebGPU's.
     Wgsl,
+    /// PTX for NVIDIA devices of compute capability 8.0 and later.
+    Sm80,
+    /// PTX for those of 9.0.
+    Sm90a,
 }
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
@@ -67,8 +72,11 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         });
     }
     problem.validate()?;
-    let Target::Wgsl = options.target;
-    let sources = webgpu::sources(&problem, options.this_gpu)?;
+    let sources = match options.target {
+        Target::Wgsl => webgpu::sources(&problem, options.this_gpu),
+        Target::Sm80 => cuda::sources(&problem, cuda::Arch::Sm80, options.this_gpu),
+        Target::Sm90a => cuda::sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
+    }?;
     let several = sources.len() > 1;
     for (name, text) in sources {
         if several {
