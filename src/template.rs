@@ -72,5 +72,11 @@ pub(crate) fn expand(name: &str, values: Value) -> String {
     environment()
         .get_template(name)
         .and_then(|template| template.render(values))
-        .unwrap_or_else(|e| panic!("template {name}: {e:#}"))
+        .unwrap_or_else(|e| panic!("template {name}: {}", chain(&e)))
+}
+
+/// An error and what it is due to: a fault in an included template is two errors deep.
+fn chain(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!("; {}", chain(cause))).unwrap_or_default();
+    format!("{error}{cause}")
 }

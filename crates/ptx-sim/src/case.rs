@@ -169,7 +169,9 @@ impl Case {
             let bytes = match (&contents, buffer.poison_bytes) {
                 (Some(c), _) => c.len() as u64,
                 (None, Some(n)) => n,
-                (None, None) => return Err(format!("buffer {}: needs hex or poison_bytes", buffer.name)),
+                (None, None) => {
+                    return Err(format!("buffer {}: needs hex or poison_bytes", buffer.name));
+                }
             };
             let address = device.alloc(bytes).map_err(|d| d.to_string())?;
             device.tag(address, false, &buffer.name);
@@ -183,7 +185,11 @@ impl Case {
         };
         let mut params = vec![0u8; entry.param_bytes as usize];
         if self.args.len() != entry.params.len() {
-            return Err(format!("{} arguments, the kernel takes {}", self.args.len(), entry.params.len()));
+            return Err(format!(
+                "{} arguments, the kernel takes {}",
+                self.args.len(),
+                entry.params.len()
+            ));
         }
         for (arg, param) in self.args.iter().zip(&entry.params) {
             let bytes = match arg {
@@ -198,7 +204,12 @@ impl Case {
                 Arg::Tensormap(map) => crate::hopper::encode_case_map(map, &addresses)?,
             };
             if bytes.len() != param.size as usize {
-                return Err(format!("argument {}: {} bytes, expected {}", param.name, bytes.len(), param.size));
+                return Err(format!(
+                    "argument {}: {} bytes, expected {}",
+                    param.name,
+                    bytes.len(),
+                    param.size
+                ));
             }
             params[param.offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         }
@@ -261,7 +272,8 @@ impl Expect {
 
 fn unhex(text: &str) -> Result<Vec<u8>, String> {
     let bytes = text.as_bytes();
-    let digit = |b: u8| (b as char).to_digit(16).ok_or_else(|| format!("{:?} is no hex digit", b as char));
+    let digit =
+        |b: u8| (b as char).to_digit(16).ok_or_else(|| format!("{:?} is no hex digit", b as char));
     if !bytes.len().is_multiple_of(2) {
         return Err("an odd number of hex digits".into());
     }

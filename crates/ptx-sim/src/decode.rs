@@ -82,7 +82,14 @@ pub(crate) fn lower(
     // A kernel that runs off its end returns.
     let mut code = Vec::with_capacity(flat.code.len() + 1);
     for (inst, frame) in &flat.code {
-        let mut d = Decoder { flat: &flat, frame: *frame, inst, module, reads: Vec::new(), writes: Vec::new() };
+        let mut d = Decoder {
+            flat: &flat,
+            frame: *frame,
+            inst,
+            module,
+            reads: Vec::new(),
+            writes: Vec::new(),
+        };
         code.push(d.instruction()?);
     }
     code.push(Inst {
@@ -348,7 +355,8 @@ impl Decoder<'_> {
             Operand::Name(name) => {
                 if let Some((special, width)) = special(name) {
                     if u32::from(bits) > width && bits != 64 {
-                        return self.wrong_type(&format!("{name} has {width} bits, expected {bits}"));
+                        return self
+                            .wrong_type(&format!("{name} has {width} bits, expected {bits}"));
                     }
                     return Ok(Src::Special(special));
                 }
@@ -363,7 +371,8 @@ impl Decoder<'_> {
                     }
                     Name::R64(index) => {
                         if bits != 64 && !wider {
-                            return self.wrong_type(&format!("{name} has 64 bits, expected {bits}"));
+                            return self
+                                .wrong_type(&format!("{name} has 64 bits, expected {bits}"));
                         }
                         self.reads.push(self.flat.n32 + index);
                         Ok(Src::R64(index))

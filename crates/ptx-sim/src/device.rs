@@ -227,8 +227,7 @@ impl Device {
                 Fault::OutOfBounds => "MEM-OOB-GLOBAL",
                 Fault::Freed => "MEM-FREED",
             };
-            let message =
-                format!("a host copy of {len} bytes: {}", self.global.describe(address));
+            let message = format!("a host copy of {len} bytes: {}", self.global.describe(address));
             Box::new(Diag::new(code, "host", message))
         })
     }

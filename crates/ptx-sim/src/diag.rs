@@ -83,11 +83,7 @@ impl Diag {
         message: impl Into<String>,
     ) -> Box<Self> {
         let site = Site { line, ..Site::default() };
-        Box::new(Diag {
-            column: Some(column),
-            site: Some(site),
-            ..Diag::new(code, file, message)
-        })
+        Box::new(Diag { column: Some(column), site: Some(site), ..Diag::new(code, file, message) })
     }
 }
 

@@ -7,9 +7,9 @@ mod mbarrier;
 mod tensor;
 mod wgmma;
 
+pub(crate) use bulk::OpKind;
 pub(crate) use decode::decode;
 pub(crate) use tensor::encode_case_map;
-pub(crate) use bulk::OpKind;
 pub use tensor::{Tensor, TensorMap};
 
 use crate::clock::{Actor, Clock};
@@ -21,33 +21,100 @@ use std::collections::{BTreeMap, VecDeque};
 /// An instruction of the set.
 #[derive(Debug, Clone)]
 pub(crate) enum Op90 {
-    MbarInit { mem: Mem, count: Src },
-    MbarInval { mem: Mem },
+    MbarInit {
+        mem: Mem,
+        count: Src,
+    },
+    MbarInval {
+        mem: Mem,
+    },
     /// Arrive, perhaps with `expect_tx` before it.
-    MbarArrive { mem: Mem, dst: Dst, count: Option<Src>, tx: Option<Src>, drop: bool, relaxed: bool, scope: Scope },
-    MbarTx { mem: Mem, tx: Src, complete: bool },
-    MbarWait { mem: Mem, p: Option<u32>, state: Src, parity: bool, relaxed: bool },
-    MbarPending { dst: Dst, state: Src },
+    MbarArrive {
+        mem: Mem,
+        dst: Dst,
+        count: Option<Src>,
+        tx: Option<Src>,
+        drop: bool,
+        relaxed: bool,
+        scope: Scope,
+    },
+    MbarTx {
+        mem: Mem,
+        tx: Src,
+        complete: bool,
+    },
+    MbarWait {
+        mem: Mem,
+        p: Option<u32>,
+        state: Src,
+        parity: bool,
+        relaxed: bool,
+    },
+    MbarPending {
+        dst: Dst,
+        state: Src,
+    },
     /// `cp.async.mbarrier.arrive`.
-    MbarCopies { mem: Mem, noinc: bool },
-    Bulk { dst: Mem, src: Mem, bytes: Src, mbar: Option<Mem>, mask: Option<Src>, reduce: Option<(AtomOp, AtomType)> },
-    Tensor { map: Mem, coords: Vec<Src>, shared: Mem, mbar: Option<Mem>, mask: Option<Src>, reduce: Option<AtomOp> },
+    MbarCopies {
+        mem: Mem,
+        noinc: bool,
+    },
+    Bulk {
+        dst: Mem,
+        src: Mem,
+        bytes: Src,
+        mbar: Option<Mem>,
+        mask: Option<Src>,
+        reduce: Option<(AtomOp, AtomType)>,
+    },
+    Tensor {
+        map: Mem,
+        coords: Vec<Src>,
+        shared: Mem,
+        mbar: Option<Mem>,
+        mask: Option<Src>,
+        reduce: Option<AtomOp>,
+    },
     BulkCommit,
-    BulkWait { keep: u32, read: bool },
+    BulkWait {
+        keep: u32,
+        read: bool,
+    },
     /// `fence.proxy.async`.
     ProxyFence,
     /// Fences that order nothing that is watched here.
     OtherFence,
     WgmmaFence,
     WgmmaCommit,
-    WgmmaWait { keep: u32 },
+    WgmmaWait {
+        keep: u32,
+    },
     Wgmma(wgmma::Product),
-    Mapa { dst: Dst, src: Src, rank: Src },
-    CtaRank { dst: Dst, src: Src },
-    ClusterArrive { relaxed: bool, aligned: bool },
-    ClusterWait { aligned: bool },
-    Elect { dst: Dst, p: Option<u32>, mask: Src },
-    SetMaxRegs { n: u32, grow: bool },
+    Mapa {
+        dst: Dst,
+        src: Src,
+        rank: Src,
+    },
+    CtaRank {
+        dst: Dst,
+        src: Src,
+    },
+    ClusterArrive {
+        relaxed: bool,
+        aligned: bool,
+    },
+    ClusterWait {
+        aligned: bool,
+    },
+    Elect {
+        dst: Dst,
+        p: Option<u32>,
+        mask: Src,
+    },
+    SetMaxRegs {
+        n: u32,
+        grow: bool,
+    },
 }
 
 /// What a warp needs for them.
@@ -156,7 +223,9 @@ pub(crate) fn execute(
             let value = m.value64(warp, *src).map(|v| (v & 0xffff_ffff) as u32 >> 24);
             warp.set32(*dst, &value, exec);
         }
-        Op90::ClusterArrive { relaxed, aligned } => m.cluster_arrive(warp, pc, exec, *relaxed, *aligned),
+        Op90::ClusterArrive { relaxed, aligned } => {
+            m.cluster_arrive(warp, pc, exec, *relaxed, *aligned)
+        }
         Op90::ClusterWait { aligned } => m.cluster_wait(warp, (s, pc, exec), *aligned),
         Op90::Elect { dst, p, mask } => {
             let mask = m.value32(warp, *mask);
@@ -205,7 +274,9 @@ pub(crate) fn registers_used(m: &mut Machine<'_>, warp: &mut Warp, pc: u32, inst
         return;
     }
     let mut found = None;
-    for (write, &r) in inst.reads.iter().map(|r| (false, r)).chain(inst.writes.iter().map(|r| (true, r))) {
+    for (write, &r) in
+        inst.reads.iter().map(|r| (false, r)).chain(inst.writes.iter().map(|r| (true, r)))
+    {
         let meta = &mut warp.meta[r as usize];
         meta.touched = true;
         match meta.flight {
@@ -225,9 +296,8 @@ pub(crate) fn registers_used(m: &mut Machine<'_>, warp: &mut Warp, pc: u32, inst
 
 /// Completes what is in flight so that waiters can go on; whether anything was.
 pub(crate) fn force(m: &mut Machine<'_>) -> bool {
-    let candidates: Vec<usize> = (0..m.hopper.pending.len())
-        .filter(|&i| !m.hopper.pending[i].mbars.is_empty())
-        .collect();
+    let candidates: Vec<usize> =
+        (0..m.hopper.pending.len()).filter(|&i| !m.hopper.pending[i].mbars.is_empty()).collect();
     if candidates.is_empty() {
         return false;
     }
@@ -243,7 +313,10 @@ pub(crate) fn deadlock(m: &Machine<'_>) -> (&'static str, Vec<String>) {
     let mut notes = Vec::new();
     let mut code = "BAR-DEADLOCK";
     let in_state = |state: State| {
-        m.ctas.iter().flat_map(|c| c.warps.iter().flatten()).any(|w| w.splits.iter().any(|s| s.state == state))
+        m.ctas
+            .iter()
+            .flat_map(|c| c.warps.iter().flatten())
+            .any(|w| w.splits.iter().any(|s| s.state == state))
     };
     let spinning = m
         .ctas

@@ -120,7 +120,10 @@ fn number(text: &str) -> Option<Token> {
         return Some(Token::Float(u64::from(bits), 32));
     }
     if let Some(digits) = lower.strip_prefix("0d") {
-        return Some(Token::Float(u64::from_str_radix(Some(digits).filter(|d| d.len() == 16)?, 16).ok()?, 64));
+        return Some(Token::Float(
+            u64::from_str_radix(Some(digits).filter(|d| d.len() == 16)?, 16).ok()?,
+            64,
+        ));
     }
     let digits = lower.strip_suffix('u').unwrap_or(&lower);
     let (digits, radix) = match digits {

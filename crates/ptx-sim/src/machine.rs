@@ -109,8 +109,8 @@ pub(crate) fn run(
     }
     let options = device.options;
     let hardware = if device.profile.sm >= 90 { 1024 } else { 0 };
-    let dynamic_at = entry.static_smem.next_multiple_of(entry.dynamic_align.max(1))
-        + options.smem_shift * 16;
+    let dynamic_at =
+        entry.static_smem.next_multiple_of(entry.dynamic_align.max(1)) + options.smem_shift * 16;
     let [x, y, z] = launch.block;
     let mut machine = Machine {
         program: &entry.program,
@@ -166,7 +166,10 @@ fn check(
     let exact = !module.arch_specific || module.target == profile.sm;
     if module.target > profile.sm || !exact {
         let suffix = if module.arch_specific { "a" } else { "" };
-        let message = format!("the module is for sm_{}{suffix}, the device is {}", module.target, profile.name);
+        let message = format!(
+            "the module is for sm_{}{suffix}, the device is {}",
+            module.target, profile.name
+        );
         return fail("LAUNCH-TARGET", message);
     }
     if params.len() != entry.param_bytes as usize {
@@ -180,11 +183,16 @@ fn check(
     }
     let threads = u64::from(x) * u64::from(y) * u64::from(z);
     if threads == 0 || threads > 1024 || z > 64 {
-        let message = format!("block ({x}, {y}, {z}) of {threads} threads; allowed are 1 to 1024, z up to 64");
+        let message = format!(
+            "block ({x}, {y}, {z}) of {threads} threads; allowed are 1 to 1024, z up to 64"
+        );
         return fail("LAUNCH-DIM", message);
     }
     if let Some(wanted) = entry.reqntid.filter(|wanted| *wanted != launch.block) {
-        return fail("LAUNCH-DIM", format!("block {:?}, the kernel requires {wanted:?}", launch.block));
+        return fail(
+            "LAUNCH-DIM",
+            format!("block {:?}, the kernel requires {wanted:?}", launch.block),
+        );
     }
     if let Some(most) = entry.maxntid
         && threads > most.iter().map(|n| u64::from(*n)).product()
@@ -195,7 +203,10 @@ fn check(
     let cluster = u64::from(cx) * u64::from(cy) * u64::from(cz);
     let divides = cluster > 0 && gx % cx == 0 && gy % cy == 0 && gz % cz == 0;
     if !divides || cluster > 16 || (cluster > 1 && profile.sm < 90) {
-        let message = format!("clusters of ({cx}, {cy}, {cz}) blocks on {} in grid ({gx}, {gy}, {gz})", profile.name);
+        let message = format!(
+            "clusters of ({cx}, {cy}, {cz}) blocks on {} in grid ({gx}, {gy}, {gz})",
+            profile.name
+        );
         return fail("LAUNCH-CLUSTER", message);
     }
     if let Some(wanted) = entry.cluster.filter(|wanted| *wanted != launch.cluster) {
@@ -213,7 +224,8 @@ fn check(
     }
     let regs = u64::from(entry.regs.next_multiple_of(8));
     if regs * threads.next_multiple_of(32) > 65536 {
-        let message = format!("{threads} threads of {regs} registers exceed the 65536 of a multiprocessor");
+        let message =
+            format!("{threads} threads of {regs} registers exceed the 65536 of a multiprocessor");
         return fail("LAUNCH-REGS", message);
     }
     Ok(())
@@ -239,7 +251,9 @@ impl Machine<'_> {
         let most = (self.device.options.sms * per_sm).max(self.cluster_size) / self.cluster_size;
         let mut scheduler = schedule::Scheduler::new(self.device.options);
         loop {
-            while (self.ctas.len() as u32) < most * self.cluster_size && self.next_cluster < clusters {
+            while (self.ctas.len() as u32) < most * self.cluster_size
+                && self.next_cluster < clusters
+            {
                 self.admit();
             }
             if self.ctas.is_empty() || self.fatal {

@@ -62,7 +62,9 @@ fn run(arguments: &[String]) -> Result<bool, String> {
             "--options" => options = value()?.parse()?,
             "--mutations" => mutations = true,
             "--counters" => counters = true,
-            flag if flag.starts_with("--") => return Err(format!("unknown option {flag}\n\n{USAGE}")),
+            flag if flag.starts_with("--") => {
+                return Err(format!("unknown option {flag}\n\n{USAGE}"));
+            }
             case => cases.push(case.to_owned()),
         }
     }
@@ -84,7 +86,8 @@ fn run(arguments: &[String]) -> Result<bool, String> {
         println!("{}: {}", case.case, if outcome.is_clean() { "ok" } else { "FAILED" });
         good &= outcome.is_clean();
         if counters {
-            let json = serde_json::to_string_pretty(&outcome.counters).map_err(|e| e.to_string())?;
+            let json =
+                serde_json::to_string_pretty(&outcome.counters).map_err(|e| e.to_string())?;
             println!("{json}");
         }
         for mutation in case.mutations.iter().filter(|_| mutations) {

@@ -145,7 +145,10 @@ impl Module {
                 "PTX-PARSE",
                 file,
                 (kernel.line, kernel.column),
-                format!("{bytes} bytes of parameters; PTX {}.{} allows {limit}", self.version.0, self.version.1),
+                format!(
+                    "{bytes} bytes of parameters; PTX {}.{} allows {limit}",
+                    self.version.0, self.version.1
+                ),
             ));
         }
         let three = |name: &str| {

@@ -135,7 +135,11 @@ impl Options {
                     ("pct", [seed]) => Schedule::Pct(number(seed)?, 3),
                     ("pct", [seed, depth]) => Schedule::Pct(number(seed)?, small(depth)?),
                     ("random", [seed]) => Schedule::Random(number(seed)?),
-                    _ => return Err(wrong("rr:N, greedy, greedy-desc, pct:SEED:DEPTH, random:SEED")),
+                    _ => {
+                        return Err(wrong(
+                            "rr:N, greedy, greedy-desc, pct:SEED:DEPTH, random:SEED",
+                        ));
+                    }
                 }
             }
             "async" => {

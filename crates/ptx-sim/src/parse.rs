@@ -14,7 +14,11 @@ pub(crate) enum Operand {
     /// `{a, b}`.
     Vector(Vec<Operand>),
     /// `[base + offset]`, `[map, {x, y}]`.
-    Address { base: Box<Operand>, offset: i64, coords: Vec<Operand> },
+    Address {
+        base: Box<Operand>,
+        offset: i64,
+        coords: Vec<Operand>,
+    },
     /// `d|p`.
     Pair(Box<Operand>, Box<Operand>),
     /// `!p`.
@@ -38,7 +42,13 @@ pub(crate) enum Statement {
     Label(String, u32, u32),
     Variable(Variable),
     /// Names of one `.reg` with their type; `%r<4>` is expanded.
-    Registers { bits: u32, predicate: bool, names: Vec<(String, u32)>, line: u32, column: u32 },
+    Registers {
+        bits: u32,
+        predicate: bool,
+        names: Vec<(String, u32)>,
+        line: u32,
+        column: u32,
+    },
     BranchTargets(String, Vec<String>),
     Block(Vec<Statement>),
 }

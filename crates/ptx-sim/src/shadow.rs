@@ -121,8 +121,9 @@ impl Known<'_> {
         if self.proxy {
             return match self.clock.get(actor) >= clock {
                 true => Order::Ordered,
-                false if actor == self.generic
-                    || self.after_reads.is_some_and(|g| g.get(actor) >= clock) =>
+                false
+                    if actor == self.generic
+                        || self.after_reads.is_some_and(|g| g.get(actor) >= clock) =>
                 {
                     Order::Proxy
                 }
@@ -273,7 +274,8 @@ impl Cell {
     ) -> Option<Conflict> {
         let w = &self.write;
         let mut found = None;
-        let same = access.write && access.same_value && w.actor == access.actor && w.clock == access.clock;
+        let same =
+            access.write && access.same_value && w.actor == access.actor && w.clock == access.clock;
         // An operation of the asynchronous proxy may touch a byte twice.
         let own = w.actor == access.actor && access.actor & crate::clock::OPERATION != 0;
         if w.actor != 0 && !own && !same {
@@ -357,7 +359,9 @@ impl Cell {
             }
         }
         for old in &mut self.reads {
-            if old.actor == 0 || (!known.proxy && known.order(old.actor, old.clock, old.lane) == Order::Ordered) {
+            if old.actor == 0
+                || (!known.proxy && known.order(old.actor, old.clock, old.lane) == Order::Ordered)
+            {
                 *old = read;
                 return;
             }

@@ -334,6 +334,7 @@ impl Config {
             key_padding => self.key_padding,
             ragged => self.ragged,
             split => self.split,
+            always_edge => self.key_padding || self.bias,
         }
     }
 }

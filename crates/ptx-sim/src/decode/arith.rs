@@ -199,7 +199,11 @@ impl Decoder<'_> {
     }
 
     /// `d|p` or `d`: a register and perhaps a predicate.
-    pub(super) fn dst_and_pred(&mut self, operand: &Operand, bits: u8) -> Result<(Dst, Option<u32>)> {
+    pub(super) fn dst_and_pred(
+        &mut self,
+        operand: &Operand,
+        bits: u8,
+    ) -> Result<(Dst, Option<u32>)> {
         match operand {
             Operand::Pair(d, p) => Ok((self.dst(d, bits)?, self.pred_dst(p)?)),
             operand => Ok((self.dst(operand, bits)?, None)),

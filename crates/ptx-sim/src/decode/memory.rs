@@ -119,7 +119,8 @@ impl Decoder<'_> {
             return self.wrong_type(&format!("has {} registers, expected {n}", to.len()));
         }
         let mem = self.mem(&self.operand(1)?, space)?;
-        let dst = to.iter().map(|o| self.dst_at_least(o, bytes * 8, true)).collect::<Result<_>>()?;
+        let dst =
+            to.iter().map(|o| self.dst_at_least(o, bytes * 8, true)).collect::<Result<_>>()?;
         Ok(Op::Ld { mem, bytes, sext, dst, order: order(parts, false), nc: parts.contains(&"nc") })
     }
 
@@ -174,7 +175,8 @@ impl Decoder<'_> {
         };
         let Some(op) = op else { return self.unsupported() };
         let float = !matches!(ty, AtomType::U | AtomType::S | AtomType::B);
-        if float && op != AtomOp::Add || ty == AtomType::S && matches!(op, AtomOp::Inc | AtomOp::Dec)
+        if float && op != AtomOp::Add
+            || ty == AtomType::S && matches!(op, AtomOp::Inc | AtomOp::Dec)
         {
             return self.unsupported();
         }

@@ -29,14 +29,16 @@ impl Decoder<'_> {
                     _ => Scope::Sys,
                 },
             },
-            "fence" if !parts.contains(&"proxy") && !parts.contains(&"mbarrier_init") => Op::Fence {
-                scope: match parts.last() {
-                    Some(&"cta") => Scope::Cta,
-                    Some(&"cluster") => Scope::Cluster,
-                    Some(&"gpu") => Scope::Gpu,
-                    _ => Scope::Sys,
-                },
-            },
+            "fence" if !parts.contains(&"proxy") && !parts.contains(&"mbarrier_init") => {
+                Op::Fence {
+                    scope: match parts.last() {
+                        Some(&"cta") => Scope::Cta,
+                        Some(&"cluster") => Scope::Cluster,
+                        Some(&"gpu") => Scope::Gpu,
+                        _ => Scope::Sys,
+                    },
+                }
+            }
             "bar" if parts.get(1) == Some(&"warp") => {
                 self.count(1)?;
                 Op::BarWarp { mask: self.src(&self.operand(0)?, 32)? }
@@ -121,8 +123,9 @@ impl Decoder<'_> {
                     [("a", a.len(), na), ("b", b.len(), nb), ("c", c.len(), nc), ("d", d.len(), nd)]
                 {
                     if found != wanted {
-                        return self
-                            .wrong_type(&format!("{name} has {found} registers, expected {wanted}"));
+                        return self.wrong_type(&format!(
+                            "{name} has {found} registers, expected {wanted}"
+                        ));
                     }
                 }
                 Op::Mma { f, d, a, b, c }
@@ -155,7 +158,8 @@ impl Decoder<'_> {
             at = 1;
         }
         let id = self.src(&self.operand(at)?, 32)?;
-        let mut rest: Vec<Operand> = (at + 1..self.operands()).map(|i| self.operand(i)).collect::<Result<_>>()?;
+        let mut rest: Vec<Operand> =
+            (at + 1..self.operands()).map(|i| self.operand(i)).collect::<Result<_>>()?;
         let pred: Option<PSrc> = match (reduces, rest.pop()) {
             (true, Some(operand)) => Some(self.pred(&operand)?),
             (false, Some(operand)) => {

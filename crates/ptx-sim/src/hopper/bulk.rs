@@ -36,7 +36,12 @@ pub(crate) struct Move {
 
 #[derive(Debug)]
 pub(crate) enum Action {
-    Copy { moves: Vec<Move>, fill: [u8; 2], reduce: Option<(AtomOp, AtomType, u32)>, data: Option<Vec<(Vec<u8>, bool)>> },
+    Copy {
+        moves: Vec<Move>,
+        fill: [u8; 2],
+        reduce: Option<(AtomOp, AtomType, u32)>,
+        data: Option<Vec<(Vec<u8>, bool)>>,
+    },
     Product(Box<super::wgmma::Issued>),
 }
 
@@ -83,7 +88,16 @@ impl Machine<'_> {
     }
 
     /// Checks and records the accesses of an operation to `len` bytes.
-    pub(super) fn op_touch(&mut self, warp: &Warp, (pc, lane): (u32, usize), op: Actor, place: Place, len: usize, write: bool, (swizzle, strong): (u8, bool)) {
+    pub(super) fn op_touch(
+        &mut self,
+        warp: &Warp,
+        (pc, lane): (u32, usize),
+        op: Actor,
+        place: Place,
+        len: usize,
+        write: bool,
+        (swizzle, strong): (u8, bool),
+    ) {
         let (a, g) = clocks_of(warp, lane);
         let access = Access {
             actor: op,
@@ -108,8 +122,12 @@ impl Machine<'_> {
             proxy: true,
         };
         let (conflict, shared) = match place {
-            Place::Global(i, at) => (self.device.global.allocations[i].shadow.access(at, len, &access, &known), false),
-            Place::Shared(slot, at) => (self.ctas[slot].shadow.access(at, len, &access, &known), true),
+            Place::Global(i, at) => {
+                (self.device.global.allocations[i].shadow.access(at, len, &access, &known), false)
+            }
+            Place::Shared(slot, at) => {
+                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
+            }
             _ => return,
         };
         if let Some(c) = conflict {
@@ -145,7 +163,13 @@ impl Machine<'_> {
         }
     }
 
-    fn put(&mut self, loc: Loc, data: &[u8], defined: bool, reduce: Option<(AtomOp, AtomType, u32)>) {
+    fn put(
+        &mut self,
+        loc: Loc,
+        data: &[u8],
+        defined: bool,
+        reduce: Option<(AtomOp, AtomType, u32)>,
+    ) {
         let mut data = data.to_vec();
         if let Some((op, ty, bytes)) = reduce {
             let (old, _) = self.bytes_at(loc, data.len() as u32);
@@ -181,7 +205,9 @@ impl Machine<'_> {
     /// Puts an operation in flight as the completion mode says.
     pub(super) fn submit(&mut self, mut pending: Pending) {
         let mode = match self.device.options.completion {
-            Completion::Random => [Completion::Eager, Completion::Late, Completion::Early][self.draw(3) as usize],
+            Completion::Random => {
+                [Completion::Eager, Completion::Late, Completion::Early][self.draw(3) as usize]
+            }
             mode => mode,
         };
         let id = pending.id;
@@ -189,7 +215,15 @@ impl Machine<'_> {
             match mode {
                 Completion::Late => {
                     let moves = moves.clone();
-                    *data = Some(moves.iter().map(|m| m.from.map_or_else(|| (Vec::new(), true), |f| self.bytes_at(f, m.len))).collect());
+                    *data = Some(
+                        moves
+                            .iter()
+                            .map(|m| {
+                                m.from
+                                    .map_or_else(|| (Vec::new(), true), |f| self.bytes_at(f, m.len))
+                            })
+                            .collect(),
+                    );
                 }
                 Completion::Early => {
                     for m in moves.iter() {
@@ -217,7 +251,9 @@ impl Machine<'_> {
             Action::Copy { moves, fill, reduce, data } => {
                 for (i, m) in moves.iter().enumerate() {
                     let (bytes, defined) = match (m.from, &data) {
-                        (None, _) => (fill.iter().copied().cycle().take(m.len as usize).collect(), true),
+                        (None, _) => {
+                            (fill.iter().copied().cycle().take(m.len as usize).collect(), true)
+                        }
                         (Some(_), Some(data)) => data[i].clone(),
                         (Some(from), None) => self.bytes_at(from, m.len),
                     };
@@ -236,7 +272,14 @@ impl Machine<'_> {
     }
 
     /// Destinations of a copy: the own block, or those of a multicast mask.
-    fn destinations(&mut self, warp: &Warp, pc: u32, lane: usize, mask: Option<u32>, place: Place) -> Option<Vec<Place>> {
+    fn destinations(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        mask: Option<u32>,
+        place: Place,
+    ) -> Option<Vec<Place>> {
         let Some(mask) = mask else { return Some(vec![place]) };
         let Place::Shared(_, at) = place else { return None };
         let first = warp.slot - self.ctas[warp.slot].rank as usize;
@@ -247,11 +290,24 @@ impl Machine<'_> {
             });
             return None;
         }
-        Some((0..self.cluster_size as usize).filter(|r| mask >> r & 1 == 1).map(|r| Place::Shared(first + r, at)).collect())
+        Some(
+            (0..self.cluster_size as usize)
+                .filter(|r| mask >> r & 1 == 1)
+                .map(|r| Place::Shared(first + r, at))
+                .collect(),
+        )
     }
 
     /// The mbarrier of each destination block.
-    fn mbars_of(&mut self, warp: &Warp, pc: u32, lane: usize, mem: &Mem, address: u64, many: Option<&[Place]>) -> Option<Vec<(u32, u32)>> {
+    fn mbars_of(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        mem: &Mem,
+        address: u64,
+        many: Option<&[Place]>,
+    ) -> Option<Vec<(u32, u32)>> {
         let (slot, at) = self.live_mbar(warp, pc, lane, mem, address)?;
         let Some(many) = many else { return Some(vec![(self.ctas[slot].linear, at)]) };
         let mut all = Vec::new();
@@ -290,14 +346,18 @@ impl Machine<'_> {
                 });
             }
             let Some(to) = self.place(warp, (pc, lane), dst.space, to[lane], n, 16) else { return };
-            let Some(from) = self.place(warp, (pc, lane), src.space, from[lane], n, 16) else { return };
+            let Some(from) = self.place(warp, (pc, lane), src.space, from[lane], n, 16) else {
+                return;
+            };
             let mask = masks.map(|m| m[lane]);
             let Some(all) = self.destinations(warp, pc, lane, mask, to) else { return };
             let loads = matches!(to, Place::Shared(..));
             let mut mbars = Vec::new();
             if let Some((mem, addresses)) = &mbar_at {
                 let many = mask.map(|_| all.as_slice());
-                let Some(found) = self.mbars_of(warp, pc, lane, mem, addresses[lane], many) else { return };
+                let Some(found) = self.mbars_of(warp, pc, lane, mem, addresses[lane], many) else {
+                    return;
+                };
                 mbars = found.into_iter().map(|(linear, at)| (linear, at, n)).collect();
             }
             let kind = if loads { OpKind::Load } else { OpKind::Store };
@@ -310,20 +370,54 @@ impl Machine<'_> {
             };
             self.op_touch(warp, (pc, lane), reads, from, n as usize, false, (0, false));
             for place in &all {
-                self.op_touch(warp, (pc, lane), writes, *place, n as usize, true, (0, reduce.is_some()));
+                self.op_touch(
+                    warp,
+                    (pc, lane),
+                    writes,
+                    *place,
+                    n as usize,
+                    true,
+                    (0, reduce.is_some()),
+                );
             }
             let from = self.location(from);
-            let moves = all.iter().map(|to| Move { from: Some(from), to: self.location(*to), len: n }).collect();
+            let moves = all
+                .iter()
+                .map(|to| Move { from: Some(from), to: self.location(*to), len: n })
+                .collect();
             let element = reduce.map(|(op, ty)| {
                 let opcode = &self.program.code[pc as usize].opcode;
-                (op, ty, if opcode.ends_with("64") { 8 } else if opcode.ends_with("16") { 2 } else { 4 })
+                (
+                    op,
+                    ty,
+                    if opcode.ends_with("64") {
+                        8
+                    } else if opcode.ends_with("16") {
+                        2
+                    } else {
+                        4
+                    },
+                )
             });
             self.bulk_bytes += u64::from(n) * all.len() as u64;
-            self.issue(warp, lane, (reads, writes), mbars, Action::Copy { moves, fill: [0; 2], reduce: element, data: None });
+            self.issue(
+                warp,
+                lane,
+                (reads, writes),
+                mbars,
+                Action::Copy { moves, fill: [0; 2], reduce: element, data: None },
+            );
         }
     }
 
-    fn issue(&mut self, warp: &mut Warp, lane: usize, (reads, writes): (Actor, Actor), mbars: Vec<(u32, u32, u32)>, action: Action) {
+    fn issue(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (reads, writes): (Actor, Actor),
+        mbars: Vec<(u32, u32, u32)>,
+        action: Action,
+    ) {
         if reads != writes {
             let groups = warp.hopper.bulk.entry(lane).or_default();
             groups.loose.push(Entry { reads, writes, read_known: false });
@@ -378,21 +472,28 @@ impl Machine<'_> {
             }
         };
         for lane in lanes(exec) {
-            let Some(tensor) = self.tensor_of(warp, pc, lane, maps[lane], coords.len()) else { return };
+            let Some(tensor) = self.tensor_of(warp, pc, lane, maps[lane], coords.len()) else {
+                return;
+            };
             let bytes = tensor.box_bytes() as u32;
             if !at[lane].is_multiple_of(128) {
                 return self.stop("TMA-ALIGN", (warp, pc, Some(lane as u32)), || {
                     format!("shared address {:#x} is not a multiple of 128", at[lane])
                 });
             }
-            let Some(place) = self.place(warp, (pc, lane), shared.space, at[lane], bytes, 16) else { return };
+            let Some(place) = self.place(warp, (pc, lane), shared.space, at[lane], bytes, 16)
+            else {
+                return;
+            };
             let at_coords: Vec<i64> = coords.iter().map(|c| i64::from(c[lane] as i32)).collect();
             let mask = masks.map(|m| m[lane]);
             let Some(all) = self.destinations(warp, pc, lane, mask, place) else { return };
             let mut mbars = Vec::new();
             if let Some((mem, addresses)) = &mbar_at {
                 let many = mask.map(|_| all.as_slice());
-                let Some(found) = self.mbars_of(warp, pc, lane, mem, addresses[lane], many) else { return };
+                let Some(found) = self.mbars_of(warp, pc, lane, mem, addresses[lane], many) else {
+                    return;
+                };
                 mbars = found.into_iter().map(|(linear, at)| (linear, at, bytes)).collect();
             }
             let loads = mbar.is_some();
@@ -417,8 +518,12 @@ impl Machine<'_> {
                     let here = Loc::Shared(linear, (from - u64::from(self.smem_base)) as u32);
                     let len = len as u32;
                     match (loads, global) {
-                        (true, global) => moves.push(Move { from: global.map(Loc::Global), to: here, len }),
-                        (false, Some(address)) => moves.push(Move { from: Some(here), to: Loc::Global(address), len }),
+                        (true, global) => {
+                            moves.push(Move { from: global.map(Loc::Global), to: here, len })
+                        }
+                        (false, Some(address)) => {
+                            moves.push(Move { from: Some(here), to: Loc::Global(address), len })
+                        }
                         (false, None) => {}
                     }
                 }
@@ -429,9 +534,18 @@ impl Machine<'_> {
                     if let Loc::Global(address) = loc {
                         match self.device.global.find(address, u64::from(m.len)) {
                             Ok((a, offset)) => {
-                                let (op, write) = if loads { (writes, false) } else { (writes, true) };
+                                let (op, write) =
+                                    if loads { (writes, false) } else { (writes, true) };
                                 let place = Place::Global(a, offset);
-                                self.op_touch(warp, (pc, lane), op, place, m.len as usize, write, (0, reduce.is_some()));
+                                self.op_touch(
+                                    warp,
+                                    (pc, lane),
+                                    op,
+                                    place,
+                                    m.len as usize,
+                                    write,
+                                    (0, reduce.is_some()),
+                                );
                             }
                             Err(_) => missing = Some(address),
                         }
@@ -445,7 +559,8 @@ impl Machine<'_> {
                 });
             }
             if !loads {
-                let from: Vec<(Loc, u32)> = moves.iter().filter_map(|m| Some((m.from?, m.len))).collect();
+                let from: Vec<(Loc, u32)> =
+                    moves.iter().filter_map(|m| Some((m.from?, m.len))).collect();
                 if from.into_iter().any(|(loc, len)| !self.bytes_at(loc, len).1) {
                     self.error("MEM-UNINIT-SHARED", (warp, pc, Some(lane as u32)), || {
                         "a tensor store reads shared memory that was never written".into()
@@ -464,12 +579,25 @@ impl Machine<'_> {
             };
             let reduce = reduce.map(|op| (op, ty, tensor.element_bytes() as u32));
             self.bulk_bytes += u64::from(bytes) * all.len() as u64;
-            self.issue(warp, lane, (reads, writes), mbars, Action::Copy { moves, fill, reduce, data: None });
+            self.issue(
+                warp,
+                lane,
+                (reads, writes),
+                mbars,
+                Action::Copy { moves, fill, reduce, data: None },
+            );
         }
     }
 
     /// The tensor that a map at `address` describes.
-    fn tensor_of(&mut self, warp: &Warp, pc: u32, lane: usize, address: u64, rank: usize) -> Option<Tensor> {
+    fn tensor_of(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        address: u64,
+        rank: usize,
+    ) -> Option<Tensor> {
         let place = self.place(warp, (pc, lane), Space::Generic, address, 128, 64)?;
         let mut words = [0u64; 16];
         for (i, word) in words.iter_mut().enumerate() {
@@ -481,7 +609,9 @@ impl Machine<'_> {
             return None;
         };
         if tensor.dims.len() != rank {
-            self.stop("TMA-COORD", at, || format!("{rank} coordinates for a tensor of rank {}", tensor.dims.len()));
+            self.stop("TMA-COORD", at, || {
+                format!("{rank} coordinates for a tensor of rank {}", tensor.dims.len())
+            });
             return None;
         }
         if !self.device.is_valid(tensor.address, 1) {
@@ -495,7 +625,8 @@ impl Machine<'_> {
 /// Runs of a box: global address (none outside the tensor), shared address with the swizzle, bytes.
 fn box_runs(t: &Tensor, coords: &[i64], shared: u64) -> Vec<(Option<u64>, u64, u64)> {
     let e = t.element_bytes();
-    let extent: Vec<u64> = t.boxes.iter().zip(&t.element_strides).map(|(b, s)| u64::from(b.div_ceil(*s))).collect();
+    let extent: Vec<u64> =
+        t.boxes.iter().zip(&t.element_strides).map(|(b, s)| u64::from(b.div_ceil(*s))).collect();
     let m = [0u64, 1, 3, 7][t.swizzle as usize];
     let swizzled = |address: u64| address ^ (address >> 7 & m) << 4;
     let rows: u64 = extent[1..].iter().product();
@@ -527,4 +658,3 @@ fn box_runs(t: &Tensor, coords: &[i64], shared: u64) -> Vec<(Option<u64>, u64, u
     }
     runs
 }
-

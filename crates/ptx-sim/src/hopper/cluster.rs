@@ -21,7 +21,15 @@ impl Machine<'_> {
         slot - self.ctas[slot].rank as usize
     }
 
-    pub(super) fn mapa(&mut self, warp: &mut Warp, pc: u32, exec: u32, dst: Dst, src: Src, rank: Src) {
+    pub(super) fn mapa(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        dst: Dst,
+        src: Src,
+        rank: Src,
+    ) {
         let (address, ranks) = (self.value64(warp, src), self.value32(warp, rank));
         let size = self.cluster_size;
         if let Some(lane) = crate::machine::lanes(exec).find(|&l| ranks[l] >= size) {
@@ -33,10 +41,20 @@ impl Machine<'_> {
         warp.set64(dst, &out, exec);
     }
 
-    pub(super) fn cluster_arrive(&mut self, warp: &mut Warp, pc: u32, exec: u32, relaxed: bool, aligned: bool) {
+    pub(super) fn cluster_arrive(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        relaxed: bool,
+        aligned: bool,
+    ) {
         if aligned && exec != warp.live() {
             self.error("BAR-DIVERGED", (warp, pc, None), || {
-                format!("lanes {exec:#010x} execute an aligned barrier, {:#010x} are live", warp.live())
+                format!(
+                    "lanes {exec:#010x} execute an aligned barrier, {:#010x} are live",
+                    warp.live()
+                )
             });
         }
         if warp.hopper.arrived.is_some() {
@@ -56,10 +74,18 @@ impl Machine<'_> {
         self.hopper.cluster_checks.push(first);
     }
 
-    pub(super) fn cluster_wait(&mut self, warp: &mut Warp, (s, pc, exec): (usize, u32, u32), aligned: bool) {
+    pub(super) fn cluster_wait(
+        &mut self,
+        warp: &mut Warp,
+        (s, pc, exec): (usize, u32, u32),
+        aligned: bool,
+    ) {
         if aligned && exec != warp.live() {
             self.error("BAR-DIVERGED", (warp, pc, None), || {
-                format!("lanes {exec:#010x} execute an aligned barrier, {:#010x} are live", warp.live())
+                format!(
+                    "lanes {exec:#010x} execute an aligned barrier, {:#010x} are live",
+                    warp.live()
+                )
             });
         }
         let Some(phase) = warp.hopper.arrived else {
@@ -124,7 +150,13 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn set_max_regs(&mut self, warp: &mut Warp, (s, pc): (usize, u32), n: u32, grow: bool) {
+    pub(super) fn set_max_regs(
+        &mut self,
+        warp: &mut Warp,
+        (s, pc): (usize, u32),
+        n: u32,
+        grow: bool,
+    ) {
         let threads = (self.warps_per_cta * 32).max(1);
         let entry = (65536 / threads / 8 * 8).min(256);
         let now = warp.hopper.regs.unwrap_or(entry);

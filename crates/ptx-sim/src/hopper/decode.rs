@@ -58,7 +58,9 @@ pub(crate) fn decode(d: &mut Decoder<'_>, parts: &[&str]) -> Result<Option<Op>> 
             Op90::CtaRank { dst: d.dst(&d.operand(0)?, 32)?, src }
         }
         "barrier" => match parts.get(2) {
-            Some(&"arrive") => Op90::ClusterArrive { relaxed: has("relaxed"), aligned: has("aligned") },
+            Some(&"arrive") => {
+                Op90::ClusterArrive { relaxed: has("relaxed"), aligned: has("aligned") }
+            }
             Some(&"wait") => Op90::ClusterWait { aligned: has("aligned") },
             _ => return d.unsupported(),
         },
@@ -74,7 +76,9 @@ pub(crate) fn decode(d: &mut Decoder<'_>, parts: &[&str]) -> Result<Option<Op>> 
         "setmaxnreg" => {
             let n = d.immediate(&d.operand(0)?)? as u32;
             if !(24..=256).contains(&n) || n % 8 != 0 {
-                return d.wrong_type(&format!("{n} registers; allowed are multiples of 8 from 24 to 256"));
+                return d.wrong_type(&format!(
+                    "{n} registers; allowed are multiples of 8 from 24 to 256"
+                ));
             }
             Op90::SetMaxRegs { n, grow: has("inc") }
         }
@@ -123,7 +127,11 @@ fn mbarrier(d: &mut Decoder<'_>, parts: &[&str]) -> Result<Op90> {
         "expect_tx" | "complete_tx" => {
             d.count(2)?;
             let mem = shared_mem(d, 0, parts)?;
-            Op90::MbarTx { mem, tx: d.src(&d.operand(1)?, 32)?, complete: parts[1] == "complete_tx" }
+            Op90::MbarTx {
+                mem,
+                tx: d.src(&d.operand(1)?, 32)?,
+                complete: parts[1] == "complete_tx",
+            }
         }
         "test_wait" | "try_wait" => {
             let parity = has("parity");
@@ -187,7 +195,10 @@ fn bulk(d: &mut Decoder<'_>, parts: &[&str], reduce: Option<AtomOp>) -> Result<O
     let mask = mask_and_hint(d, parts, 3 + usize::from(completes))?;
     let reduce = match reduce {
         None => None,
-        Some(op) => Some((op, atom_type(parts.last().copied().unwrap_or("")).map_or_else(|| d.unsupported(), Ok)?)),
+        Some(op) => Some((
+            op,
+            atom_type(parts.last().copied().unwrap_or("")).map_or_else(|| d.unsupported(), Ok)?,
+        )),
     };
     Ok(Op90::Bulk { dst, src, bytes, mbar, mask, reduce })
 }
@@ -233,8 +244,10 @@ fn product(d: &mut Decoder<'_>, parts: &[&str]) -> Result<wgmma::Product> {
     let Some((n, k)) = shape.and_then(|s| s.split_once('k')) else { return d.unsupported() };
     let (Ok(n), Ok(k)) = (n.parse::<usize>(), k.parse::<usize>()) else { return d.unsupported() };
     // m64nNkK.dtype.atype.btype
-    let types: Vec<&str> = parts.iter().skip_while(|p| !p.starts_with("m64n")).skip(1).copied().collect();
-    let (Some("f32"), Some(a), Some(b)) = (types.first().copied(), types.get(1), types.get(2)) else {
+    let types: Vec<&str> =
+        parts.iter().skip_while(|p| !p.starts_with("m64n")).skip(1).copied().collect();
+    let (Some("f32"), Some(a), Some(b)) = (types.first().copied(), types.get(1), types.get(2))
+    else {
         return d.unsupported();
     };
     let (Some(a), Some(b)) = (Elem::parse(a), Elem::parse(b)) else { return d.unsupported() };
@@ -265,7 +278,9 @@ fn product(d: &mut Decoder<'_>, parts: &[&str]) -> Result<wgmma::Product> {
         Dst::R32(r) => Some(r),
         _ => None,
     });
-    let Some(acc) = acc.collect::<Option<Vec<u32>>>() else { return d.wrong_type("an accumulator is missing") };
+    let Some(acc) = acc.collect::<Option<Vec<u32>>>() else {
+        return d.wrong_type("an accumulator is missing");
+    };
     Ok(wgmma::Product {
         n,
         k,

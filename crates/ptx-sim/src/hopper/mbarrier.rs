@@ -79,7 +79,14 @@ impl Mbar {
 
 impl Machine<'_> {
     /// The block and offset of an mbarrier operand of one lane.
-    fn mbar_place(&mut self, warp: &Warp, pc: u32, lane: usize, mem: &Mem, address: u64) -> Option<(usize, u32)> {
+    fn mbar_place(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        mem: &Mem,
+        address: u64,
+    ) -> Option<(usize, u32)> {
         match self.place(warp, (pc, lane), mem.space, address, 8, 8)? {
             Place::Shared(slot, at) => Some((slot, at as u32)),
             _ => {
@@ -92,7 +99,14 @@ impl Machine<'_> {
     }
 
     /// Checks that there is an initialised mbarrier, known to the lane.
-    pub(super) fn live_mbar(&mut self, warp: &Warp, pc: u32, lane: usize, mem: &Mem, address: u64) -> Option<(usize, u32)> {
+    pub(super) fn live_mbar(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        mem: &Mem,
+        address: u64,
+    ) -> Option<(usize, u32)> {
         let (slot, at) = self.mbar_place(warp, pc, lane, mem, address)?;
         let Some(mbar) = self.ctas[slot].hopper.mbars.get(&at) else {
             self.stop("MBAR-UNINIT", (warp, pc, Some(lane as u32)), || {
@@ -101,7 +115,8 @@ impl Machine<'_> {
             return None;
         };
         let (actor, clock) = mbar.init;
-        let known = actor == clock::generic(warp.number) || warp.published_by(lane).get(actor) >= clock;
+        let known =
+            actor == clock::generic(warp.number) || warp.published_by(lane).get(actor) >= clock;
         if !known {
             self.error("MBAR-UNINIT", (warp, pc, Some(lane as u32)), || {
                 format!("nothing orders this after the initialisation of the mbarrier at {at:#x}")
@@ -118,7 +133,9 @@ impl Machine<'_> {
         let Some(addresses) = self.addresses(warp, pc, exec, mem) else { return };
         let counts = self.value32(warp, count);
         for lane in lanes(exec) {
-            let Some((slot, at)) = self.mbar_place(warp, pc, lane, mem, addresses[lane]) else { return };
+            let Some((slot, at)) = self.mbar_place(warp, pc, lane, mem, addresses[lane]) else {
+                return;
+            };
             let count = counts[lane];
             if count == 0 || count >= 1 << 20 {
                 return self.stop("MBAR-RANGE", (warp, pc, Some(lane as u32)), || {
@@ -130,7 +147,8 @@ impl Machine<'_> {
                     format!("the mbarrier at {at:#x} is live")
                 });
             }
-            let what = What { pc, lane, write: true, strong: Strong::Gpu, same_value: false, copy: false };
+            let what =
+                What { pc, lane, write: true, strong: Strong::Gpu, same_value: false, copy: false };
             self.touch(warp, Place::Shared(slot, at as usize), 8, what);
             self.ctas[slot].shared.define(at as usize, 8, true);
             let mbar = Mbar {
@@ -152,7 +170,9 @@ impl Machine<'_> {
     pub(super) fn mbar_inval(&mut self, warp: &Warp, pc: u32, exec: u32, mem: &Mem) {
         let Some(addresses) = self.addresses(warp, pc, exec, mem) else { return };
         for lane in lanes(exec) {
-            let Some((slot, at)) = self.live_mbar(warp, pc, lane, mem, addresses[lane]) else { return };
+            let Some((slot, at)) = self.live_mbar(warp, pc, lane, mem, addresses[lane]) else {
+                return;
+            };
             self.ctas[slot].hopper.mbars.remove(&at);
             self.ctas[slot].shared.poison(at as usize, 8);
         }
@@ -211,7 +231,15 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn mbar_tx(&mut self, warp: &Warp, pc: u32, exec: u32, mem: &Mem, tx: Src, complete: bool) {
+    pub(super) fn mbar_tx(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        exec: u32,
+        mem: &Mem,
+        tx: Src,
+        complete: bool,
+    ) {
         let Some(addresses) = self.addresses(warp, pc, exec, mem) else { return };
         let bytes = self.value32(warp, tx);
         for lane in lanes(exec) {
@@ -302,7 +330,14 @@ impl Machine<'_> {
 
     /// `cp.async.mbarrier.arrive`: an arrival when the lane's copies so far have landed. Done at
     /// once: the copies are landed with it, which is one of the legal times.
-    pub(super) fn mbar_copies(&mut self, warp: &mut Warp, pc: u32, exec: u32, mem: &Mem, noinc: bool) {
+    pub(super) fn mbar_copies(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        mem: &Mem,
+        noinc: bool,
+    ) {
         let Some(addresses) = self.addresses(warp, pc, exec, mem) else { return };
         self.retire_copies(warp, exec);
         for lane in lanes(exec) {

@@ -55,7 +55,8 @@ impl Tensor {
     /// Bytes of a box in shared memory.
     pub fn box_bytes(&self) -> u64 {
         let extent = |(b, s): (&u32, &u32)| u64::from(b.div_ceil(*s));
-        self.boxes.iter().zip(&self.element_strides).map(extent).product::<u64>() * self.element_bytes()
+        self.boxes.iter().zip(&self.element_strides).map(extent).product::<u64>()
+            * self.element_bytes()
     }
 
     /// Checks the rules of `cuTensorMapEncodeTiled` and encodes.
@@ -81,7 +82,10 @@ impl Tensor {
         rule(self.interleave == 0 || n >= 3, "interleave needs a rank of 3")?;
         rule(self.dims.iter().all(|d| (1..=1 << 32).contains(d)), "dimensions are 1 to 2^32")?;
         rule(self.boxes.iter().all(|b| (1..=256).contains(b)), "boxes are 1 to 256")?;
-        rule(self.element_strides.iter().all(|s| (1..=8).contains(s)), "element strides are 1 to 8")?;
+        rule(
+            self.element_strides.iter().all(|s| (1..=8).contains(s)),
+            "element strides are 1 to 8",
+        )?;
         let stride = |s: &u64| s.is_multiple_of(16) && *s < 1 << 40;
         rule(self.strides.iter().all(stride), "strides are multiples of 16 bytes below 2^40")?;
         if self.interleave == 0 {
@@ -139,11 +143,16 @@ fn hash(words: &TensorMap) -> u64 {
     words[..15]
         .iter()
         .flat_map(|word| word.to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 /// A tensor map of a case, encoded.
-pub(crate) fn encode_case_map(map: &Value, buffers: &BTreeMap<String, (u64, u64)>) -> Result<Vec<u8>, String> {
+pub(crate) fn encode_case_map(
+    map: &Value,
+    buffers: &BTreeMap<String, (u64, u64)>,
+) -> Result<Vec<u8>, String> {
     let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or("");
     let numbers = |key: &str| -> Vec<u64> {
         let list = map.get(key).and_then(Value::as_array);
@@ -151,12 +160,18 @@ pub(crate) fn encode_case_map(map: &Value, buffers: &BTreeMap<String, (u64, u64)
     };
     let small = |key: &str| numbers(key).into_iter().map(|n| n as u32).collect::<Vec<u32>>();
     let number = |key: &str, names: &[&str]| {
-        names.iter().position(|n| *n == text(key)).map(|n| n as u32).ok_or_else(|| format!("tensor map: {key} {:?}", text(key)))
+        names
+            .iter()
+            .position(|n| *n == text(key))
+            .map(|n| n as u32)
+            .ok_or_else(|| format!("tensor map: {key} {:?}", text(key)))
     };
     let buffer = text("buffer");
     let allocation = *buffers.get(buffer).ok_or_else(|| format!("no buffer is called {buffer}"))?;
-    let types =
-        ["u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "f32ftz", "tf32", "tf32ftz"];
+    let types = [
+        "u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "f32ftz", "tf32",
+        "tf32ftz",
+    ];
     let tensor = Tensor {
         element: number("type", &types)?,
         address: allocation.0,

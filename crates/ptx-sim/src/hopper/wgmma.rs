@@ -1,5 +1,6 @@
 //! wgmma: products of four warps that complete when they are waited for.
 
+use super::Op90;
 use super::bulk::{Action, OpKind, Pending};
 use crate::clock::{self, Actor};
 use crate::machine::{Machine, Place};
@@ -7,7 +8,6 @@ use crate::op::{Op, PSrc, Src};
 use crate::shadow::{Access, Known, SEVERAL, Strong};
 use crate::tc::{self, Elem};
 use crate::warp::{State, Warp};
-use super::Op90;
 
 /// wgmma.mma_async, decoded.
 #[derive(Debug, Clone)]
@@ -72,9 +72,12 @@ impl Machine<'_> {
             return;
         }
         let pc = places[0].1 - 1;
-        let mut warps: Vec<Box<Warp>> = (0..4).filter_map(|i| self.ctas[slot].warps[first + i].take()).collect();
+        let mut warps: Vec<Box<Warp>> =
+            (0..4).filter_map(|i| self.ctas[slot].warps[first + i].take()).collect();
         if places.iter().any(|(_, other)| *other != pc + 1) {
-            self.stop("WGMMA-DIVERGED", (&warps[0], pc, None), || "the four warps stand at different instructions".into());
+            self.stop("WGMMA-DIVERGED", (&warps[0], pc, None), || {
+                "the four warps stand at different instructions".into()
+            });
         } else {
             let program = self.program;
             if let Op::Hopper(op) = &program.code[pc as usize].op
@@ -141,14 +144,26 @@ impl Machine<'_> {
             None => Operand::Values(self.a_from_registers(warps, p)),
             Some(desc) => {
                 let desc = self.value64(&warps[0], desc)[0];
-                let Some(at) = self.units(&warps[0], pc, id, desc, (64, p.k, p.a, p.trans_a), &known, &generic) else {
+                let Some(at) = self.units(
+                    &warps[0],
+                    pc,
+                    id,
+                    desc,
+                    (64, p.k, p.a, p.trans_a),
+                    &known,
+                    &generic,
+                ) else {
                     return;
                 };
                 Operand::Units { rows: 64, elem: p.a, trans: p.trans_a, at, data: None }
             }
         };
         let desc = self.value64(&warps[0], p.b_desc)[0];
-        let Some(at) = self.units(&warps[0], pc, id, desc, (p.n, p.k, p.b, p.trans_b), &known, &generic) else { return };
+        let Some(at) =
+            self.units(&warps[0], pc, id, desc, (p.n, p.k, p.b, p.trans_b), &known, &generic)
+        else {
+            return;
+        };
         let mut issued = Issued {
             slot: self.ctas[warps[0].slot].linear,
             group: warps[0].index / 4,
@@ -170,7 +185,12 @@ impl Machine<'_> {
         }
         self.counts[pc as usize].tc_flops += 2 * 64 * (p.n * p.k) as u64;
         let cta = issued.slot;
-        self.hopper.pending.push(Pending { id, cta, mbars: Vec::new(), action: Action::Product(Box::new(issued)) });
+        self.hopper.pending.push(Pending {
+            id,
+            cta,
+            mbars: Vec::new(),
+            action: Action::Product(Box::new(issued)),
+        });
     }
 
     /// A's fragments: the layout of mma.sync with 16 rows of each warp.
@@ -254,10 +274,26 @@ impl Machine<'_> {
         let mut offsets = Vec::with_capacity(at.len());
         let (mut mismatch, mut undefined) = (None, None);
         for address in at {
-            let Some(Place::Shared(slot, offset)) = self.place(warp, (pc, 0), crate::op::Space::Shared, address | u64::from(self.ctas[warp.slot].rank) << 24, 16, 16) else {
+            let Some(Place::Shared(slot, offset)) = self.place(
+                warp,
+                (pc, 0),
+                crate::op::Space::Shared,
+                address | u64::from(self.ctas[warp.slot].rank) << 24,
+                16,
+                16,
+            ) else {
                 return None;
             };
-            let access = Access { actor: op, clock: 1, pc, lane: SEVERAL, write: false, strong: Strong::No, swizzle: 0, same_value: false };
+            let access = Access {
+                actor: op,
+                clock: 1,
+                pc,
+                lane: SEVERAL,
+                write: false,
+                strong: Strong::No,
+                swizzle: 0,
+                same_value: false,
+            };
             let who = Known {
                 clock: known,
                 overlay: None,
@@ -278,7 +314,9 @@ impl Machine<'_> {
             if tag != 0 && u64::from(tag) != swizzle {
                 mismatch = Some((tag, offset));
             }
-            if !self.ctas[slot].shared.is_defined(offset, 16) && self.device.options.completion != crate::options::Completion::Early {
+            if !self.ctas[slot].shared.is_defined(offset, 16)
+                && self.device.options.completion != crate::options::Completion::Early
+            {
                 undefined = Some(offset);
             }
             offsets.push(offset as u32);
@@ -311,7 +349,8 @@ impl Machine<'_> {
             let mut out = vec![0.0; *rows * k];
             for (i, offset) in at.iter().enumerate() {
                 for z in 0..per {
-                    let bits = shared.word(*offset as usize + z * elem.bytes(), elem.bytes()) as u32;
+                    let bits =
+                        shared.word(*offset as usize + z * elem.bytes(), elem.bytes()) as u32;
                     let (r, kk) = match trans {
                         true => (i % (*rows / per) * per + z, i / (*rows / per)),
                         false => (i / (k / per), i % (k / per) * per + z),
@@ -411,4 +450,3 @@ impl Machine<'_> {
         }
     }
 }
-

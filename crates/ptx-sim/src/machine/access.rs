@@ -93,18 +93,20 @@ impl Machine<'_> {
         };
         let fits = |at: u64, bytes: usize| at + u64::from(len) <= bytes as u64;
         match space {
-            Space::Global | Space::Generic => match self.device.global.find(address, u64::from(len)) {
-                Ok((a, offset)) => return Some(Place::Global(a, offset)),
-                Err(fault) => {
-                    let code = match fault {
-                        Fault::Freed => "MEM-FREED",
-                        Fault::OutOfBounds if address < 1 << 32 => "MEM-SPACE",
-                        Fault::OutOfBounds => "MEM-OOB-GLOBAL",
-                    };
-                    let what = self.device.global.describe(address);
-                    self.stop(code, at, || format!("{len} bytes: {what}"));
+            Space::Global | Space::Generic => {
+                match self.device.global.find(address, u64::from(len)) {
+                    Ok((a, offset)) => return Some(Place::Global(a, offset)),
+                    Err(fault) => {
+                        let code = match fault {
+                            Fault::Freed => "MEM-FREED",
+                            Fault::OutOfBounds if address < 1 << 32 => "MEM-SPACE",
+                            Fault::OutOfBounds => "MEM-OOB-GLOBAL",
+                        };
+                        let what = self.device.global.describe(address);
+                        self.stop(code, at, || format!("{len} bytes: {what}"));
+                    }
                 }
-            },
+            }
             Space::Shared | Space::Cluster => {
                 let own = self.ctas[warp.slot].rank;
                 let rank = (address >> 24) as u32;
@@ -114,7 +116,8 @@ impl Machine<'_> {
                         format!("{address:#x} is no address of shared memory")
                     });
                 } else if rank >= self.cluster_size {
-                    let code = if self.cluster_size > 1 { "CLUSTER-RANK" } else { "MEM-OOB-SHARED" };
+                    let code =
+                        if self.cluster_size > 1 { "CLUSTER-RANK" } else { "MEM-OOB-SHARED" };
                     let size = self.cluster_size;
                     self.stop(code, at, || {
                         format!("{address:#x} is in block {rank} of a cluster of {size}")
@@ -138,7 +141,10 @@ impl Machine<'_> {
                     }
                     let bytes = self.smem_bytes;
                     self.stop("MEM-OOB-SHARED", at, || {
-                        format!("{len} bytes at offset {:#x} of {bytes} bytes of shared memory", offset as i32)
+                        format!(
+                            "{len} bytes at offset {:#x} of {bytes} bytes of shared memory",
+                            offset as i32
+                        )
                     });
                 }
             }
@@ -146,13 +152,17 @@ impl Machine<'_> {
                 if fits(address, self.program.local_bytes as usize) {
                     return Some(Place::Local(address as usize));
                 }
-                self.stop("MEM-OOB-LOCAL", at, || format!("{len} bytes at {address:#x} of local memory"));
+                self.stop("MEM-OOB-LOCAL", at, || {
+                    format!("{len} bytes at {address:#x} of local memory")
+                });
             }
             Space::Param => {
                 if fits(address, self.params.len()) {
                     return Some(Place::Param(address as usize));
                 }
-                self.stop("MEM-OOB-PARAM", at, || format!("{len} bytes at {address:#x} of the parameters"));
+                self.stop("MEM-OOB-PARAM", at, || {
+                    format!("{len} bytes at {address:#x} of the parameters")
+                });
             }
         }
         None
@@ -160,7 +170,8 @@ impl Machine<'_> {
 
     /// Checks order against earlier accesses and records this one.
     pub(crate) fn touch(&mut self, warp: &Warp, place: Place, len: usize, what: What) {
-        let actor = if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
+        let actor =
+            if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
         let access = Access {
             actor,
             clock: warp.clock,
@@ -194,7 +205,15 @@ impl Machine<'_> {
             _ => return,
         };
         if let Some(conflict) = conflict {
-            self.conflict(warp, (what.pc, what.lane), what.write, what.copy, shared, place, conflict);
+            self.conflict(
+                warp,
+                (what.pc, what.lane),
+                what.write,
+                what.copy,
+                shared,
+                place,
+                conflict,
+            );
         }
     }
 
@@ -228,7 +247,10 @@ impl Machine<'_> {
         let where_ = match place {
             Place::Global(a, at) => {
                 let a = &self.device.global.allocations[a];
-                format!("byte {at} of {}", if a.name.is_empty() { "an allocation" } else { &a.name })
+                format!(
+                    "byte {at} of {}",
+                    if a.name.is_empty() { "an allocation" } else { &a.name }
+                )
             }
             Place::Shared(_, at) => format!("shared memory at {at:#x}"),
             _ => String::new(),
@@ -245,7 +267,13 @@ impl Machine<'_> {
             Severity::Error,
             (warp, pc, Some(lane as u32)),
             Some((other, c.pc)),
-            || format!("{} {where_}, which is {} {what}", verb(write), if c.wrote { "written" } else { "read" }),
+            || {
+                format!(
+                    "{} {where_}, which is {} {what}",
+                    verb(write),
+                    if c.wrote { "written" } else { "read" }
+                )
+            },
         );
     }
 

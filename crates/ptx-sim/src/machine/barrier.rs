@@ -43,7 +43,10 @@ impl Machine<'_> {
     ) {
         if aligned && exec != warp.live() {
             self.error("BAR-DIVERGED", (warp, pc, None), || {
-                format!("lanes {exec:#010x} execute an aligned barrier, {:#010x} are live", warp.live())
+                format!(
+                    "lanes {exec:#010x} execute an aligned barrier, {:#010x} are live",
+                    warp.live()
+                )
             });
         }
         let uniform = |values: [u32; 32]| {

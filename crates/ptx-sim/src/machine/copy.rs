@@ -9,7 +9,14 @@ use crate::shadow::Strong;
 use crate::warp::{Copy, Warp};
 
 impl Machine<'_> {
-    pub(super) fn copy_async(&mut self, warp: &mut Warp, pc: u32, exec: u32, inst: &Inst, taint: (u32, u32)) {
+    pub(super) fn copy_async(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        inst: &Inst,
+        taint: (u32, u32),
+    ) {
         let Op::CpAsync { dst, src, bytes, src_bytes, ignore } = &inst.op else { return };
         if taint.0 != 0 {
             self.undefined(warp, pc, taint.0, taint.1, "an operand of a copy is");
@@ -28,7 +35,8 @@ impl Machine<'_> {
                 });
             }
             takes[lane] = n;
-            let Some(place) = self.place(warp, (pc, lane), dst.space, to[lane], *bytes, *bytes) else {
+            let Some(place) = self.place(warp, (pc, lane), dst.space, to[lane], *bytes, *bytes)
+            else {
                 return;
             };
             writes[lane] = Some(place);
@@ -41,12 +49,18 @@ impl Machine<'_> {
         self.count_access(pc, &writes, *bytes, true);
         self.count_access(pc, &reads, *bytes, false);
         for lane in lanes(exec) {
-            let what = What { pc, lane, write: false, strong: Strong::No, same_value: false, copy: true };
+            let what =
+                What { pc, lane, write: false, strong: Strong::No, same_value: false, copy: true };
             if let Some(place) = reads[lane] {
                 self.touch(warp, place, takes[lane] as usize, what);
             }
             let Some(Place::Shared(_, at)) = writes[lane] else { continue };
-            self.touch(warp, Place::Shared(warp.slot, at), *bytes as usize, What { write: true, ..what });
+            self.touch(
+                warp,
+                Place::Shared(warp.slot, at),
+                *bytes as usize,
+                What { write: true, ..what },
+            );
             let mut copy = Copy {
                 lane: lane as u8,
                 group: warp.committed[lane],
@@ -59,7 +73,9 @@ impl Machine<'_> {
                 pending: None,
             };
             let mode = match self.device.options.completion {
-                Completion::Random => [Completion::Eager, Completion::Late, Completion::Early][self.draw(3) as usize],
+                Completion::Random => {
+                    [Completion::Eager, Completion::Late, Completion::Early][self.draw(3) as usize]
+                }
                 mode => mode,
             };
             match mode {

@@ -2,9 +2,9 @@
 
 use super::Machine;
 use crate::alu::{self, Kind};
+use crate::hopper;
 use crate::op::{BoolOp, CarryOp, CmpFn, Dst, Inst, Op, Src};
 use crate::warp::{Join, Split, State, Warp};
-use crate::hopper;
 
 /// Blends by mask.
 fn combine(op: BoolOp, a: u32, b: u32) -> u32 {
@@ -144,8 +144,7 @@ impl<'a> Machine<'a> {
                 warp.set_pred(*q, second, exec);
             }
             Op::SetpPair { f, a, b, p, q, combine: with } => {
-                let (mut first, mut second) =
-                    f(&self.value32(warp, *a), &self.value32(warp, *b));
+                let (mut first, mut second) = f(&self.value32(warp, *a), &self.value32(warp, *b));
                 if let Some((op, c)) = with {
                     let c = warp.pred(*c);
                     first = combine(*op, first, c);
@@ -158,13 +157,15 @@ impl<'a> Machine<'a> {
                 let choose = warp.pred(*p);
                 if matches!(dst, Dst::R64(_)) {
                     let (a, b) = (self.value64(warp, *a), self.value64(warp, *b));
-                    let out = std::array::from_fn(|l| if choose >> l & 1 == 1 { a[l] } else { b[l] });
+                    let out =
+                        std::array::from_fn(|l| if choose >> l & 1 == 1 { a[l] } else { b[l] });
                     warp.set64(*dst, &out, exec);
                 } else {
                     let (mut x, mut y) = ([0; 32], [0; 32]);
                     let a = self.ref32(warp, *a, &mut x);
                     let b = self.ref32(warp, *b, &mut y);
-                    let out = std::array::from_fn(|l| if choose >> l & 1 == 1 { a[l] } else { b[l] });
+                    let out =
+                        std::array::from_fn(|l| if choose >> l & 1 == 1 { a[l] } else { b[l] });
                     warp.set32(*dst, &out, exec);
                 }
                 // Only the chosen side counts.
@@ -273,7 +274,9 @@ impl<'a> Machine<'a> {
                 }
                 return self.branch(warp, s, exec, *target, inst.join);
             }
-            Op::Brx { index, targets } => return self.branch_by_index(warp, s, pc, exec, *index, targets, inst.join),
+            Op::Brx { index, targets } => {
+                return self.branch_by_index(warp, s, pc, exec, *index, targets, inst.join);
+            }
             Op::Exit => return self.exit(warp, s, exec),
             Op::Trap => {
                 self.stop("TRAP", (warp, pc, None), || "trap".into());
@@ -363,7 +366,8 @@ impl<'a> Machine<'a> {
                 }
                 CarryOp::Sub => {
                     // The flag is a borrow.
-                    let sum = u128::from(a[lane]).wrapping_sub(u128::from(b[lane])).wrapping_sub(carry);
+                    let sum =
+                        u128::from(a[lane]).wrapping_sub(u128::from(b[lane])).wrapping_sub(carry);
                     (sum, sum >> bits & 1)
                 }
                 CarryOp::MadLo => {
@@ -448,7 +452,13 @@ impl<'a> Machine<'a> {
         for (i, target) in targets.iter().enumerate() {
             let mask = lanes(exec).filter(|&l| index[l] == i as u32).fold(0, |m, l| m | 1 << l);
             if mask != 0 {
-                warp.splits.push(Split { pc: *target, mask, join: parent, state: State::Run, spinning: false });
+                warp.splits.push(Split {
+                    pc: *target,
+                    mask,
+                    join: parent,
+                    state: State::Run,
+                    spinning: false,
+                });
             }
         }
         if let Some(lane) = lanes(exec).find(|&l| index[l] as usize >= targets.len()) {

@@ -15,7 +15,8 @@ impl Machine<'_> {
         let addresses = self.addresses(warp, pc, used, mem)?;
         let mut places = [None; 32];
         for lane in 0..8 * n {
-            places[lane] = Some(self.place(warp, (pc, lane), mem.space, addresses[lane], 16, 16)?);
+            places[lane] =
+                Some(self.place(warp, (pc, lane), mem.space, addresses[lane], 16, 16)?);
         }
         Some(places)
     }
@@ -61,7 +62,8 @@ impl Machine<'_> {
                     }
                 }
             }
-            let element = |r: usize, c: usize| u32::from(rows[r][2 * c]) | u32::from(rows[r][2 * c + 1]) << 8;
+            let element =
+                |r: usize, c: usize| u32::from(rows[r][2 * c]) | u32::from(rows[r][2 * c + 1]) << 8;
             let mut out = [0; 32];
             let mut und = 0;
             for (lane, value) in out.iter_mut().enumerate() {
@@ -163,7 +165,13 @@ impl Machine<'_> {
         }
         let n = nb + c.len();
         let mut out = [[0u32; 32]; 4];
-        f.run(&mut out[..d.len()], &values[..na], &values[na..nb], &values[nb..n], self.device.options.tc);
+        f.run(
+            &mut out[..d.len()],
+            &values[..na],
+            &values[na..nb],
+            &values[nb..n],
+            self.device.options.tc,
+        );
         let mut undefined = [0u32; 4];
         if taints[..n].iter().any(|t| *t != 0) {
             f.taint(&mut undefined[..d.len()], &taints[..na], &taints[na..nb], &taints[nb..n]);

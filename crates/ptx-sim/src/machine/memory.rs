@@ -20,7 +20,13 @@ fn key(machine: &Machine<'_>, place: Place) -> (u64, u64) {
 
 impl Machine<'_> {
     /// Counts wavefronts or sectors of one warp access.
-    pub(crate) fn count_access(&mut self, pc: u32, places: &[Option<Place>; 32], bytes: u32, write: bool) {
+    pub(crate) fn count_access(
+        &mut self,
+        pc: u32,
+        places: &[Option<Place>; 32],
+        bytes: u32,
+        write: bool,
+    ) {
         let phase = match bytes {
             0..=4 => 32,
             8 => 16,
@@ -74,14 +80,22 @@ impl Machine<'_> {
         self.counts[pc as usize] = counts;
     }
 
-    pub(super) fn load(&mut self, warp: &mut Warp, pc: u32, exec: u32, inst: &Inst, _taint: (u32, u32)) {
+    pub(super) fn load(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        inst: &Inst,
+        _taint: (u32, u32),
+    ) {
         let Op::Ld { mem, bytes, sext, dst, order, nc } = &inst.op else { return };
         let Some(addresses) = self.addresses(warp, pc, exec, mem) else { return };
         let each = u32::from(*bytes);
         let len = each * dst.len() as u32;
         let mut places = [None; 32];
         for lane in lanes(exec) {
-            let Some(place) = self.place(warp, (pc, lane), mem.space, addresses[lane], len, len) else {
+            let Some(place) = self.place(warp, (pc, lane), mem.space, addresses[lane], len, len)
+            else {
                 return;
             };
             places[lane] = Some(place);
@@ -93,7 +107,14 @@ impl Machine<'_> {
             if order.strong {
                 self.strong_read(warp, lane, place, order);
             }
-            let what = What { pc, lane, write: false, strong: strength(order), same_value: false, copy: false };
+            let what = What {
+                pc,
+                lane,
+                write: false,
+                strong: strength(order),
+                same_value: false,
+                copy: false,
+            };
             self.touch(warp, place, len as usize, what);
             if *nc {
                 self.check_nc(warp, pc, lane, place, len);
@@ -117,7 +138,14 @@ impl Machine<'_> {
         }
     }
 
-    pub(crate) fn read_place(&self, warp: &Warp, lane: usize, place: Place, at: usize, n: usize) -> (u64, bool) {
+    pub(crate) fn read_place(
+        &self,
+        warp: &Warp,
+        lane: usize,
+        place: Place,
+        at: usize,
+        n: usize,
+    ) -> (u64, bool) {
         match place {
             Place::Global(a, offset) => {
                 let bytes = &self.device.global.allocations[a].bytes;
@@ -158,14 +186,22 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn store(&mut self, warp: &mut Warp, pc: u32, exec: u32, inst: &Inst, _taint: (u32, u32)) {
+    pub(super) fn store(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        inst: &Inst,
+        _taint: (u32, u32),
+    ) {
         let Op::St { mem, bytes, src, order } = &inst.op else { return };
         let Some(addresses) = self.addresses(warp, pc, exec, mem) else { return };
         let each = usize::from(*bytes);
         let len = (each * src.len()) as u32;
         let mut places = [None; 32];
         for lane in lanes(exec) {
-            let Some(place) = self.place(warp, (pc, lane), mem.space, addresses[lane], len, len) else {
+            let Some(place) = self.place(warp, (pc, lane), mem.space, addresses[lane], len, len)
+            else {
                 return;
             };
             places[lane] = Some(place);
@@ -189,7 +225,13 @@ impl Machine<'_> {
                 if metas[i].undefined >> lane & 1 == 1 {
                     undefined[i * each..(i + 1) * each].fill(true);
                     if let Place::Global(..) = place {
-                        self.undefined(warp, pc, 1 << lane, metas[i].origin, "a value stored to global memory is");
+                        self.undefined(
+                            warp,
+                            pc,
+                            1 << lane,
+                            metas[i].origin,
+                            "a value stored to global memory is",
+                        );
                     }
                 }
             }
@@ -197,15 +239,30 @@ impl Machine<'_> {
                 self.strong_write(warp, lane, place, order);
             }
             let same = self.holds(place, &data[..len as usize]);
-            let what = What { pc, lane, write: true, strong: strength(order), same_value: same, copy: false };
+            let what = What {
+                pc,
+                lane,
+                write: true,
+                strong: strength(order),
+                same_value: same,
+                copy: false,
+            };
             self.touch(warp, place, len as usize, what);
-            self.write_place(warp, (pc, lane), place, &data[..len as usize], &undefined[..len as usize]);
+            self.write_place(
+                warp,
+                (pc, lane),
+                place,
+                &data[..len as usize],
+                &undefined[..len as usize],
+            );
         }
     }
 
     fn holds(&self, place: Place, data: &[u8]) -> bool {
         match place {
-            Place::Global(a, at) => self.device.global.allocations[a].bytes.data[at..].starts_with(data),
+            Place::Global(a, at) => {
+                self.device.global.allocations[a].bytes.data[at..].starts_with(data)
+            }
             Place::Shared(slot, at) => self.ctas[slot].shared.data[at..].starts_with(data),
             _ => true,
         }
@@ -254,7 +311,10 @@ impl Machine<'_> {
     }
 
     fn strong_read(&mut self, warp: &mut Warp, lane: usize, place: Place, order: &Order) {
-        { let at = key(self, place); self.subscribe(warp, lane, at) };
+        {
+            let at = key(self, place);
+            self.subscribe(warp, lane, at)
+        };
         if order.acquire {
             self.fence(warp, 1 << lane, order.scope);
         }
@@ -264,11 +324,23 @@ impl Machine<'_> {
         if order.release {
             self.fence(warp, 1 << lane, order.scope);
         }
-        { let at = key(self, place); self.publish(warp, lane, at) };
+        {
+            let at = key(self, place);
+            self.publish(warp, lane, at)
+        };
     }
 
-    pub(super) fn atomic(&mut self, warp: &mut Warp, pc: u32, exec: u32, inst: &Inst, taint: (u32, u32)) {
-        let Op::Atom { mem, op, ty, bytes, dst, src, compare, order, returns } = &inst.op else { return };
+    pub(super) fn atomic(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        inst: &Inst,
+        taint: (u32, u32),
+    ) {
+        let Op::Atom { mem, op, ty, bytes, dst, src, compare, order, returns } = &inst.op else {
+            return;
+        };
         if taint.0 != 0 {
             self.undefined(warp, pc, taint.0, taint.1, "an operand of an atomic is");
         }
@@ -278,7 +350,8 @@ impl Machine<'_> {
         let align = if src.len() > 1 { len } else { u32::from(*bytes) };
         let mut places = [None; 32];
         for lane in lanes(exec) {
-            let Some(place) = self.place(warp, (pc, lane), mem.space, addresses[lane], len, align) else {
+            let Some(place) = self.place(warp, (pc, lane), mem.space, addresses[lane], len, align)
+            else {
                 return;
             };
             places[lane] = Some(place);
@@ -294,9 +367,15 @@ impl Machine<'_> {
             }
             // `red` never takes part in acquiring.
             if *returns {
-                { let at = key(self, place); self.subscribe(warp, lane, at) };
+                {
+                    let at = key(self, place);
+                    self.subscribe(warp, lane, at)
+                };
             }
-            { let at = key(self, place); self.publish(warp, lane, at) };
+            {
+                let at = key(self, place);
+                self.publish(warp, lane, at)
+            };
             if order.acquire {
                 self.fence(warp, 1 << lane, order.scope);
             }
@@ -307,13 +386,27 @@ impl Machine<'_> {
             for (i, value) in values.iter().enumerate() {
                 let (old, defined) = self.read_place(warp, lane, place, i * each, each);
                 undefined |= u32::from(!defined) << lane;
-                let new = apply(*op, *ty, 8 * each as u32, old, value[lane], compare.map(|c| c[lane]), shared);
+                let new = apply(
+                    *op,
+                    *ty,
+                    8 * each as u32,
+                    old,
+                    value[lane],
+                    compare.map(|c| c[lane]),
+                    shared,
+                );
                 let part = match place {
                     Place::Global(a, at) => Place::Global(a, at + i * each),
                     Place::Shared(slot, at) => Place::Shared(slot, at + i * each),
                     other => other,
                 };
-                self.write_place(warp, (pc, lane), part, &new.to_le_bytes()[..each], &vec![!defined; each]);
+                self.write_place(
+                    warp,
+                    (pc, lane),
+                    part,
+                    &new.to_le_bytes()[..each],
+                    &vec![!defined; each],
+                );
                 if let Some(d) = dst.get(i) {
                     warp.set_lane(*d, lane, old);
                 }
@@ -330,7 +423,15 @@ impl Machine<'_> {
 }
 
 /// One atomic read-modify-write. Global `add.f32` flushes subnormals, shared does not.
-pub(crate) fn apply(op: AtomOp, ty: AtomType, bits: u32, old: u64, value: u64, compare: Option<u64>, shared: bool) -> u64 {
+pub(crate) fn apply(
+    op: AtomOp,
+    ty: AtomType,
+    bits: u32,
+    old: u64,
+    value: u64,
+    compare: Option<u64>,
+    shared: bool,
+) -> u64 {
     let mask = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
     let signed = |v: u64| ((v << (64 - bits)) as i64) >> (64 - bits);
     let near = num::Round::Near;
@@ -341,21 +442,53 @@ pub(crate) fn apply(op: AtomOp, ty: AtomType, bits: u32, old: u64, value: u64, c
         (AtomOp::Add, AtomType::Bf16) => num::add(&num::BF16, old, value, near, false),
         (AtomOp::Add, AtomType::F16x2 | AtomType::Bf16x2) => {
             let f = if ty == AtomType::F16x2 { &num::F16 } else { &num::BF16 };
-            let half = |shift: u32| num::add(f, old >> shift & 0xffff, value >> shift & 0xffff, near, false);
+            let half = |shift: u32| {
+                num::add(f, old >> shift & 0xffff, value >> shift & 0xffff, near, false)
+            };
             half(0) | half(16) << 16
         }
         (AtomOp::Add, _) => old.wrapping_add(value),
-        (AtomOp::Min, AtomType::S) => if signed(old) < signed(value) { old } else { value },
-        (AtomOp::Max, AtomType::S) => if signed(old) > signed(value) { old } else { value },
+        (AtomOp::Min, AtomType::S) => {
+            if signed(old) < signed(value) {
+                old
+            } else {
+                value
+            }
+        }
+        (AtomOp::Max, AtomType::S) => {
+            if signed(old) > signed(value) {
+                old
+            } else {
+                value
+            }
+        }
         (AtomOp::Min, _) => old.min(value),
         (AtomOp::Max, _) => old.max(value),
-        (AtomOp::Inc, _) => if old >= value { 0 } else { old + 1 },
-        (AtomOp::Dec, _) => if old == 0 || old > value { value } else { old - 1 },
+        (AtomOp::Inc, _) => {
+            if old >= value {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (AtomOp::Dec, _) => {
+            if old == 0 || old > value {
+                value
+            } else {
+                old - 1
+            }
+        }
         (AtomOp::And, _) => old & value,
         (AtomOp::Or, _) => old | value,
         (AtomOp::Xor, _) => old ^ value,
         (AtomOp::Exch, _) => value,
-        (AtomOp::Cas, _) => if compare == Some(old) { value } else { old },
+        (AtomOp::Cas, _) => {
+            if compare == Some(old) {
+                value
+            } else {
+                old
+            }
+        }
     };
     new & mask
 }

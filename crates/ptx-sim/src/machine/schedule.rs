@@ -58,8 +58,7 @@ impl Scheduler {
         let mut idle = 0;
         while machine.ctas.len() == resident && !machine.fatal {
             if machine.lane_steps > self.options.step_budget {
-                let message =
-                    format!("stopped after {} lane-instructions", machine.lane_steps);
+                let message = format!("stopped after {} lane-instructions", machine.lane_steps);
                 let diag = Diag::new("TIMEOUT", &machine.kernel, message);
                 machine.diags.push(diag);
                 machine.fatal = true;
@@ -215,7 +214,11 @@ fn deadlock(machine: &mut Machine<'_>) {
                     State::Group => "waits for its warpgroup".into(),
                     State::Registers => "waits for registers".into(),
                 };
-                let site = machine.site((split.pc.max(1) - 1).min(machine.program.code.len() as u32 - 1), Some(warp), None);
+                let site = machine.site(
+                    (split.pc.max(1) - 1).min(machine.program.code.len() as u32 - 1),
+                    Some(warp),
+                    None,
+                );
                 notes.push(format!("lanes {:#010x} {what}: {site}", split.mask));
             }
         }

@@ -8,20 +8,33 @@ use crate::warp::Warp;
 impl Machine<'_> {
     /// The mask must name the lanes that execute, and no live lane beside them.
     pub(crate) fn check_members(&mut self, warp: &Warp, pc: u32, exec: u32, masks: &[u32; 32]) {
-        let Some(lane) = lanes(exec).find(|&l| masks[l] & warp.live() != exec || masks[l] & exec != exec) else {
+        let Some(lane) =
+            lanes(exec).find(|&l| masks[l] & warp.live() != exec || masks[l] & exec != exec)
+        else {
             return;
         };
         let mask = masks[lane];
         self.error("WARP-MASK", (warp, pc, Some(lane as u32)), || {
-            format!("mask {mask:#010x}, but lanes {exec:#010x} execute; live are {:#010x}", warp.live())
+            format!(
+                "mask {mask:#010x}, but lanes {exec:#010x} execute; live are {:#010x}",
+                warp.live()
+            )
         });
     }
 
-    pub(super) fn shuffle(&mut self, warp: &mut Warp, pc: u32, exec: u32, inst: &Inst, taint: (u32, u32)) {
+    pub(super) fn shuffle(
+        &mut self,
+        warp: &mut Warp,
+        pc: u32,
+        exec: u32,
+        inst: &Inst,
+        taint: (u32, u32),
+    ) {
         let Op::Shfl { mode, dst, p, src, b, c, mask } = &inst.op else { return };
         let mask = self.value32(warp, *mask);
         self.check_members(warp, pc, exec, &mask);
-        let (value, b, c) = (self.value32(warp, *src), self.value32(warp, *b), self.value32(warp, *c));
+        let (value, b, c) =
+            (self.value32(warp, *src), self.value32(warp, *b), self.value32(warp, *c));
         let undefined = match src {
             crate::op::Src::R32(r) => warp.meta[*r as usize].undefined,
             _ => 0,

@@ -1,0 +1,172 @@
+//! Every kind of PTX text that selection can lead to goes through three versions of NVIDIA's
+//! assembler: no warning, no spill, no more registers than `kernels/gate.toml` allows, and in the
+//! machine code as many tensor-core products, shared-memory loads and asynchronous copies as were
+//! written. `./check --setup` installs the tools; results are kept by content under target/.
+
+mod budget;
+mod sass;
+mod sources;
+mod tools;
+
+use sources::Source;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tools::{Assembled, Tools};
+
+/// What is wrong with one source under one assembler.
+fn faults(source: &Source, version: &str, assembled: &Assembled) -> Vec<String> {
+    let mut found = vec![];
+    let mut say = |what: String| found.push(format!("ptxas {version}: {what}"));
+    if !assembled.accepted {
+        say(assembled.said.clone());
+        return found;
+    }
+    for line in assembled.said.lines().filter(|line| is_complaint(line)) {
+        say(line.to_owned());
+    }
+    let budget = budget::of(source);
+    let usage = assembled.usage();
+    if usage.registers == 0 || usage.registers > budget.registers {
+        say(format!("{} registers, the gate allows {}", usage.registers, budget.registers));
+    }
+    if usage.spilled > 0 || usage.stack > 0 {
+        say(format!("{} bytes spilled, {} of stack", usage.spilled, usage.stack));
+    }
+    if usage.static_shared > 0 || source.shared_bytes > budget.shared {
+        let (fixed, dynamic) = (usage.static_shared, source.shared_bytes);
+        say(format!(
+            "{fixed} + {dynamic} bytes of shared memory, the gate allows {}",
+            budget.shared
+        ));
+    }
+    let count = |opcode: &str| assembled.opcodes.get(opcode).copied().unwrap_or(0);
+    for (written, opcode) in [("mma.sync", "HMMA"), ("ldmatrix", "LDSM"), ("cp.async.cg", "LDGSTS")]
+    {
+        let written_times = statements(&source.text, written);
+        // A copy may be assembled twice where the branches around it are, but none may be lost.
+        let agrees = match opcode {
+            "LDGSTS" => count(opcode) >= written_times,
+            _ => count(opcode) == written_times,
+        };
+        if !agrees {
+            say(format!("{} {opcode} for {written_times} {written}", count(opcode)));
+        }
+    }
+    for opcode in ["LDL", "STL"] {
+        if count(opcode) > 0 {
+            say(format!("{} {opcode}", count(opcode)));
+        }
+    }
+    found
+}
+
+/// Lines that ptxas prints beside the usage.
+fn is_complaint(line: &str) -> bool {
+    line.contains("(C7")
+        || line.contains("Potential Performance Loss")
+        || line.to_lowercase().contains("warning")
+}
+
+/// How often an instruction stands in a text.
+fn statements(text: &str, instruction: &str) -> usize {
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    code.map(|line| line.matches(instruction).count()).sum()
+}
+
+/// Runs `check` over all sources on all cores.
+fn on_all_cores(sources: &[Source], check: impl Fn(&Source) -> Vec<String> + Sync) -> Vec<String> {
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(vec![]));
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let faults = check(source);
+                    if !faults.is_empty() {
+                        let text = format!("{}\n{}", source.label, faults.join("\n"));
+                        found.lock().unwrap().push(text);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+#[test]
+fn every_assembler_takes_every_kernel_within_its_budget() {
+    let Some(tools) = Tools::find() else { return };
+    let sources = sources::all();
+    println!("{} sources on ptxas {:?}", sources.len(), tools.versions());
+    if std::env::var_os("LONGHAND_GATE").is_some_and(|v| v == "print") {
+        return print_budgets(&tools, &sources);
+    }
+    let failures = on_all_cores(&sources, |source| {
+        let of_version = |version: &String| {
+            let assembled = tools.assemble(version, &source.text);
+            faults(source, version, &assembled)
+        };
+        tools.versions().iter().flat_map(of_version).collect()
+    });
+    let first = failures.iter().take(8).cloned().collect::<Vec<_>>().join("\n\n");
+    let of = sources.len();
+    assert!(failures.is_empty(), "{} of {of} sources fail; the first:\n\n{first}", failures.len());
+}
+
+/// What the kernels use now, as kernels/gate.toml: `LONGHAND_GATE=print`.
+fn print_budgets(tools: &Tools, sources: &[Source]) {
+    let used = Mutex::new(std::collections::BTreeMap::<String, (u32, u32)>::new());
+    on_all_cores(sources, |source| {
+        for version in tools.versions() {
+            let registers = tools.assemble(version, &source.text).usage().registers;
+            let mut used = used.lock().unwrap();
+            let most = used.entry(source.family.clone()).or_default();
+            *most = (most.0.max(registers), most.1.max(source.shared_bytes));
+        }
+        vec![]
+    });
+    for (family, (registers, shared)) in used.into_inner().unwrap() {
+        println!("\n[{family}]\nregisters = {registers}\nshared = {shared}");
+    }
+}
+
+/// The goal for the kernels that most calls take: what the tensor cores could do if nothing else
+/// of the main loop overlapped with them.
+#[test]
+fn the_main_loop_leaves_the_tensor_cores_enough_time() {
+    let Some(tools) = Tools::find() else { return };
+    for source in sources::plain() {
+        for version in tools.versions() {
+            let loops = tools.assemble(version, &source.text).main_loop;
+            let estimate = loops.expect("every forward kernel has one");
+            println!("{} ({version}): {estimate}", source.label);
+            assert!(estimate.overlapped() >= source.least_fraction, "{}: {estimate}", source.label);
+        }
+    }
+}
+
+#[test]
+fn the_gate_does_reject() {
+    let Some(tools) = Tools::find() else { return };
+    let sources = sources::plain();
+    let source = &sources[0];
+    let broken = [
+        ("a lost product", source.text.replacen("mma.sync", "// mma.sync", 1), "HMMA for"),
+        (
+            "too few registers",
+            source.text.replacen(".maxntid", ".maxnreg 64 .maxntid", 1),
+            "spilled",
+        ),
+        ("no PTX", source.text.replacen("ldmatrix", "loadmatrix", 1), "error"),
+    ];
+    for (what, text, expected) in broken {
+        let broken = Source { text, ..source.clone() };
+        for version in tools.versions() {
+            let assembled = tools.assemble(version, &broken.text);
+            // The product is compared with what the whole text says.
+            let compared = if what == "a lost product" { source } else { &broken };
+            let found = faults(compared, version, &assembled).join("\n");
+            assert!(found.contains(expected), "{what} on {version}: {found}");
+        }
+    }
+}
