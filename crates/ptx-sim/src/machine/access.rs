@@ -152,6 +152,46 @@ impl Machine<'_> {
 
     /// Checks order against earlier accesses and records this one.
     pub(crate) fn touch(&mut self, warp: &Warp, place: Place, len: usize, what: What) {
+        if let Place::Global(a, _) = place
+            && !what.write
+            && self.device.global.allocations[a].read_only
+        {
+            // Nothing may write it, so nothing races with reads.
+            return;
+        }
+        let (access, known) = self.access(warp, what);
+        let (conflict, shared) = match place {
+            Place::Global(a, at) => {
+                let shadow = &mut self.device.global.allocations[a].shadow;
+                (shadow.access(at, len, &access, &known), false)
+            }
+            Place::Shared(slot, at) => {
+                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
+            }
+            _ => return,
+        };
+        if let Some(conflict) = conflict {
+            self.conflict(warp, (what.pc, what.lane), what.write, what.copy, shared, place, conflict);
+        }
+    }
+
+    /// A row of a matrix: 16 bytes of shared memory, a word each by lanes `what.lane` to `what.lane + 3`.
+    pub(crate) fn touch_row(&mut self, warp: &Warp, slot: usize, at: usize, what: What) {
+        let lane = what.lane;
+        if warp.overlays || warp.sync[lane..lane + 4].iter().any(|sync| *sync != warp.sync[lane]) {
+            for word in 0..4 {
+                self.touch(warp, Place::Shared(slot, at + 4 * word), 4, What { lane: lane + word, ..what });
+            }
+            return;
+        }
+        let (access, known) = self.access(warp, what);
+        if let Some(conflict) = self.ctas[slot].shadow.access_row(at, &access, &known) {
+            let place = Place::Shared(slot, at);
+            self.conflict(warp, (what.pc, lane), what.write, what.copy, true, place, conflict);
+        }
+    }
+
+    fn access<'w>(&self, warp: &'w Warp, what: What) -> (Access, Known<'w>) {
         let actor = if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
         let access = Access {
             actor,
@@ -175,19 +215,7 @@ impl Machine<'_> {
             warps_per_cta: self.warps_per_cta,
             proxy: false,
         };
-        let (conflict, shared) = match place {
-            Place::Global(a, at) => {
-                let shadow = &mut self.device.global.allocations[a].shadow;
-                (shadow.access(at, len, &access, &known), false)
-            }
-            Place::Shared(slot, at) => {
-                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
-            }
-            _ => return,
-        };
-        if let Some(conflict) = conflict {
-            self.conflict(warp, (what.pc, what.lane), what.write, what.copy, shared, place, conflict);
-        }
+        (access, known)
     }
 
     /// Reports a conflict under the name of its rule.

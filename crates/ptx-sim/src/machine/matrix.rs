@@ -42,17 +42,9 @@ impl Machine<'_> {
             let mut undefined = [[false; 8]; 8];
             for (r, row) in rows.iter_mut().enumerate() {
                 let Some(Place::Shared(slot, at)) = places[8 * i + r] else { return };
-                for word in 0..4 {
-                    let what = What {
-                        pc,
-                        lane: 4 * r + word,
-                        write: false,
-                        strong: Strong::No,
-                        same_value: false,
-                        copy: false,
-                    };
-                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
-                }
+                let (lane, strong) = (4 * r, Strong::No);
+                let what = What { pc, lane, write: false, strong, same_value: false, copy: false };
+                self.touch_row(warp, slot, at, what);
                 let shared = &self.ctas[slot].shared;
                 row.copy_from_slice(&shared.data[at..at + 16]);
                 if !shared.is_defined(at, 16) {
@@ -103,17 +95,9 @@ impl Machine<'_> {
             }
             for (r, row) in rows.iter().enumerate() {
                 let Some(Place::Shared(slot, at)) = places[8 * i + r] else { return };
-                for word in 0..4 {
-                    let what = What {
-                        pc,
-                        lane: 4 * r + word,
-                        write: true,
-                        strong: Strong::No,
-                        same_value: false,
-                        copy: false,
-                    };
-                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
-                }
+                let (lane, strong) = (4 * r, Strong::No);
+                let what = What { pc, lane, write: true, strong, same_value: false, copy: false };
+                self.touch_row(warp, slot, at, what);
                 let undefined = [taint.0 != 0; 16];
                 self.write_place(warp, (pc, 0), Place::Shared(slot, at), row, &undefined);
             }
