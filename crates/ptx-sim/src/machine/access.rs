@@ -175,19 +175,32 @@ impl Machine<'_> {
         }
     }
 
-    /// A row of a matrix: 16 bytes of shared memory, a word each by lanes `what.lane` to `what.lane + 3`.
-    pub(crate) fn touch_row(&mut self, warp: &Warp, slot: usize, at: usize, what: What) {
-        let lane = what.lane;
-        if warp.overlays || warp.sync[lane..lane + 4].iter().any(|sync| *sync != warp.sync[lane]) {
-            for word in 0..4 {
-                self.touch(warp, Place::Shared(slot, at + 4 * word), 4, What { lane: lane + word, ..what });
+    /// Rows of matrices: 16 bytes of shared memory each, row r's words by lanes 4 (r % 8) to 4 (r % 8) + 3.
+    pub(super) fn touch_rows(&mut self, warp: &Warp, pc: u32, offsets: &[usize], write: bool) {
+        let slot = warp.slot;
+        let what = What { pc, lane: 0, write, strong: Strong::No, same_value: false, copy: false };
+        let alike = |lane: usize| {
+            warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0]
+        };
+        if warp.overlays || !(1..32).all(alike) {
+            for (r, at) in offsets.iter().enumerate() {
+                for word in 0..4 {
+                    let what = What { lane: 4 * (r % 8) + word, ..what };
+                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
+                }
             }
             return;
         }
         let (access, known) = self.access(warp, what);
-        if let Some(conflict) = self.ctas[slot].shadow.access_row(at, &access, &known) {
-            let place = Place::Shared(slot, at);
-            self.conflict(warp, (what.pc, lane), what.write, what.copy, true, place, conflict);
+        for (r, &at) in offsets.iter().enumerate() {
+            let lane = 4 * (r % 8) as u8;
+            let shadow = &mut self.ctas[slot].shadow;
+            let conflict =
+                shadow.access_row(at, &Access { lane, ..access }, &Known { lane, ..known });
+            if let Some(conflict) = conflict {
+                let place = Place::Shared(slot, at);
+                self.conflict(warp, (pc, lane as usize), write, false, true, place, conflict);
+            }
         }
     }
 
