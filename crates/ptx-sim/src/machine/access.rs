@@ -189,7 +189,15 @@ impl Machine<'_> {
             _ => return,
         };
         if let Some(conflict) = conflict {
-            self.conflict(warp, (what.pc, what.lane), what.write, what.copy, shared, place, conflict);
+            self.conflict(
+                warp,
+                (what.pc, what.lane),
+                what.write,
+                what.copy,
+                shared,
+                place,
+                conflict,
+            );
         }
     }
 
@@ -197,9 +205,8 @@ impl Machine<'_> {
     pub(super) fn touch_rows(&mut self, warp: &Warp, pc: u32, offsets: &[usize], write: bool) {
         let slot = warp.slot;
         let what = What { pc, lane: 0, write, strong: Strong::No, same_value: false, copy: false };
-        let alike = |lane: usize| {
-            warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0]
-        };
+        let alike =
+            |lane: usize| warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0];
         if warp.overlays || !(1..32).all(alike) {
             for (r, at) in offsets.iter().enumerate() {
                 for word in 0..4 {
@@ -223,7 +230,8 @@ impl Machine<'_> {
     }
 
     fn access<'w>(&self, warp: &'w Warp, what: What) -> (Access, Known<'w>) {
-        let actor = if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
+        let actor =
+            if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
         let access = Access {
             actor,
             clock: warp.clock,

@@ -226,7 +226,13 @@ impl Machine<'_> {
                     undefined[i * each..(i + 1) * each].fill(true);
                     if let Place::Global(..) = place {
                         let origin = meta(warp, *s).origin;
-                        self.undefined(warp, pc, 1 << lane, origin, "a value stored to global memory is");
+                        self.undefined(
+                            warp,
+                            pc,
+                            1 << lane,
+                            origin,
+                            "a value stored to global memory is",
+                        );
                     }
                 }
             }
