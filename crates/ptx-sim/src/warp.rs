@@ -179,6 +179,11 @@ impl Warp {
         self.lanes & !self.exited
     }
 
+    /// Some lanes wait for nothing.
+    pub(crate) fn can_run(&self) -> bool {
+        self.splits.iter().any(|split| split.state == State::Run)
+    }
+
     pub(crate) fn pred(&self, p: PSrc) -> u32 {
         match p {
             PSrc::Reg(p, false) => self.preds[p as usize],

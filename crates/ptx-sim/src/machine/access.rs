@@ -170,6 +170,66 @@ impl Machine<'_> {
 
     /// Checks order against earlier accesses and records this one.
     pub(crate) fn touch(&mut self, warp: &Warp, place: Place, len: usize, what: What) {
+        if let Place::Global(a, _) = place
+            && !what.write
+            && self.device.global.allocations[a].read_only
+        {
+            // Nothing may write it, so nothing races with reads.
+            return;
+        }
+        let (access, known) = self.access(warp, what);
+        let (conflict, shared) = match place {
+            Place::Global(a, at) => {
+                let shadow = &mut self.device.global.allocations[a].shadow;
+                (shadow.access(at, len, &access, &known), false)
+            }
+            Place::Shared(slot, at) => {
+                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
+            }
+            _ => return,
+        };
+        if let Some(conflict) = conflict {
+            self.conflict(
+                warp,
+                (what.pc, what.lane),
+                what.write,
+                what.copy,
+                shared,
+                place,
+                conflict,
+            );
+        }
+    }
+
+    /// Rows of matrices: 16 bytes of shared memory each, row r's words by lanes 4 (r % 8) to 4 (r % 8) + 3.
+    pub(super) fn touch_rows(&mut self, warp: &Warp, pc: u32, offsets: &[usize], write: bool) {
+        let slot = warp.slot;
+        let what = What { pc, lane: 0, write, strong: Strong::No, same_value: false, copy: false };
+        let alike =
+            |lane: usize| warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0];
+        if warp.overlays || !(1..32).all(alike) {
+            for (r, at) in offsets.iter().enumerate() {
+                for word in 0..4 {
+                    let what = What { lane: 4 * (r % 8) + word, ..what };
+                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
+                }
+            }
+            return;
+        }
+        let (access, known) = self.access(warp, what);
+        for (r, &at) in offsets.iter().enumerate() {
+            let lane = 4 * (r % 8) as u8;
+            let shadow = &mut self.ctas[slot].shadow;
+            let conflict =
+                shadow.access_row(at, &Access { lane, ..access }, &Known { lane, ..known });
+            if let Some(conflict) = conflict {
+                let place = Place::Shared(slot, at);
+                self.conflict(warp, (pc, lane as usize), write, false, true, place, conflict);
+            }
+        }
+    }
+
+    fn access<'w>(&self, warp: &'w Warp, what: What) -> (Access, Known<'w>) {
         let actor =
             if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
         let access = Access {
@@ -194,27 +254,7 @@ impl Machine<'_> {
             warps_per_cta: self.warps_per_cta,
             proxy: false,
         };
-        let (conflict, shared) = match place {
-            Place::Global(a, at) => {
-                let shadow = &mut self.device.global.allocations[a].shadow;
-                (shadow.access(at, len, &access, &known), false)
-            }
-            Place::Shared(slot, at) => {
-                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
-            }
-            _ => return,
-        };
-        if let Some(conflict) = conflict {
-            self.conflict(
-                warp,
-                (what.pc, what.lane),
-                what.write,
-                what.copy,
-                shared,
-                place,
-                conflict,
-            );
-        }
+        (access, known)
     }
 
     /// Reports a conflict under the name of its rule.

@@ -240,10 +240,10 @@ impl<'a> Machine<'a> {
             Op::CpWait { keep } => self.wait_copies(warp, exec, Some(*keep)),
             Op::CpWaitAll => self.wait_copies(warp, exec, None),
             Op::Ldmatrix { mem, dst, trans } => {
-                return self.ldmatrix(warp, pc, exec, mem, dst, *trans, taint);
+                return self.ldmatrix(warp, (pc, exec), mem, dst, *trans);
             }
             Op::Stmatrix { mem, src, trans } => {
-                return self.stmatrix(warp, pc, exec, mem, src, *trans, taint);
+                return self.stmatrix(warp, (pc, exec), mem, src, *trans);
             }
             Op::Movmatrix { dst, src } => self.movmatrix(warp, pc, exec, *dst, *src),
             Op::Mma { f, d, a, b, c } => return self.mma(warp, pc, exec, f, d, a, b, c, taint.1),

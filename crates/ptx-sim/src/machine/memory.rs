@@ -62,7 +62,9 @@ impl Machine<'_> {
                 counts.shared_ideal += ideal;
             }
             if !self.sectors.is_empty() {
-                self.sectors.sort_unstable();
+                if !self.sectors.is_sorted() {
+                    self.sectors.sort_unstable();
+                }
                 self.sectors.dedup();
                 let n = self.sectors.len() as u64;
                 // Lanes that share an address cost nothing; more precise than the sum of bytes only
@@ -207,29 +209,28 @@ impl Machine<'_> {
             places[lane] = Some(place);
         }
         self.count_access(pc, &places, len, true);
-        let values: Vec<[u64; 32]> = src.iter().map(|s| self.value64(warp, *s)).collect();
-        let metas: Vec<crate::warp::Meta> = src
-            .iter()
-            .map(|s| match s {
-                crate::op::Src::R32(r) => warp.meta[*r as usize],
-                crate::op::Src::R64(r) => warp.meta[warp.r32.len() + *r as usize],
-                _ => Default::default(),
-            })
-            .collect();
+        let meta = |warp: &Warp, src| match src {
+            crate::op::Src::R32(r) => warp.meta[r as usize],
+            crate::op::Src::R64(r) => warp.meta[warp.r32.len() + r as usize],
+            _ => Default::default(),
+        };
+        let tainted = src.iter().any(|s| meta(warp, *s).undefined & exec != 0);
         for lane in lanes(exec) {
             let Some(place) = places[lane] else { continue };
             let mut data = [0u8; 16];
             let mut undefined = [false; 16];
-            for (i, value) in values.iter().enumerate() {
-                data[i * each..(i + 1) * each].copy_from_slice(&value[lane].to_le_bytes()[..each]);
-                if metas[i].undefined >> lane & 1 == 1 {
+            for (i, s) in src.iter().enumerate() {
+                let value = self.lane64(warp, *s, lane);
+                data[i * each..(i + 1) * each].copy_from_slice(&value.to_le_bytes()[..each]);
+                if tainted && meta(warp, *s).undefined >> lane & 1 == 1 {
                     undefined[i * each..(i + 1) * each].fill(true);
                     if let Place::Global(..) = place {
+                        let origin = meta(warp, *s).origin;
                         self.undefined(
                             warp,
                             pc,
                             1 << lane,
-                            metas[i].origin,
+                            origin,
                             "a value stored to global memory is",
                         );
                     }
