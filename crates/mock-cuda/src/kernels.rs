@@ -72,6 +72,7 @@ impl State {
             let text = format!(".target sm_{}{letter}: the device is sm_{sm}", module.target);
             return rejected(code::NO_BINARY_FOR_GPU, text);
         }
+        self.loaded += 1;
         self.modules.insert(handle, Module { context, ptx: Arc::new(module) });
         Ok(handle)
     }
