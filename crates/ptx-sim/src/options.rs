@@ -136,7 +136,9 @@ impl Options {
                     ("pct", [seed, depth]) => Schedule::Pct(number(seed)?, small(depth)?),
                     ("random", [seed]) => Schedule::Random(number(seed)?),
                     _ => {
-                        return Err(wrong("rr:N, greedy, greedy-desc, pct:SEED:DEPTH, random:SEED"));
+                        return Err(wrong(
+                            "rr:N, greedy, greedy-desc, pct:SEED:DEPTH, random:SEED",
+                        ));
                     }
                 }
             }
