@@ -108,6 +108,9 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         ragged: problem.ragged.is_some(),
         split: false,
     };
+    // The one case with no registers left for the addresses of a padded row's chunks.
+    let crowded = config.dtype == DType::F32 && head_dim == 256;
+    config.vec &= !(crowded && config.padded && config.has_options());
     let tiles = config.tiles(s.seqlen_q);
     let fits =
         |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
@@ -158,18 +161,23 @@ impl Config {
         }
         // With 32 rows a warp reads K and V from shared memory half as often per product, but its
         // accumulators leave few registers for anything else.
-        let options = self.left || self.scaled || self.softcap || self.alibi || self.bias;
-        let options = options || self.key_padding;
+        let plain = !self.has_options() && !self.padded;
         match (seqlen_q <= 64, self.head_dim) {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
             (false, ..=64) => vec![tile(128, 64, 32, true)],
-            (false, 96) => vec![tile(128, 64, 32, false)],
-            (false, 128) if options => vec![tile(128, 64, 16, true)],
-            (false, 128) => vec![tile(128, 32, 32, false)],
-            (false, 192) => vec![tile(128, 32, 16, false)],
-            (false, _) => vec![tile(128, 32, 16, false), tile(64, 32, 16, false)],
+            (false, 96) if plain => vec![tile(128, 64, 32, false)],
+            (false, 128) if !self.has_options() => vec![tile(128, 32, 32, false)],
+            (false, ..=128) => vec![tile(128, 64, 16, true)],
+            (false, 192) => vec![tile(128, 32, 16, true)],
+            (false, _) => vec![tile(128, 32, 16, plain), tile(64, 32, 16, plain)],
         }
+    }
+
+    /// Whether scores are modified or masked by more than a position's right side.
+    fn has_options(&self) -> bool {
+        let modified = self.scaled || self.softcap || self.alibi || self.bias;
+        modified || self.left || self.key_padding
     }
 
     /// The same kernel for tensors whose rows begin anywhere.
