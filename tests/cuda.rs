@@ -335,7 +335,10 @@ fn no_model_of_rounding_exceeds_the_tolerance() {
             for tc in ["exact", "trunc", "reverse"] {
                 device.set("approx", approx);
                 device.set("tc", tc);
-                device.check(&format!("{approx}, {tc}"), &case);
+                let (out, lse) = errors(&device.run(&case), &case.reference());
+                // What lg2 and ex2 may be off by comes on top.
+                let within = out <= tolerance(case.problem.dtype) && lse <= LSE + 4e-7;
+                assert!(within, "{approx}, {tc}: {out:.2e} {lse:.2e}: {:?}", case.problem);
             }
         }
     }

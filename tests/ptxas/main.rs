@@ -163,7 +163,7 @@ fn the_gate_does_reject() {
             source.text.replacen(".maxntid", ".maxnreg 64 .maxntid", 1),
             "spilled",
         ),
-        ("no PTX", source.text.replacen("ldmatrix", "loadmatrix", 1), "error"),
+        ("no PTX", source.text.replacen("ldmatrix.sync", "loadmatrix.sync", 1), "error"),
     ];
     for (what, text, expected) in broken {
         let broken = Source { text, ..source.clone() };
