@@ -74,6 +74,11 @@ impl Mock {
         assert_eq!(unsafe { set(k.as_ptr(), v.as_ptr()) }, 0, "{key}={value}");
     }
 
+    /// Reports, counters and settings are again as at the beginning.
+    pub fn reset(&self) {
+        self.call("lh_sim_reset");
+    }
+
     /// What the simulator reported in this test so far.
     pub fn report(&self) -> String {
         self.text("lh_sim_report")

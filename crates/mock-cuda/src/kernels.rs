@@ -50,9 +50,13 @@ impl State {
         let Ok(text) = std::str::from_utf8(text) else {
             return rejected(code::INVALID_PTX, "not UTF-8".into());
         };
+        let mut text = text.to_owned();
+        for (find, replace) in &self.settings.patches {
+            text = text.replacen(find, replace, 1);
+        }
         let handle = self.handle();
         let module =
-            match ptx_sim::Module::parse(text, &format!("module{}.ptx", handle >> 4 & 0xffff)) {
+            match ptx_sim::Module::parse(&text, &format!("module{}.ptx", handle >> 4 & 0xffff)) {
                 Ok(module) => module,
                 Err(diag) => return rejected(code::INVALID_PTX, diag.to_string()),
             };

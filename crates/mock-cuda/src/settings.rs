@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     /// Reports of mere lints go to stderr too.
     pub(crate) lints: bool,
+    /// Texts to be replaced in modules before they are loaded: tests break kernels with it.
+    pub(crate) patches: Vec<(String, String)>,
     /// Options of the simulator, in its own spelling.
     pub(crate) simulator: Vec<(String, String)>,
 }
@@ -40,6 +42,7 @@ impl Default for Settings {
             memory: 80 << 30,
             seed: 0,
             lints: false,
+            patches: Vec::new(),
             simulator: Vec::new(),
         }
     }
@@ -70,6 +73,11 @@ impl Settings {
     pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let number = || value.parse::<u64>().map_err(|e| format!("{key}={value}: {e}"));
         match (key, value) {
+            // Which text, and after a unit separator (U+001F) what replaces it.
+            ("patch", _) => {
+                let (find, replace) = value.split_once('\u{1f}').ok_or("patch: no separator")?;
+                self.patches.push((find.to_owned(), replace.to_owned()));
+            }
             ("device", "a100" | "h100") => self.device = value.to_owned(),
             ("device", _) => return Err(format!("device={value}: must be a100 or h100")),
             ("driver", _) => {

@@ -88,6 +88,19 @@ impl Counters {
 
 /// Wavefronts and their ideal of one phase: distinct 4-byte words by bank.
 pub(crate) fn wavefronts(words: &mut Vec<u32>) -> (u64, u64) {
+    // Without conflict every bank holds one word.
+    let mut held = [u32::MAX; 32];
+    let mut distinct = 0;
+    let mut clean = true;
+    for word in words.iter() {
+        let bank = &mut held[*word as usize % 32];
+        distinct += u64::from(*bank == u32::MAX);
+        clean &= *bank == u32::MAX || *bank == *word;
+        *bank = *word;
+    }
+    if clean {
+        return (1, distinct.div_ceil(32).max(1));
+    }
     words.sort_unstable();
     words.dedup();
     let mut banks = [0u8; 32];
@@ -96,4 +109,17 @@ pub(crate) fn wavefronts(words: &mut Vec<u32>) -> (u64, u64) {
     }
     let most = banks.iter().copied().max().unwrap_or(0);
     (u64::from(most.max(1)), (words.len() as u64).div_ceil(32).max(1))
+}
+
+/// Wavefronts and their ideal of a phase of rows of 16 bytes, given their offsets.
+pub(crate) fn row_wavefronts(rows: &[usize]) -> (u64, u64) {
+    let mut distinct = 0u64;
+    let mut banks = [0u64; 8];
+    for (i, row) in rows.iter().enumerate() {
+        if !rows[..i].contains(row) {
+            distinct += 1;
+            banks[row / 16 % 8] += 1;
+        }
+    }
+    (banks.iter().copied().max().unwrap_or(0).max(1), distinct.div_ceil(8).max(1))
 }

@@ -4,6 +4,8 @@ mod arith;
 mod memory;
 mod warp;
 
+pub(crate) use arith::space_of;
+
 use crate::alu::Class;
 use crate::module::{Module, Param, Program};
 use crate::op::{Dst, Inst, Mem, Op, PSrc, Space, Special, Src, Symbol};

@@ -6,8 +6,10 @@ use crate::{Diag, Module, Report};
 
 /// Where device addresses begin: no host address and no shared-memory address looks like one.
 pub(crate) const GLOBAL_BASE: u64 = 0x7f00_0000_0000;
-/// Unused bytes after every allocation, at least.
-const RED_ZONE: u64 = 256;
+/// Unused bytes after every allocation, at least; as many as it has if those are more, so that what
+/// runs over one tensor does not land in the next.
+const RED_ZONE: u64 = 1 << 16;
+const ALIGNMENT: u64 = 256;
 
 /// Bytes of memory, and which of them were ever written.
 #[derive(Debug, Default)]
@@ -93,7 +95,8 @@ pub(crate) struct Global {
 impl Global {
     fn allocate(&mut self, len: u64) -> u64 {
         let base = GLOBAL_BASE + self.next;
-        self.next += len.next_multiple_of(RED_ZONE) + RED_ZONE;
+        self.next +=
+            len.next_multiple_of(ALIGNMENT) + len.next_multiple_of(ALIGNMENT).max(RED_ZONE);
         self.allocations.push(Allocation {
             base,
             len,

@@ -23,6 +23,7 @@ mod warp;
 pub use count::{Counters, Counts};
 pub use device::{Device, Launch};
 pub use diag::{Diag, Severity, Site};
+pub use hopper::{Tensor, TensorMap};
 pub use module::{Entry, Module, Param};
 pub use options::{Completion, Options, Profile, Schedule};
 

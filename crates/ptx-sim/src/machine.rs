@@ -10,6 +10,10 @@ mod schedule;
 mod values;
 mod vote;
 
+pub(crate) use access::{Place, What};
+pub(crate) use exec::lanes;
+pub(crate) use memory::apply;
+
 use crate::clock::{Actor, Clock};
 use crate::count::{Counters, Counts};
 use crate::device::{Bytes, Device, Launch};

@@ -195,6 +195,15 @@ impl Module {
         all
     }
 
+    /// Float reductions to memory, by line: their results depend on the order of arrival.
+    pub fn order_dependent(&self) -> Vec<(u32, String)> {
+        use crate::op::AtomType::{B, S, U};
+        let code = self.entries.iter().flat_map(|entry| &entry.program.code);
+        let float =
+            |inst: &&Inst| matches!(&inst.op, Op::Atom { ty, .. } if !matches!(ty, U | S | B));
+        code.filter(float).map(|inst| (inst.line, inst.opcode.clone())).collect()
+    }
+
     /// Where a line came from, by the nearest `//@` comment before it.
     pub(crate) fn origin(&self, line: u32) -> Option<String> {
         let at = self.origins.partition_point(|(l, _)| *l <= line);

@@ -1,61 +1,26 @@
-//! Who last wrote and read every word, and whether the next access is ordered after them.
+//! Who last wrote and read every byte, and whether the next access is ordered after them.
 //!
-//! FastTrack's idea (Flanagan and Freund, PLDI 2009): one epoch for the last write, one for reads
-//! until they are concurrent. Accesses that cover part of a word split its cell into bytes.
+//! FastTrack's idea (Flanagan and Freund, PLDI 2009): one epoch for the last write, one per reader
+//! until a write is ordered after them. A cell stands for 16 bytes, what one lane of a copy or one row of
+//! a matrix load covers; accesses to part of it split it into words, and those into bytes. A write of
+//! the whole makes it one again.
+
+mod cell;
 
 use crate::clock::{Actor, Clock};
+use cell::Cell;
 
 /// Lane of a read by several lanes.
 pub(crate) const SEVERAL: u8 = 0xff;
 
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Write {
-    pub(crate) actor: Actor,
-    pub(crate) clock: u32,
-    pub(crate) pc: u32,
-    pub(crate) lane: u8,
-    pub(crate) strong: Strong,
-    /// Swizzle mode of the tensor copy that wrote it, plus one; 0 unknown.
-    pub(crate) swizzle: u8,
-}
-
 /// Whether an access is a strong operation, and up to which scope.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Strong {
     #[default]
     No,
     /// Within its block.
     Cta,
     Gpu,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Read {
-    pub(crate) actor: Actor,
-    pub(crate) clock: u32,
-    pub(crate) pc: u32,
-    pub(crate) lane: u8,
-    pub(crate) strong: Strong,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Cell {
-    write: Write,
-    reads: [Read; 2],
-    /// Index into `more`, plus one.
-    more: u32,
-    /// Index into `bytes`, plus one.
-    bytes: u32,
-}
-
-const PAGE: usize = 256;
-
-/// The cells of one memory.
-#[derive(Debug, Default)]
-pub(crate) struct Shadow {
-    pages: Vec<Option<Box<[Cell; PAGE]>>>,
-    more: Vec<Vec<Read>>,
-    bytes: Vec<[Cell; 4]>,
 }
 
 /// One access to be checked and recorded.
@@ -73,6 +38,7 @@ pub(crate) struct Access {
 }
 
 /// What the accessing lane is ordered after.
+#[derive(Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) overlay: Option<&'a Clock>,
@@ -149,7 +115,7 @@ impl Known<'_> {
         if known { Order::Ordered } else { Order::Unordered }
     }
 
-    fn order_after_read(&self, read: &Read) -> Order {
+    fn order_after_read(&self, read: &cell::Past) -> Order {
         match (self.proxy, self.after_reads) {
             (true, Some(clock)) => {
                 if read.actor == self.generic || clock.get(read.actor) >= read.clock {
@@ -175,15 +141,33 @@ impl Known<'_> {
     }
 }
 
+/// Cells of 16 bytes on a page.
+const PAGE: usize = 64;
+
+/// The cells of one memory.
+#[derive(Debug, Default)]
+pub(crate) struct Shadow {
+    pages: Vec<Option<Box<[Cell<4>; PAGE]>>>,
+    words: Vec<[Cell<2>; 4]>,
+    bytes: Vec<[Cell<2>; 4]>,
+    /// Entries of `words` and `bytes` that no cell uses.
+    free: [Vec<u32>; 2],
+    /// Readers that do not fit a cell.
+    more: Vec<Vec<cell::Past>>,
+}
+
 impl Shadow {
+    /// Cells for so many words of 4 bytes.
     pub(crate) fn new(words: usize) -> Self {
-        Shadow { pages: vec![None; words.div_ceil(PAGE)], ..Shadow::default() }
+        Shadow { pages: vec![None; words.div_ceil(4 * PAGE)], ..Shadow::default() }
     }
 
     pub(crate) fn clear(&mut self) {
         self.pages.iter_mut().for_each(|page| *page = None);
-        self.more.clear();
+        self.words.clear();
         self.bytes.clear();
+        self.free.iter_mut().for_each(Vec::clear);
+        self.more.clear();
     }
 
     /// Checks and records an access to bytes `at..at + len`; the first conflict found.
@@ -197,179 +181,126 @@ impl Shadow {
         let mut found = None;
         let mut byte = at;
         while byte < at + len {
-            let word = byte / 4;
-            let end = (at + len).min(word * 4 + 4);
-            let mask = ((1u8 << (end - word * 4)) - 1) & !((1u8 << (byte - word * 4)) - 1);
-            let conflict = self.word(word, mask, access, known);
+            let end = (at + len).min((byte / 16 + 1) * 16);
+            let mask = ((1u32 << (end - byte)) - 1) << (byte % 16);
+            let conflict = self.block(byte / 16, mask as u16, 0, access, known);
             found = found.or(conflict);
             byte = end;
         }
         found
     }
 
-    /// The swizzle tag of a word, and whether anyone wrote it.
+    /// An access to 16 aligned bytes by four neighbouring lanes, a word each; `known` holds for all four.
+    pub(crate) fn access_row(
+        &mut self,
+        at: usize,
+        access: &Access,
+        known: &Known<'_>,
+    ) -> Option<Conflict> {
+        self.block(at / 16, u16::MAX, 1, access, known)
+    }
+
+    /// The swizzle tag of a word, 0 if unknown.
     pub(crate) fn swizzle(&self, word: usize) -> u8 {
-        match self.pages.get(word / PAGE) {
-            Some(Some(page)) => page[word % PAGE].write.swizzle,
-            _ => 0,
-        }
+        self.cell(4 * word).map_or(0, |write| write.swizzle)
     }
 
     /// Who last wrote any of the bytes, and by which instruction.
     pub(crate) fn writer(&self, at: usize, len: usize) -> Option<(Actor, u32)> {
-        (at / 4..(at + len).div_ceil(4)).find_map(|word| {
-            let cell = self.pages.get(word / PAGE)?.as_ref()?[word % PAGE];
-            let write = match cell.bytes {
-                0 => cell.write,
-                n => self.bytes[n as usize - 1].iter().map(|c| c.write).find(|w| w.actor != 0)?,
-            };
-            (write.actor != 0).then_some((write.actor, write.pc))
-        })
+        let found =
+            (at..at + len).filter_map(|byte| self.cell(byte)).find(|write| write.actor != 0)?;
+        Some((found.actor, found.pc))
     }
 
-    fn word(
+    /// The last write of a byte.
+    fn cell(&self, byte: usize) -> Option<cell::Past> {
+        let block = &self.pages.get(byte / 16 / PAGE)?.as_ref()?[byte / 16 % PAGE];
+        let Some(words) = block.split.checked_sub(1) else { return Some(block.write) };
+        let word = &self.words[words as usize][byte / 4 % 4];
+        let Some(bytes) = word.split.checked_sub(1) else { return Some(word.write) };
+        Some(self.bytes[bytes as usize][byte % 4].write)
+    }
+
+    fn block(
         &mut self,
-        word: usize,
-        mask: u8,
+        at: usize,
+        mask: u16,
+        step: u8,
         access: &Access,
         known: &Known<'_>,
     ) -> Option<Conflict> {
-        let page = self.pages[word / PAGE].get_or_insert_with(|| Box::new([Cell::default(); PAGE]));
-        let cell = &mut page[word % PAGE];
-        if cell.bytes == 0 {
-            if mask == 0xf {
-                return cell.access(access, known, &mut self.more);
+        let page = &mut self.pages[at / PAGE];
+        let block = &mut page.get_or_insert_with(|| Box::new([Cell::default(); PAGE]))[at % PAGE];
+        if block.split == 0 {
+            if mask == u16::MAX && block.fast(access, step, known, &mut self.more) {
+                return None;
             }
-            let whole = Cell { bytes: 0, ..*cell };
-            let mut parts = [whole; 4];
-            if whole.more > 0 {
-                // Every byte keeps its own list of readers.
-                for part in parts.iter_mut().skip(1) {
-                    let list = self.more[whole.more as usize - 1].clone();
-                    self.more.push(list);
-                    part.more = self.more.len() as u32;
-                }
-            }
-            self.bytes.push(parts);
-            cell.bytes = self.bytes.len() as u32;
+            let parts = [0, 1, 2, 3].map(|i| block.part(i, &mut self.more));
+            block.drop_readers(&mut self.more);
+            block.split = store(parts, &mut self.words, &mut self.free[0]);
         }
-        let parts = &mut self.bytes[cell.bytes as usize - 1];
+        let words = block.split as usize - 1;
         let mut found = None;
-        for (i, part) in parts.iter_mut().enumerate() {
-            if mask >> i & 1 == 1 {
-                let conflict = part.access(access, known, &mut self.more);
-                found = found.or(conflict);
+        for i in 0..4 {
+            let bytes = mask >> (4 * i) & 0xf;
+            if bytes == 0 {
+                continue;
             }
+            let lane = access.lane.wrapping_add(step * i);
+            let own = Access { lane, ..*access };
+            let known = Known { lane: known.lane.wrapping_add(step * i), ..*known };
+            let word = &mut self.words[words][i as usize];
+            let conflict = match word.split {
+                0 if bytes == 0xf => word.access(&own, &known, &mut self.more),
+                _ => {
+                    if word.split == 0 {
+                        let parts = [0; 4].map(|_: u8| word.part(0, &mut self.more));
+                        word.drop_readers(&mut self.more);
+                        word.split = store(parts, &mut self.bytes, &mut self.free[1]);
+                    }
+                    let parts = &mut self.bytes[word.split as usize - 1];
+                    let mut first = None;
+                    for (b, part) in parts.iter_mut().enumerate() {
+                        if bytes >> b & 1 == 1 {
+                            let conflict = part.access(&own, &known, &mut self.more);
+                            first = first.or(conflict);
+                        }
+                    }
+                    if bytes == 0xf && access.write && access.strong == Strong::No {
+                        for part in parts.iter_mut() {
+                            part.drop_readers(&mut self.more);
+                        }
+                        word.write = parts[0].write;
+                        self.free[1].push(word.split);
+                        word.split = 0;
+                    }
+                    first
+                }
+            };
+            found = found.or(conflict);
+        }
+        if mask == u16::MAX && access.write && access.strong == Strong::No {
+            for word in &mut self.words[words] {
+                word.drop_readers(&mut self.more);
+            }
+            block.write = cell::Past { step, ..cell::Past::of(access, 0) };
+            self.free[0].push(block.split);
+            block.split = 0;
         }
         found
     }
 }
 
-impl Cell {
-    fn access(
-        &mut self,
-        access: &Access,
-        known: &Known<'_>,
-        more: &mut Vec<Vec<Read>>,
-    ) -> Option<Conflict> {
-        let w = &self.write;
-        let mut found = None;
-        let same =
-            access.write && access.same_value && w.actor == access.actor && w.clock == access.clock;
-        // An operation of the asynchronous proxy may touch a byte twice.
-        let own = w.actor == access.actor && access.actor & crate::clock::OPERATION != 0;
-        if w.actor != 0 && !own && !same {
-            let kind = known.order(w.actor, w.clock, w.lane);
-            if kind != Order::Ordered && !known.mutual(w.strong, access.strong, w.actor) {
-                found = Some(Conflict {
-                    actor: w.actor,
-                    clock: w.clock,
-                    pc: w.pc,
-                    lane: w.lane,
-                    wrote: true,
-                    kind,
-                });
-            }
+/// Keeps the parts of a cell; their place plus one.
+fn store(parts: [Cell<2>; 4], all: &mut Vec<[Cell<2>; 4]>, free: &mut Vec<u32>) -> u32 {
+    match free.pop() {
+        Some(place) => {
+            all[place as usize - 1] = parts;
+            place
         }
-        if access.write {
-            let check = |read: &Read| {
-                if read.actor == 0 || known.mutual(read.strong, access.strong, read.actor) {
-                    return None;
-                }
-                if read.actor == access.actor && access.actor & crate::clock::OPERATION != 0 {
-                    return None;
-                }
-                let kind = known.order_after_read(read);
-                (kind != Order::Ordered).then_some(Conflict {
-                    actor: read.actor,
-                    clock: read.clock,
-                    pc: read.pc,
-                    lane: read.lane,
-                    wrote: false,
-                    kind,
-                })
-            };
-            for read in &self.reads {
-                found = found.or_else(|| check(read));
-            }
-            if self.more > 0 {
-                let list = &mut more[self.more as usize - 1];
-                found = found.or_else(|| list.iter().find_map(check));
-                list.clear();
-            }
-            self.write = Write {
-                actor: access.actor,
-                clock: access.clock,
-                pc: access.pc,
-                lane: access.lane,
-                strong: access.strong,
-                swizzle: access.swizzle,
-            };
-            self.reads = [Read::default(); 2];
-            return found;
+        None => {
+            all.push(parts);
+            all.len() as u32
         }
-        let read = Read {
-            actor: access.actor,
-            clock: access.clock,
-            pc: access.pc,
-            lane: access.lane,
-            strong: access.strong,
-        };
-        self.record(read, known, more);
-        found
-    }
-
-    fn record(&mut self, read: Read, known: &Known<'_>, more: &mut Vec<Vec<Read>>) {
-        let merge = |old: &mut Read| {
-            let lane = if old.lane == read.lane { read.lane } else { SEVERAL };
-            // An older read that the lane's last warp barrier covers need not be kept.
-            let lane = if old.clock <= known.sync.0 { read.lane } else { lane };
-            let strong = if old.strong == Strong::No { Strong::No } else { read.strong };
-            *old = Read { lane, strong, ..read };
-        };
-        for old in &mut self.reads {
-            if old.actor == read.actor {
-                return merge(old);
-            }
-        }
-        if self.more > 0 {
-            let list = &mut more[self.more as usize - 1];
-            if let Some(old) = list.iter_mut().rev().find(|old| old.actor == read.actor) {
-                return merge(old);
-            }
-        }
-        for old in &mut self.reads {
-            if old.actor == 0
-                || (!known.proxy && known.order(old.actor, old.clock, old.lane) == Order::Ordered)
-            {
-                *old = read;
-                return;
-            }
-        }
-        if self.more == 0 {
-            more.push(Vec::new());
-            self.more = more.len() as u32;
-        }
-        more[self.more as usize - 1].push(read);
     }
 }

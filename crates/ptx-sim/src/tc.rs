@@ -6,6 +6,7 @@
 //! Source of the fragment layouts: PTX ISA 9.1, "Matrix multiply-accumulate operation using mma instruction".
 
 mod product;
+mod wide;
 
 pub use product::{product, product_f16, product_int};
 
@@ -72,6 +73,11 @@ impl Elem {
             Elem::F16 | Elem::Bf16 => 16,
             _ => 8,
         }
+    }
+
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        self.bits() as usize / 8
     }
 
     /// Whether elements are integers.
@@ -208,27 +214,37 @@ impl Mma {
     }
 
     /// A by rows and B by columns, as values.
-    fn gather(&self, a: &[L32], b: &[L32]) -> ([f32; MOST], [f32; MOST / 2]) {
-        let (mut av, mut bv) = ([0.0; MOST], [0.0; MOST / 2]);
+    fn gather(&self, a: &[L32], b: &[L32], av: &mut [f32; MOST], bv: &mut [f32; MOST / 2]) {
         let k = self.k;
         let start = |(row, at): (usize, usize)| row * k + at;
         for (j, reg) in a.iter().enumerate() {
-            spread(self.a, reg, &mut av, |l| start(self.a_at(j, l)));
+            spread(self.a, reg, av, |l| start(self.a_at(j, l)));
         }
         for (j, reg) in b.iter().enumerate() {
-            spread(self.b, reg, &mut bv, |l| {
+            spread(self.b, reg, bv, |l| {
                 let (at, col) = self.b_at(j, l);
                 start((col, at))
             });
         }
-        (av, bv)
     }
 
     /// `D = A·B + C` on fragments: one array per register, one element per lane. Slices are as long as [`Mma::regs`]
     /// says; it panics on shorter ones.
     pub fn run(&self, d: &mut [L32], a: &[L32], b: &[L32], c: &[L32], tc: Tc) {
         let (an, bn, cn, dn) = self.regs();
-        let (av, bv) = self.gather(&a[..an], &b[..bn]);
+        if tc == Tc::Exact && self.a == self.b && (self.c, self.d) == (Acc::F32, Acc::F32) {
+            match self.a {
+                Elem::Bf16 => {
+                    return wide::fragments::<true>(&mut d[..dn], &a[..an], &b[..bn], &c[..cn]);
+                }
+                Elem::F16 => {
+                    return wide::fragments::<false>(&mut d[..dn], &a[..an], &b[..bn], &c[..cn]);
+                }
+                _ => {}
+            }
+        }
+        let (mut av, mut bv) = ([0.0; MOST], [0.0; MOST / 2]);
+        self.gather(&a[..an], &b[..bn], &mut av, &mut bv);
         let (av, bv) = (&av[..self.m * self.k], &bv[..self.n * self.k]);
         if self.a.is_int() {
             let mut acc = [0i32; 128];

@@ -159,9 +159,29 @@ impl Warp {
         }
     }
 
+    /// Stands in a warp's place while it is elsewhere.
+    pub(crate) fn placeholder() -> Self {
+        let program = Program {
+            code: Vec::new(),
+            n32: 0,
+            n64: 0,
+            preds: 0,
+            names: Vec::new(),
+            local_bytes: 0,
+            labels: Vec::new(),
+            wgmma: false,
+        };
+        Warp::new(&program, 0, 0, 0, 0, Clock::default())
+    }
+
     /// Lanes that have not exited.
     pub(crate) fn live(&self) -> u32 {
         self.lanes & !self.exited
+    }
+
+    /// Some lanes wait for nothing.
+    pub(crate) fn can_run(&self) -> bool {
+        self.splits.iter().any(|split| split.state == State::Run)
     }
 
     pub(crate) fn pred(&self, p: PSrc) -> u32 {

@@ -10,8 +10,6 @@ mod floats;
 mod lanes;
 #[path = "units/matrix.rs"]
 mod matrix;
-#[path = "units/speed.rs"]
-mod speed;
 
 use std::collections::BTreeMap;
 

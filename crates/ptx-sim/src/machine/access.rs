@@ -127,6 +127,14 @@ impl Machine<'_> {
                         format!("{address:#x} is in the window of block {rank}, not in the own one")
                     });
                 } else {
+                    if rank != own {
+                        if warp.hopper.phases == 0 {
+                            self.error("CLUSTER-PEER-NOT-STARTED", at, || {
+                                "a peer's shared memory before a cluster barrier: it may not have started".into()
+                            });
+                        }
+                        self.hopper.remote.insert(warp.number, warp.hopper.phases);
+                    }
                     let offset = (address & 0xff_ffff).wrapping_sub(u64::from(self.smem_base));
                     if offset < 1 << 24 && fits(offset, self.smem_bytes as usize) {
                         return Some(Place::Shared(first + rank as usize, offset as usize));
@@ -162,6 +170,66 @@ impl Machine<'_> {
 
     /// Checks order against earlier accesses and records this one.
     pub(crate) fn touch(&mut self, warp: &Warp, place: Place, len: usize, what: What) {
+        if let Place::Global(a, _) = place
+            && !what.write
+            && self.device.global.allocations[a].read_only
+        {
+            // Nothing may write it, so nothing races with reads.
+            return;
+        }
+        let (access, known) = self.access(warp, what);
+        let (conflict, shared) = match place {
+            Place::Global(a, at) => {
+                let shadow = &mut self.device.global.allocations[a].shadow;
+                (shadow.access(at, len, &access, &known), false)
+            }
+            Place::Shared(slot, at) => {
+                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
+            }
+            _ => return,
+        };
+        if let Some(conflict) = conflict {
+            self.conflict(
+                warp,
+                (what.pc, what.lane),
+                what.write,
+                what.copy,
+                shared,
+                place,
+                conflict,
+            );
+        }
+    }
+
+    /// Rows of matrices: 16 bytes of shared memory each, row r's words by lanes 4 (r % 8) to 4 (r % 8) + 3.
+    pub(super) fn touch_rows(&mut self, warp: &Warp, pc: u32, offsets: &[usize], write: bool) {
+        let slot = warp.slot;
+        let what = What { pc, lane: 0, write, strong: Strong::No, same_value: false, copy: false };
+        let alike =
+            |lane: usize| warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0];
+        if warp.overlays || !(1..32).all(alike) {
+            for (r, at) in offsets.iter().enumerate() {
+                for word in 0..4 {
+                    let what = What { lane: 4 * (r % 8) + word, ..what };
+                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
+                }
+            }
+            return;
+        }
+        let (access, known) = self.access(warp, what);
+        for (r, &at) in offsets.iter().enumerate() {
+            let lane = 4 * (r % 8) as u8;
+            let shadow = &mut self.ctas[slot].shadow;
+            let conflict =
+                shadow.access_row(at, &Access { lane, ..access }, &Known { lane, ..known });
+            if let Some(conflict) = conflict {
+                let place = Place::Shared(slot, at);
+                self.conflict(warp, (pc, lane as usize), write, false, true, place, conflict);
+            }
+        }
+    }
+
+    fn access<'w>(&self, warp: &'w Warp, what: What) -> (Access, Known<'w>) {
         let actor =
             if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
         let access = Access {
@@ -186,27 +254,7 @@ impl Machine<'_> {
             warps_per_cta: self.warps_per_cta,
             proxy: false,
         };
-        let (conflict, shared) = match place {
-            Place::Global(a, at) => {
-                let shadow = &mut self.device.global.allocations[a].shadow;
-                (shadow.access(at, len, &access, &known), false)
-            }
-            Place::Shared(slot, at) => {
-                (self.ctas[slot].shadow.access(at, len, &access, &known), true)
-            }
-            _ => return,
-        };
-        if let Some(conflict) = conflict {
-            self.conflict(
-                warp,
-                (what.pc, what.lane),
-                what.write,
-                what.copy,
-                shared,
-                place,
-                conflict,
-            );
-        }
+        (access, known)
     }
 
     /// Reports a conflict under the name of its rule.
@@ -227,10 +275,11 @@ impl Machine<'_> {
             if clock::is_copy(c.actor) { "ASYNC-CPASYNC-EARLY" } else { "ASYNC-BULK-EARLY" };
         let code = match (c.kind, c.wrote) {
             (shadow::Order::Warp, _) => "RACE-WARP",
-            (shadow::Order::Proxy, true) if !other_async => "RACE-PROXY",
+            (shadow::Order::Proxy, true) if c.actor & clock::OPERATION == 0 => "RACE-PROXY",
             (_, true) if other_async && asynchronous && write => "ASYNC-WW",
             (_, true) if other_async => early,
             (_, true) => race,
+            (_, false) if self.is_store(c.actor) && !asynchronous => "ASYNC-SRC-REUSE",
             (_, false) if asynchronous || other_async => "ASYNC-WAR",
             (_, false) => race,
         };
@@ -364,8 +413,10 @@ impl Machine<'_> {
         }
     }
 
-    /// Reads of bytes that asynchronous operations own, for the parts of the set in [`crate::hopper`].
-    pub(crate) fn actor_of(warp: &Warp) -> Actor {
-        clock::generic(warp.number)
+    /// A bulk copy out of shared memory.
+    fn is_store(&self, actor: Actor) -> bool {
+        let index = (actor & !clock::OPERATION) as usize;
+        actor & clock::OPERATION != 0
+            && self.hopper.kinds.get(index) == Some(&crate::hopper::OpKind::Store)
     }
 }

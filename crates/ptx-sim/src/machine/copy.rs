@@ -140,6 +140,11 @@ impl Machine<'_> {
         warp.copies = copies;
     }
 
+    /// Lands every copy of the executing lanes.
+    pub(crate) fn retire_copies(&mut self, warp: &mut Warp, exec: u32) {
+        self.wait_copies(warp, exec, None);
+    }
+
     /// At the warp's end everything lands.
     pub(super) fn finish_copies(&mut self, warp: &mut Warp) {
         for copy in std::mem::take(&mut warp.copies) {

@@ -68,6 +68,10 @@ impl<'a> Machine<'a> {
         if program.wgmma {
             hopper::registers_used(self, warp, pc, inst);
         }
+        // A failed wait and the branch back to it are no progress.
+        if !matches!(inst.op, Op::Bra { .. } | Op::Nothing) {
+            warp.splits[s].spinning = false;
+        }
         self.execute(warp, s, pc, exec, inst, (und, origin));
     }
 
@@ -236,10 +240,10 @@ impl<'a> Machine<'a> {
             Op::CpWait { keep } => self.wait_copies(warp, exec, Some(*keep)),
             Op::CpWaitAll => self.wait_copies(warp, exec, None),
             Op::Ldmatrix { mem, dst, trans } => {
-                return self.ldmatrix(warp, pc, exec, mem, dst, *trans, taint);
+                return self.ldmatrix(warp, (pc, exec), mem, dst, *trans);
             }
             Op::Stmatrix { mem, src, trans } => {
-                return self.stmatrix(warp, pc, exec, mem, src, *trans, taint);
+                return self.stmatrix(warp, (pc, exec), mem, src, *trans);
             }
             Op::Movmatrix { dst, src } => self.movmatrix(warp, pc, exec, *dst, *src),
             Op::Mma { f, d, a, b, c } => return self.mma(warp, pc, exec, f, d, a, b, c, taint.1),
@@ -392,13 +396,7 @@ impl<'a> Machine<'a> {
         let parent = self.join_at(warp, split, join);
         warp.splits[s].mask = split.mask & !taken;
         warp.splits[s].join = parent;
-        warp.splits.push(Split {
-            pc: target,
-            mask: taken,
-            join: parent,
-            state: State::Run,
-            spinning: false,
-        });
+        warp.splits.push(Split { pc: target, mask: taken, join: parent, ..split });
     }
 
     /// The join that the sides of a split's branch go to.

@@ -2,122 +2,126 @@
 //! of every 8×8 matrix.
 
 use super::Machine;
-use super::access::{Place, What};
+use super::access::Place;
+use crate::count;
 use crate::op::{Dst, Mem, Src};
-use crate::shadow::Strong;
 use crate::tc::Mma;
 use crate::warp::Warp;
 
 impl Machine<'_> {
-    /// Row addresses of `n` matrices, checked.
-    fn rows(&mut self, warp: &Warp, pc: u32, mem: &Mem, n: usize) -> Option<[Option<Place>; 32]> {
+    /// Offsets of the rows of `n` matrices in the block's shared memory, checked and recorded.
+    fn rows(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        mem: &Mem,
+        n: usize,
+        write: bool,
+    ) -> Option<[usize; 32]> {
         let used = if n == 4 { u32::MAX } else { (1 << (8 * n)) - 1 };
         let addresses = self.addresses(warp, pc, used, mem)?;
-        let mut places = [None; 32];
+        let mut offsets = [0; 32];
         for lane in 0..8 * n {
-            places[lane] =
-                Some(self.place(warp, (pc, lane), mem.space, addresses[lane], 16, 16)?);
+            match self.place(warp, (pc, lane), mem.space, addresses[lane], 16, 16)? {
+                Place::Shared(_, at) => offsets[lane] = at,
+                _ => {
+                    self.stop("MEM-SPACE", (warp, pc, Some(lane as u32)), || {
+                        format!("{:#x} is no address of shared memory", addresses[lane])
+                    });
+                    return None;
+                }
+            }
         }
-        Some(places)
+        let (mut passes, mut ideal) = (0, 0);
+        for rows in offsets[..8 * n].chunks(8) {
+            let (wavefronts, least) = count::row_wavefronts(rows);
+            passes += wavefronts;
+            ideal += least;
+        }
+        let counts = &mut self.counts[pc as usize];
+        counts.shared_wavefronts += passes;
+        counts.shared_ideal += ideal;
+        self.touch_rows(warp, pc, &offsets[..8 * n], write);
+        Some(offsets)
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn ldmatrix(
         &mut self,
         warp: &mut Warp,
-        pc: u32,
-        exec: u32,
+        (pc, exec): (u32, u32),
         mem: &Mem,
         dst: &[Dst],
         trans: bool,
-        _taint: (u32, u32),
     ) {
         if !self.converged(warp, pc, exec) {
             return;
         }
-        let Some(places) = self.rows(warp, pc, mem, dst.len()) else { return };
-        self.count_access(pc, &places, 16, false);
-        for (i, d) in dst.iter().enumerate() {
-            let mut rows = [[0u8; 16]; 8];
-            // Of every element whether it is undefined.
-            let mut undefined = [[false; 8]; 8];
-            for (r, row) in rows.iter_mut().enumerate() {
-                let Some(Place::Shared(slot, at)) = places[8 * i + r] else { return };
-                for word in 0..4 {
-                    let what = What {
-                        pc,
-                        lane: 4 * r + word,
-                        write: false,
-                        strong: Strong::No,
-                        same_value: false,
-                        copy: false,
-                    };
-                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
+        let Some(offsets) = self.rows(warp, pc, mem, dst.len(), false) else { return };
+        let shared = &self.ctas[warp.slot].shared;
+        for (offsets, d) in offsets.chunks(8).zip(dst) {
+            let mut words = [[0u32; 4]; 8];
+            let mut defined = true;
+            for (row, &at) in words.iter_mut().zip(offsets) {
+                let bytes = &shared.data[at..at + 16];
+                for (word, bytes) in row.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 }
-                let shared = &self.ctas[slot].shared;
-                row.copy_from_slice(&shared.data[at..at + 16]);
-                if !shared.is_defined(at, 16) {
-                    for (e, u) in undefined[r].iter_mut().enumerate() {
-                        *u = !shared.is_defined(at + 2 * e, 2);
-                    }
-                }
+                defined &= shared.is_defined(at, 16);
             }
-            let element =
-                |r: usize, c: usize| u32::from(rows[r][2 * c]) | u32::from(rows[r][2 * c + 1]) << 8;
-            let mut out = [0; 32];
+            let half = |r: usize, c: usize| words[r][c / 2] >> (16 * (c % 2)) & 0xffff;
             let mut und = 0;
-            for (lane, value) in out.iter_mut().enumerate() {
-                let (g, t) = (lane / 4, 2 * (lane % 4));
-                let (lo, hi) = if trans { ((t, g), (t + 1, g)) } else { ((g, t), (g, t + 1)) };
-                *value = element(lo.0, lo.1) | element(hi.0, hi.1) << 16;
-                und |= u32::from(undefined[lo.0][lo.1] || undefined[hi.0][hi.1]) << lane;
+            let out: [u32; 32] = match trans {
+                false => std::array::from_fn(|lane| words[lane / 4][lane % 4]),
+                true => std::array::from_fn(|lane| {
+                    let (g, t) = (lane / 4, 2 * (lane % 4));
+                    half(t, g) | half(t + 1, g) << 16
+                }),
+            };
+            if !defined {
+                let missing = |r: usize, c: usize| !shared.is_defined(offsets[r] + 2 * c, 2);
+                for lane in 0..32 {
+                    let (g, t) = (lane / 4, 2 * (lane % 4));
+                    let any = match trans {
+                        false => missing(g, t) || missing(g, t + 1),
+                        true => missing(t, g) || missing(t + 1, g),
+                    };
+                    und |= u32::from(any) << lane;
+                }
             }
             warp.set32(*d, &out, exec);
             warp.mark(*d, exec, und, pc);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn stmatrix(
         &mut self,
         warp: &mut Warp,
-        pc: u32,
-        exec: u32,
+        (pc, exec): (u32, u32),
         mem: &Mem,
         src: &[Src],
         trans: bool,
-        taint: (u32, u32),
     ) {
         if !self.converged(warp, pc, exec) {
             return;
         }
-        let Some(places) = self.rows(warp, pc, mem, src.len()) else { return };
-        self.count_access(pc, &places, 16, true);
-        for (i, s) in src.iter().enumerate() {
+        let Some(offsets) = self.rows(warp, pc, mem, src.len(), true) else { return };
+        for (offsets, s) in offsets.chunks(8).zip(src) {
             let value = self.value32(warp, *s);
-            let mut rows = [[0u8; 16]; 8];
+            let undefined = match s {
+                Src::R32(r) => warp.meta[*r as usize].undefined,
+                _ => 0,
+            };
+            let shared = &mut self.ctas[warp.slot].shared;
             for (lane, v) in value.iter().enumerate() {
                 let (g, t) = (lane / 4, 2 * (lane % 4));
                 for (h, half) in [*v as u16, (*v >> 16) as u16].into_iter().enumerate() {
                     let (r, c) = if trans { (t + h, g) } else { (g, t + h) };
-                    rows[r][2 * c..2 * c + 2].copy_from_slice(&half.to_le_bytes());
+                    let at = offsets[r] + 2 * c;
+                    shared.write(at, &half.to_le_bytes());
+                    if undefined >> lane & 1 == 1 {
+                        shared.define(at, 2, false);
+                    }
                 }
-            }
-            for (r, row) in rows.iter().enumerate() {
-                let Some(Place::Shared(slot, at)) = places[8 * i + r] else { return };
-                for word in 0..4 {
-                    let what = What {
-                        pc,
-                        lane: 4 * r + word,
-                        write: true,
-                        strong: Strong::No,
-                        same_value: false,
-                        copy: false,
-                    };
-                    self.touch(warp, Place::Shared(slot, at + 4 * word), 4, what);
-                }
-                let undefined = [taint.0 != 0; 16];
-                self.write_place(warp, (pc, 0), Place::Shared(slot, at), row, &undefined);
             }
         }
     }

@@ -10,10 +10,10 @@ use crate::shadow::Strong;
 use crate::warp::Warp;
 
 /// The location of a strong access.
-pub(crate) fn key(place: Place) -> (u64, u64) {
+fn key(machine: &Machine<'_>, place: Place) -> (u64, u64) {
     match place {
         Place::Global(a, at) => (a as u64, at as u64),
-        Place::Shared(slot, at) => (1 << 63 | slot as u64, at as u64),
+        Place::Shared(slot, at) => (1 << 63 | u64::from(machine.ctas[slot].linear), at as u64),
         Place::Local(at) | Place::Param(at) => (u64::MAX, at as u64),
     }
 }
@@ -62,7 +62,9 @@ impl Machine<'_> {
                 counts.shared_ideal += ideal;
             }
             if !self.sectors.is_empty() {
-                self.sectors.sort_unstable();
+                if !self.sectors.is_sorted() {
+                    self.sectors.sort_unstable();
+                }
                 self.sectors.dedup();
                 let n = self.sectors.len() as u64;
                 // Lanes that share an address cost nothing; more precise than the sum of bytes only
@@ -138,7 +140,7 @@ impl Machine<'_> {
         }
     }
 
-    fn read_place(
+    pub(crate) fn read_place(
         &self,
         warp: &Warp,
         lane: usize,
@@ -207,29 +209,28 @@ impl Machine<'_> {
             places[lane] = Some(place);
         }
         self.count_access(pc, &places, len, true);
-        let values: Vec<[u64; 32]> = src.iter().map(|s| self.value64(warp, *s)).collect();
-        let metas: Vec<crate::warp::Meta> = src
-            .iter()
-            .map(|s| match s {
-                crate::op::Src::R32(r) => warp.meta[*r as usize],
-                crate::op::Src::R64(r) => warp.meta[warp.r32.len() + *r as usize],
-                _ => Default::default(),
-            })
-            .collect();
+        let meta = |warp: &Warp, src| match src {
+            crate::op::Src::R32(r) => warp.meta[r as usize],
+            crate::op::Src::R64(r) => warp.meta[warp.r32.len() + r as usize],
+            _ => Default::default(),
+        };
+        let tainted = src.iter().any(|s| meta(warp, *s).undefined & exec != 0);
         for lane in lanes(exec) {
             let Some(place) = places[lane] else { continue };
             let mut data = [0u8; 16];
             let mut undefined = [false; 16];
-            for (i, value) in values.iter().enumerate() {
-                data[i * each..(i + 1) * each].copy_from_slice(&value[lane].to_le_bytes()[..each]);
-                if metas[i].undefined >> lane & 1 == 1 {
+            for (i, s) in src.iter().enumerate() {
+                let value = self.lane64(warp, *s, lane);
+                data[i * each..(i + 1) * each].copy_from_slice(&value.to_le_bytes()[..each]);
+                if tainted && meta(warp, *s).undefined >> lane & 1 == 1 {
                     undefined[i * each..(i + 1) * each].fill(true);
                     if let Place::Global(..) = place {
+                        let origin = meta(warp, *s).origin;
                         self.undefined(
                             warp,
                             pc,
                             1 << lane,
-                            metas[i].origin,
+                            origin,
                             "a value stored to global memory is",
                         );
                     }
@@ -311,7 +312,10 @@ impl Machine<'_> {
     }
 
     fn strong_read(&mut self, warp: &mut Warp, lane: usize, place: Place, order: &Order) {
-        self.subscribe(warp, lane, key(place));
+        {
+            let at = key(self, place);
+            self.subscribe(warp, lane, at)
+        };
         if order.acquire {
             self.fence(warp, 1 << lane, order.scope);
         }
@@ -321,7 +325,10 @@ impl Machine<'_> {
         if order.release {
             self.fence(warp, 1 << lane, order.scope);
         }
-        self.publish(warp, lane, key(place));
+        {
+            let at = key(self, place);
+            self.publish(warp, lane, at)
+        };
     }
 
     pub(super) fn atomic(
@@ -361,9 +368,15 @@ impl Machine<'_> {
             }
             // `red` never takes part in acquiring.
             if *returns {
-                self.subscribe(warp, lane, key(place));
+                {
+                    let at = key(self, place);
+                    self.subscribe(warp, lane, at)
+                };
             }
-            self.publish(warp, lane, key(place));
+            {
+                let at = key(self, place);
+                self.publish(warp, lane, at)
+            };
             if order.acquire {
                 self.fence(warp, 1 << lane, order.scope);
             }
@@ -411,7 +424,7 @@ impl Machine<'_> {
 }
 
 /// One atomic read-modify-write. Global `add.f32` flushes subnormals, shared does not.
-fn apply(
+pub(crate) fn apply(
     op: AtomOp,
     ty: AtomType,
     bits: u32,

@@ -10,6 +10,10 @@ use crate::{Diag, hopper};
 /// without saying so.
 const GREEDY: u32 = 20_000;
 
+/// Sweeps without progress after which every wait has been tried again: a wait and its loop are a
+/// few instructions.
+const IDLE: u32 = 8;
+
 pub(super) struct Scheduler {
     options: Options,
     /// Priorities of (slot, warp) pairs by launch-wide warp number.
@@ -18,6 +22,8 @@ pub(super) struct Scheduler {
     change_in: u64,
     changes: u32,
     state: u64,
+    /// Warps that can run, kept for its memory: slot, warp, number.
+    all: Vec<(usize, usize, u32)>,
 }
 
 impl Scheduler {
@@ -36,6 +42,7 @@ impl Scheduler {
             change_in: 0,
             changes,
             state: seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1,
+            all: Vec::new(),
         };
         s.change_in = 100 + s.draw(5000);
         s
@@ -51,6 +58,7 @@ impl Scheduler {
     /// Runs the resident blocks until one finishes or the launch stops.
     pub(super) fn run(&mut self, machine: &mut Machine<'_>) {
         let resident = machine.ctas.len();
+        let mut idle = 0;
         while machine.ctas.len() == resident && !machine.fatal {
             if machine.lane_steps > self.options.step_budget {
                 let message = format!("stopped after {} lane-instructions", machine.lane_steps);
@@ -59,12 +67,14 @@ impl Scheduler {
                 machine.fatal = true;
                 return;
             }
-            if !self.sweep(machine) && machine.ctas.len() == resident && !machine.fatal {
+            idle = if self.sweep(machine) { 0 } else { idle + 1 };
+            if idle >= IDLE && machine.ctas.len() == resident && !machine.fatal {
                 // Nothing but failed waits: what is in flight must land, or nothing ever happens.
                 if !hopper::force(machine) {
                     deadlock(machine);
                     return;
                 }
+                idle = 0;
             }
             machine.retire();
         }
@@ -72,20 +82,24 @@ impl Scheduler {
 
     /// Every warp once, or as the schedule says; whether anything happened.
     fn sweep(&mut self, machine: &mut Machine<'_>) -> bool {
-        let mut all: Vec<(usize, usize, u32)> = Vec::new();
+        if let Schedule::Random(_) = self.options.schedule {
+            return self.any(machine);
+        }
+        let mut all = std::mem::take(&mut self.all);
+        all.clear();
         for (slot, cta) in machine.ctas.iter().enumerate() {
             for (w, warp) in cta.warps.iter().enumerate() {
                 if let Some(warp) = warp
-                    && warp.splits.iter().any(|s| s.state == State::Run)
+                    && warp.can_run()
                 {
                     all.push((slot, w, warp.number));
                 }
             }
         }
-        match self.options.schedule {
+        let progress = match self.options.schedule {
             Schedule::RoundRobin(n) => {
                 let mut progress = false;
-                for (slot, w, _) in all {
+                for &(slot, w, _) in &all {
                     progress |= machine.quantum(slot, w, n);
                     if machine.fatal {
                         break;
@@ -93,55 +107,70 @@ impl Scheduler {
                 }
                 progress
             }
-            Schedule::Greedy => self.first(machine, all, GREEDY),
             Schedule::GreedyDescending => {
                 all.reverse();
-                self.first(machine, all, GREEDY)
+                first(machine, &all, GREEDY)
             }
-            Schedule::Random(_) => {
-                for i in (1..all.len()).rev() {
-                    let j = self.draw(i as u64 + 1) as usize;
-                    all.swap(i, j);
-                }
-                self.first(machine, all, 1)
-            }
-            Schedule::Pct(..) => {
-                let most = all.iter().map(|(_, _, n)| *n as usize + 1).max().unwrap_or(0);
-                while self.priorities.len() < most {
-                    let priority = (1 << 32) + self.draw(1 << 31);
-                    self.priorities.push(priority);
-                }
-                all.sort_by_key(|(_, _, n)| std::cmp::Reverse(self.priorities[*n as usize]));
-                let n = self.change_in.clamp(1, u64::from(GREEDY)) as u32;
-                let Some(&(_, _, first)) = all.first() else { return false };
-                let progress = self.first(machine, all, n);
-                self.change_in -= u64::from(n).min(self.change_in);
-                if self.change_in == 0 && self.changes > 0 {
-                    self.changes -= 1;
-                    self.change_in = 100 + self.draw(5000);
-                    // The running warp falls behind all others.
-                    self.priorities[first as usize] = u64::from(self.changes);
-                }
-                if self.changes == 0 {
-                    self.change_in = u64::MAX;
-                }
-                progress
-            }
-        }
+            Schedule::Pct(..) => self.by_priority(machine, &mut all),
+            Schedule::Greedy | Schedule::Random(_) => first(machine, &all, GREEDY),
+        };
+        self.all = all;
+        progress
     }
 
-    /// The first warp that gets on runs.
-    fn first(&self, machine: &mut Machine<'_>, all: Vec<(usize, usize, u32)>, n: u32) -> bool {
-        for (slot, w, _) in all {
-            if machine.quantum(slot, w, n) {
+    /// One instruction of some warp: the first that gets on from a random one on.
+    fn any(&mut self, machine: &mut Machine<'_>) -> bool {
+        let each = machine.warps_per_cta as usize;
+        let n = machine.ctas.len() * each;
+        let from = self.draw(n as u64) as usize;
+        for i in 0..n {
+            let i = (from + i) % n;
+            let runs = machine.ctas[i / each].warps[i % each].as_ref().is_some_and(|w| w.can_run());
+            if runs && machine.quantum(i / each, i % each, 1) {
                 return true;
             }
-            if machine.fatal {
+            if machine.fatal || machine.ctas.len() * each != n {
                 break;
             }
         }
         false
     }
+
+    fn by_priority(&mut self, machine: &mut Machine<'_>, all: &mut [(usize, usize, u32)]) -> bool {
+        let most = all.iter().map(|(_, _, n)| *n as usize + 1).max().unwrap_or(0);
+        while self.priorities.len() < most {
+            let priority = (1 << 32) + self.draw(1 << 31);
+            self.priorities.push(priority);
+        }
+        all.sort_by_key(|(_, _, n)| std::cmp::Reverse(self.priorities[*n as usize]));
+        let n = self.change_in.clamp(1, u64::from(GREEDY)) as u32;
+        let Some(&(_, _, highest)) = all.first() else { return false };
+        let progress = first(machine, all, n);
+        self.change_in -= u64::from(n).min(self.change_in);
+        if self.change_in == 0 && self.changes > 0 {
+            self.changes -= 1;
+            self.change_in = 100 + self.draw(5000);
+            // The running warp falls behind all others.
+            self.priorities[highest as usize] = u64::from(self.changes);
+        }
+        if self.changes == 0 {
+            self.change_in = u64::MAX;
+        }
+        progress
+    }
+}
+
+/// The first warp that gets on runs.
+fn first(machine: &mut Machine<'_>, all: &[(usize, usize, u32)], n: u32) -> bool {
+    for &(slot, w, _) in all {
+        if machine.quantum(slot, w, n) {
+            return true;
+        }
+        if machine.fatal {
+            break;
+        }
+    }
+    false
 }
 
 impl Machine<'_> {
@@ -158,7 +187,6 @@ impl Machine<'_> {
             else {
                 break;
             };
-            warp.splits[at].spinning = false;
             self.step(&mut warp, at);
             // With several splits every one gets its turn.
             turn = at + usize::from(splits > 1);

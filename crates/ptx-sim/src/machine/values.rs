@@ -90,6 +90,17 @@ impl Machine<'_> {
         }
     }
 
+    /// One lane's value.
+    pub(crate) fn lane64(&self, warp: &Warp, src: Src, lane: usize) -> u64 {
+        match src {
+            Src::R32(r) => u64::from(warp.r32[r as usize][lane]),
+            Src::R64(r) => warp.r64[r as usize][lane],
+            Src::Imm(n) => n,
+            Src::Special(special) => self.special(warp, special)[lane],
+            Src::Symbol(symbol, at) => self.symbol(warp, symbol, at),
+        }
+    }
+
     /// A reference where the value is a register, else `slot` filled.
     pub(crate) fn ref32<'r>(&self, warp: &'r Warp, src: Src, slot: &'r mut L32) -> &'r L32 {
         match src {

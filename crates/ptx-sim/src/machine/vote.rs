@@ -7,7 +7,7 @@ use crate::warp::Warp;
 
 impl Machine<'_> {
     /// The mask must name the lanes that execute, and no live lane beside them.
-    pub(super) fn check_members(&mut self, warp: &Warp, pc: u32, exec: u32, masks: &[u32; 32]) {
+    pub(crate) fn check_members(&mut self, warp: &Warp, pc: u32, exec: u32, masks: &[u32; 32]) {
         let Some(lane) =
             lanes(exec).find(|&l| masks[l] & warp.live() != exec || masks[l] & exec != exec)
         else {

@@ -11,7 +11,12 @@ const ROWS: usize = 2;
 /// `c (m×n) += a (m×k) · b (n×k)ᵀ`, all row-major, results in binary32 (NaN as instructions generate it). `b` is
 /// what `mma` and `wgmma` call B, by columns. Panics on a slice shorter than its size.
 pub fn product(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], tc: Tc) {
-    accumulate(m, n, k, a, b, c, tc, |v| f32::from_bits(fast::canon(v as f32)));
+    super::wide::tile(m, n, k, a, b, c, tc);
+}
+
+#[inline(always)]
+pub(super) fn to_f32(v: f64) -> f32 {
+    f32::from_bits(fast::canon(v as f32))
 }
 
 /// As [`product`], with results rounded once to binary16 (and held as binary32).
@@ -60,7 +65,7 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
 /// Loops over rows and blocks of columns; `round` makes a result of an exact or almost exact sum.
 #[allow(clippy::too_many_arguments)] // a tile's three sizes and three arrays
 #[inline(always)]
-fn accumulate(
+pub(super) fn accumulate(
     m: usize,
     n: usize,
     k: usize,
@@ -70,7 +75,14 @@ fn accumulate(
     tc: Tc,
     round: impl Fn(f64) -> f32,
 ) {
-    let mut column = vec![[0f64; LANES]; k];
+    let (mut few, mut many) = ([[0f64; LANES]; 32], Vec::new());
+    let column = match k {
+        0..=32 => &mut few[..k],
+        _ => {
+            many.resize(k, [0f64; LANES]);
+            &mut many[..]
+        }
+    };
     let mut start = 0;
     while start < n {
         let width = LANES.min(n - start);
@@ -90,16 +102,16 @@ fn accumulate(
                 }
             }
             match tc {
-                Tc::Exact if rows == ROWS => exact(&mut acc, &a[i * k..][..ROWS * k], &column),
+                Tc::Exact if rows == ROWS => exact(&mut acc, &a[i * k..][..ROWS * k], column),
                 _ => {
                     for (r, acc) in acc.iter_mut().enumerate().take(rows) {
                         let row = &a[(i + r) * k..][..k];
                         match tc {
-                            Tc::Exact => one_row(acc, row, &column),
+                            Tc::Exact => one_row(acc, row, column),
                             Tc::Truncate { block, extra } => {
                                 truncate(acc, row, &column, block, extra)
                             }
-                            Tc::Reverse => reverse(acc, row, &column),
+                            Tc::Reverse => reverse(acc, row, column),
                         }
                     }
                 }

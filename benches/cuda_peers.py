@@ -1,0 +1,101 @@
+"""Full attention on one NVIDIA GPU beside PyTorch's scaled_dot_product_attention: the same shapes,
+one run, CUDA events on both sides, the fastest of the launches.
+
+    python3 benches/cuda_peers.py [--longhand target/release/longhand] [--quick] [--json FILE]
+
+Prints a table: milliseconds, TFLOP/s of what the mask leaves, and the ratio of each peer's time to
+longhand's (above 1: longhand is faster). Needs PyTorch with CUDA and a built `longhand`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+TOKENS = 16384
+
+
+def ours(program, batch, heads, length, dim, dtype, causal, repeats):
+    command = [program, "bench", "full", "--device", "cuda", "--batch", batch, "--heads", heads,
+               "--lengths", length, "--head-dim", dim, "--dtype", dtype, "--repeats", repeats,
+               "--json", "-"] + (["--causal"] if causal else [])
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        return None, done.stderr.strip().splitlines()[-1:]
+    return json.loads(done.stdout), None
+
+
+def torch_ms(backend, q, k, v, causal, repeats):
+    try:
+        with sdpa_kernel(BACKENDS[backend]):
+            for _ in range(3):
+                F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            torch.cuda.synchronize()
+            best = float("inf")
+            for _ in range(repeats):
+                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin.record()
+                F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+                end.record()
+                end.synchronize()
+                best = min(best, begin.elapsed_time(end))
+            return best
+    except RuntimeError:
+        return None
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--longhand", default="target/release/longhand")
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--json")
+    options = options.parse_args()
+    repeats = 10 if options.quick else 30
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuda", torch.version.cuda)
+    cases = []
+    for dtype in ("bf16", "f16", "f32"):
+        for dim in (64, 128, 256) if dtype == "bf16" else (64, 128):
+            for length in (1024, 4096, 16384) if dtype == "bf16" else (4096,):
+                for causal in (False, True):
+                    cases.append((dtype, dim, length, causal))
+    if options.quick:
+        cases = [case for case in cases if case[2] == 4096]
+    results = []
+    print("dtype  dim length causal |  longhand ms  TFLOP/s | " + " | ".join(f"{name} ms (ratio)" for name in BACKENDS))
+    for dtype, dim, length, causal in cases:
+        batch, heads = max(1, TOKENS // length), 2048 // dim
+        torch.manual_seed(1)
+        make = lambda: torch.randn(batch, length, heads, dim, device="cuda", dtype=DTYPES[dtype]).transpose(1, 2)
+        q, k, v = make(), make(), make()
+        peers = {name: torch_ms(name, q, k, v, causal, repeats) for name in BACKENDS}
+        del q, k, v
+        torch.cuda.empty_cache()
+        found, why = ours(options.longhand, batch, heads, length, dim, dtype, causal, repeats)
+        pairs = length * (length + 1) // 2 if causal else length * length
+        flops = 4 * batch * heads * dim * pairs
+        ms = found["rows"][0]["ms"] if found and "rows" in found else None
+        if found and ms is None:
+            print(json.dumps(found)[:400], file=sys.stderr)
+        row = dict(dtype=dtype, dim=dim, length=length, causal=causal, batch=batch, heads=heads,
+                   longhand_ms=ms, why=why, peers=peers, flops=flops)
+        results.append(row)
+        show = lambda t: "-" if t is None else f"{t:.3f} ({t / ms:.2f})" if ms else f"{t:.3f}"
+        rate = f"{flops / ms * 1e-9:8.1f}" if ms else f"{why}"
+        print(f"{dtype:5} {dim:4} {length:6} {str(causal):6} | {ms if ms is None else round(ms, 4)!s:>12} {rate} | "
+              + " | ".join(show(peers[name]) for name in BACKENDS), flush=True)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(dict(device=torch.cuda.get_device_name(), torch=torch.__version__, results=results), file, indent=1)
+
+
+main()
