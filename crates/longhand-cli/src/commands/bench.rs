@@ -3,17 +3,19 @@
 use crate::cli::{Outcome, ProblemOptions, say};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::problem_file::known_op;
-use crate::{generate, plot, table};
+use crate::ptxas::{self, Assembler};
+use crate::{cuda, generate, plot, sass, table};
 use longhand::Full;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "Examples:
   longhand bench
   longhand bench full --device webgpu --lengths 512,1024,2048,4096 --causal
   longhand bench full --device webgpu --head-dim 128 --dtype f16 --json speed.json --svg speed.svg
+  longhand bench full --static --head-dim 128 --dtype bf16
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
 v, out and lse, each once. The dense way needs the 'dense' bytes for its scores alone.";
@@ -33,6 +35,10 @@ pub(crate) struct Options {
     /// Launches after the first; the fastest counts
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeats: usize,
+    /// No device: assemble the CUDA kernels and estimate from their main loop what part of an
+    /// A100's tensor-core peak they leave time for (needs the assemblers of ./check --setup)
+    #[arg(long = "static", conflicts_with_all = ["device", "json", "svg", "repeats"])]
+    estimate: bool,
     #[command(flatten)]
     problem: ProblemOptions,
     /// Write the table as JSON ('-': to stdout, in place of the table)
@@ -53,6 +59,9 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
     let problems: Vec<Full> =
         options.lengths.iter().map(|&n| options.problem.problem(n, n)).collect::<Result<_>>()?;
+    if options.estimate {
+        return estimate(&problems);
+    }
     let device = Device::open(options.device)?;
     let bar = super::progress(problems.len());
     let mut rows = Vec::new();
@@ -78,6 +87,51 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     if let Some(path) = &options.svg {
         write_atomically(path, svg(&device, options, &rows).as_bytes())?;
     }
+    Ok(Outcome::Good)
+}
+
+/// What the kernels' machine code says of their speed, by each assembler.
+fn estimate(problems: &[Full]) -> Result<Outcome> {
+    let assemblers = Assembler::all(&ptxas::tools_folder(Path::new(".")));
+    if assemblers.is_empty() {
+        let why = "no ptxas and nvdisasm in LONGHAND_TOOLS or target/tools; run ./check --setup";
+        return Err(Failure::declined(why));
+    }
+    let mut rows = vec![];
+    for problem in problems {
+        for (name, text) in cuda::sources(problem, cuda::Arch::Sm80, false)? {
+            for assembler in &assemblers {
+                let made = assembler.assemble(&text, &std::env::temp_dir());
+                let made = made.map_err(|e| Failure::declined(format!("ptxas: {e}")))?;
+                let found = sass::main_loop(&made.code);
+                let or_dash =
+                    |text: fn(&sass::MainLoop) -> String| table::or_dash(found.as_ref(), text);
+                rows.push(vec![
+                    name.clone(),
+                    assembler.version.clone(),
+                    problem.shape.seqlen_q.to_string(),
+                    made.usage().registers.to_string(),
+                    made.usage().spilled.to_string(),
+                    or_dash(|l| l.products.to_string()),
+                    or_dash(|l| format!("{:.2}", l.issued as f64 / l.products as f64)),
+                    or_dash(|l| format!("{:.2}", l.alone())),
+                    or_dash(|l| format!("{:.2}", l.overlapped())),
+                ]);
+            }
+        }
+    }
+    let head = [
+        "kernel",
+        "ptxas",
+        "length",
+        "registers",
+        "spilled",
+        "products",
+        "issue/product",
+        "alone",
+        "overlapped",
+    ];
+    say(&table::render(&head, &rows, 2))?;
     Ok(Outcome::Good)
 }
 
