@@ -24,7 +24,9 @@
 pub mod cuda;
 mod error;
 pub mod full;
+pub mod longformer;
 mod problem;
+mod real;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod template;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
@@ -34,7 +36,9 @@ pub mod webgpu;
 
 pub use error::{Declined, Error};
 pub use full::Full;
+pub use longformer::Longformer;
 pub use problem::{DType, Shape, Strides, Window};
+pub use real::Real;
 
 /// The examples of README.md, compiled with the tests of the documentation.
 #[cfg(all(doctest, feature = "webgpu"))]

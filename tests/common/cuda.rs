@@ -16,6 +16,8 @@ pub struct Device {
     pub context: Context,
     /// The stand-in, if the device is one of its.
     pub mock: Option<Mock>,
+    /// Its tensor cores cut what they add up, as real ones do, instead of rounding it.
+    pub truncates: bool,
 }
 
 /// Runs `test` on the machine's GPU if the tests are for that (its absence is loud, and an error if
@@ -26,7 +28,7 @@ pub fn on_devices(test: impl Fn(&Device)) {
         match Context::open(0) {
             Ok(context) => {
                 eprintln!("on {}", context.name());
-                test(&Device { name: "gpu", context, mock: None });
+                test(&Device { name: "gpu", context, mock: None, truncates: true });
             }
             Err(why) => {
                 let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
@@ -49,7 +51,8 @@ pub fn on_simulated(name: &'static str, options: &[(&str, &str)], test: impl Fn(
         mock.set(key, value);
     }
     let context = Context::open(0).expect("the stand-in has a device");
-    let device = Device { name, context, mock: Some(mock) };
+    let truncates = options.contains(&("tc", "trunc"));
+    let device = Device { name, context, mock: Some(mock), truncates };
     test(&device);
     let report = device.mock.as_ref().map(Mock::report).unwrap_or_default();
     assert!(!report.contains("error["), "{name} {options:?}: {report}");
