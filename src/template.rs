@@ -34,8 +34,15 @@ const KERNELS: Templates = &[
     ("shared/full_params.ptx", include_str!("../kernels/shared/full_params.ptx")),
     ("shared/full_scores.ptx", include_str!("../kernels/shared/full_scores.ptx")),
     ("shared/full_sequence.ptx", include_str!("../kernels/shared/full_sequence.ptx")),
-    ("shared/full_store.ptx", include_str!("../kernels/shared/full_store.ptx")),
-    ("shared/full_values.ptx", include_str!("../kernels/shared/full_values.ptx")),
+    ("shared/tile_chunks.ptx", include_str!("../kernels/shared/tile_chunks.ptx")),
+    ("shared/tile_fragments.ptx", include_str!("../kernels/shared/tile_fragments.ptx")),
+    ("shared/tile_merge.ptx", include_str!("../kernels/shared/tile_merge.ptx")),
+    ("shared/tile_merged_store.ptx", include_str!("../kernels/shared/tile_merged_store.ptx")),
+    ("shared/tile_product.ptx", include_str!("../kernels/shared/tile_product.ptx")),
+    ("shared/tile_query.ptx", include_str!("../kernels/shared/tile_query.ptx")),
+    ("shared/tile_softmax.ptx", include_str!("../kernels/shared/tile_softmax.ptx")),
+    ("shared/tile_store.ptx", include_str!("../kernels/shared/tile_store.ptx")),
+    ("shared/tile_values.ptx", include_str!("../kernels/shared/tile_values.ptx")),
 ];
 #[cfg(not(feature = "cuda"))]
 const KERNELS: Templates = &[];
