@@ -119,3 +119,15 @@ impl Function {
         Ok(())
     }
 }
+
+/// Rejects an address that no tensor of the problem can have.
+pub(crate) fn address(name: &str, at: u64, alignment: u64, may_be_null: bool) -> Result<(), Error> {
+    if at == 0 && !may_be_null {
+        return Err(Error::invalid(name, "null", "must be an address"));
+    }
+    if !at.is_multiple_of(alignment) {
+        let rule = format!("must be a multiple of {alignment} bytes");
+        return Err(Error::invalid(name, format!("{at:#x}"), rule));
+    }
+    Ok(())
+}

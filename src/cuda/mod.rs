@@ -11,13 +11,14 @@
 
 mod caps;
 mod driver;
-mod launch;
+pub(crate) mod launch;
 mod memory;
 mod module;
 mod stream;
+pub(crate) mod tile;
 mod timer;
 
-pub use crate::timing::Clock;
+pub use crate::timing::{Clock, Timing};
 pub use caps::Caps;
 pub use launch::Launch;
 pub use memory::DeviceBuffer;

@@ -21,6 +21,8 @@
 //! `sliding_chunks_no_overlap` are other functions.
 
 mod convert;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod inputs;
 mod reference;
 

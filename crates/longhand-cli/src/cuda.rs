@@ -57,23 +57,20 @@ impl Gpu {
     /// Longformer's forward pass.
     pub(crate) fn longformer(
         &self,
-        _problem: &Longformer,
-        _inputs: &LongformerInputs<f32>,
+        problem: &Longformer,
+        inputs: &LongformerInputs<f32>,
     ) -> Result<longformer::Output<f32>> {
-        Err(crate::failure::Failure::declined(
-            "device cuda: no longformer kernel in this build yet",
-        ))
+        Ok(problem.run_cuda(&self.context, &inputs.as_inputs())?)
     }
 
     pub(crate) fn time_longformer(
         &self,
-        _problem: &Longformer,
-        _inputs: &LongformerInputs<f32>,
-        _repeats: usize,
+        problem: &Longformer,
+        inputs: &LongformerInputs<f32>,
+        repeats: usize,
     ) -> Result<Timing> {
-        Err(crate::failure::Failure::declined(
-            "device cuda: no longformer kernel in this build yet",
-        ))
+        self.measured()?;
+        Ok(timing(problem.time_cuda(&self.context, &inputs.as_inputs(), repeats)?))
     }
 
     pub(crate) fn time(
@@ -82,21 +79,37 @@ impl Gpu {
         inputs: &OwnedInputs<f32>,
         repeats: usize,
     ) -> Result<Timing> {
+        self.measured()?;
+        Ok(timing(problem.time_cuda(&self.context, &inputs.as_inputs(), repeats)?))
+    }
+
+    /// Declines where no time is a GPU's.
+    fn measured(&self) -> Result<()> {
         if self.is_simulated() {
             let why = "is a simulator: its times are a model's and are not recorded";
             return Err(Failure::declined(format!("device cuda: {} {why}", self.context.name())));
         }
-        let timing = problem.time_cuda(&self.context, &inputs.as_inputs(), repeats)?;
-        Ok(Timing {
-            first_ms: Some(timing.first_ms),
-            best_ms: timing.best_ms,
-            workspace_bytes: timing.workspace_bytes,
-        })
+        Ok(())
+    }
+
+    /// The kernels of a Longformer problem and their tile sizes.
+    pub(crate) fn describe_longformer(&self, problem: &Longformer) -> Result<String> {
+        let config = longhand::longformer::cuda::config::select(problem, self.context.caps())?;
+        Ok(config.describe())
     }
 
     /// The kernel variant and tile sizes of a problem.
     pub(crate) fn describe(&self, problem: &Full) -> Result<String> {
         Ok(longhand::full::cuda::config::select(problem, self.context.caps())?.describe())
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn timing(timing: longhand::cuda::Timing) -> Timing {
+    Timing {
+        first_ms: Some(timing.first_ms),
+        best_ms: timing.best_ms,
+        workspace_bytes: timing.workspace_bytes,
     }
 }
 
@@ -133,12 +146,26 @@ pub(crate) fn report() -> Report {
 /// for a device of `arch`.
 #[cfg(feature = "cuda")]
 pub(crate) fn sources(problem: &Full, arch: Arch, here: bool) -> Result<Vec<(String, String)>> {
-    let caps = match (here, arch) {
+    Ok(problem.sources_cuda(&caps(arch, here)?)?)
+}
+
+/// As `sources`, of Longformer.
+#[cfg(feature = "cuda")]
+pub(crate) fn longformer_sources(
+    problem: &Longformer,
+    arch: Arch,
+    here: bool,
+) -> Result<Vec<(String, String)>> {
+    Ok(problem.sources_cuda(&caps(arch, here)?)?)
+}
+
+#[cfg(feature = "cuda")]
+fn caps(arch: Arch, here: bool) -> Result<Caps> {
+    Ok(match (here, arch) {
         (true, _) => *Gpu::open()?.context.caps(),
         (false, Arch::Sm80) => Caps::a100(),
         (false, Arch::Sm90a) => Caps::h100(),
-    };
-    Ok(problem.sources_cuda(&caps)?)
+    })
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -191,6 +218,10 @@ mod absent {
         pub(crate) fn describe(&self, _: &Full) -> Result<String> {
             declined()
         }
+
+        pub(crate) fn describe_longformer(&self, _: &Longformer) -> Result<String> {
+            declined()
+        }
     }
 
     pub(crate) fn report() -> Report {
@@ -200,7 +231,15 @@ mod absent {
     pub(crate) fn sources(_: &Full, _: Arch, _here: bool) -> Result<Vec<(String, String)>> {
         declined()
     }
+
+    pub(crate) fn longformer_sources(
+        _: &Longformer,
+        _: Arch,
+        _here: bool,
+    ) -> Result<Vec<(String, String)>> {
+        declined()
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use absent::{report, sources};
+pub(crate) use absent::{longformer_sources, report, sources};

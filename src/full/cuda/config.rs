@@ -2,13 +2,12 @@
 //! touched here.
 
 use crate::cuda::Caps;
+use crate::cuda::tile::{Rows, kernel_head_dim, loads_by_chunks};
+pub use crate::cuda::tile::{HEAD_DIMS, Tile};
 use crate::full::Full;
 use crate::template::expand;
-use crate::{DType, Declined, Error, Strides};
+use crate::{DType, Declined, Error};
 use minijinja::{Value, context};
-
-/// Head dimensions that a kernel is expanded for; others are padded inside it.
-pub const HEAD_DIMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
 
 /// Below this many blocks a GPU is not filled, and the keys are split.
 const FEW_BLOCKS: usize = 128;
@@ -30,19 +29,6 @@ pub enum Stage {
     Forward,
     /// Merges the parts of split keys.
     Combine,
-}
-
-/// The work of one CTA of the forward kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Tile {
-    /// Query rows of a CTA.
-    pub block_m: u32,
-    /// Keys of a tile.
-    pub block_n: u32,
-    /// Query rows of a warp, 16 or 32.
-    pub rows: u32,
-    /// Q stays in registers (else it is read from shared memory in every tile).
-    pub q_in_registers: bool,
 }
 
 /// Everything that the expanded text depends on.
@@ -92,13 +78,14 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         );
         return Err(Declined::new(reason).into());
     }
-    let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= s.head_dim).expect("validated");
+    let head_dim = kernel_head_dim(s.head_dim);
+    let l = &problem.layout;
     let mut config = Config {
         tile: Tile { block_m: 0, block_n: 0, rows: 16, q_in_registers: false },
         dtype: problem.dtype,
         head_dim,
         padded: s.head_dim != head_dim as usize,
-        vec: loads_by_chunks(problem),
+        vec: loads_by_chunks(problem.dtype, s.head_dim, &[l.q, l.k, l.v, l.out]),
         left: problem.mask().left.is_some(),
         scaled: (problem.softmax_scale as f32) <= 0.0,
         softcap: problem.softcap > 0.0,
@@ -132,14 +119,6 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         }
     }
     Ok(config)
-}
-
-/// Whether rows begin and end on multiples of 16 bytes.
-fn loads_by_chunks(problem: &Full) -> bool {
-    let l = &problem.layout;
-    let chunk = 16 / problem.dtype.bytes();
-    let whole = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(chunk));
-    problem.shape.head_dim.is_multiple_of(chunk) && [l.q, l.k, l.v, l.out].iter().all(whole)
 }
 
 impl Config {
@@ -203,11 +182,18 @@ impl Config {
 
     /// Bytes of dynamic shared memory of the forward kernel: Q, and two tiles each of K and V.
     pub fn shared_bytes(&self) -> u32 {
-        (self.tile.block_m + 4 * self.tile.block_n) * self.row_bytes()
+        self.rows_of(Stage::Forward).shared_bytes()
     }
 
-    fn row_bytes(&self) -> u32 {
-        self.head_dim * self.dtype.bytes() as u32
+    fn rows_of(&self, stage: Stage) -> Rows {
+        Rows {
+            tile: self.tile,
+            threads: self.threads(stage),
+            dtype: self.dtype,
+            head_dim: self.head_dim,
+            padded: self.padded,
+            vec: self.vec,
+        }
     }
 
     /// Keys of one split.
@@ -303,37 +289,12 @@ impl Config {
     }
 
     fn values(&self, stage: Stage) -> Value {
-        let Tile { block_m, block_n, rows, q_in_registers } = self.tile;
-        let threads = self.threads(stage);
-        let row_bytes = self.row_bytes();
-        // Lanes side by side on a row: neighbours read neighbouring chunks, and a thread's rows
-        // are a multiple of 8 apart, so that they share one permutation.
-        let chunks = row_bytes / 16;
-        let lanes = (1 << chunks.trailing_zeros()).min(16).min(threads / 8);
-        let row_step = threads / lanes;
-        let key_mask = if row_bytes.is_multiple_of(128) { 7 } else { 3 };
-        let row_chunks = chunks / lanes;
-        let elem = self.dtype.bytes();
+        let rows = self.rows_of(stage);
         let floats: Vec<String> =
-            (0..block_n).map(|n| format!("0f{:08X}", (n as f32).to_bits())).collect();
-        let copied = context! {
-            row_step, row_bytes, row_chunks, elem,
-            chunk_step => lanes * 16,
-            vec => self.vec,
-            padded => self.padded,
-        };
+            (0..self.tile.block_n).map(|n| format!("0f{:08X}", (n as f32).to_bits())).collect();
         context! {
-            block_m, block_n, rows, q_in_registers, threads, row_bytes, row_chunks, key_mask, floats,
-            copied,
-            dtype => self.dtype.name(),
-            head_dim => self.head_dim,
-            copy_lanes => lanes,
-            copy_shift => lanes.trailing_zeros(),
-            row_shift => row_step.trailing_zeros(),
-            store_shift => (32 / lanes).trailing_zeros(),
-            xors => if key_mask == 7 { 4 } else { 2 },
-            padded => self.padded,
-            vec => self.vec,
+            floats,
+            copied => rows.copied(),
             left => self.left,
             scaled => self.scaled,
             softcap => self.softcap,
@@ -343,6 +304,7 @@ impl Config {
             ragged => self.ragged,
             split => self.split,
             always_edge => self.key_padding || self.bias,
+            ..rows.values()
         }
     }
 }

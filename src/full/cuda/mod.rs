@@ -8,6 +8,7 @@ mod host;
 mod params;
 
 use super::Full;
+use crate::cuda::launch::address;
 use crate::cuda::{Caps, Context, Function, Launch, Stream};
 use crate::{Error, Strides};
 use config::{Config, Stage, select};
@@ -194,15 +195,4 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-fn address(name: &str, at: u64, alignment: u64, may_be_null: bool) -> Result<(), Error> {
-    if at == 0 && !may_be_null {
-        return Err(Error::invalid(name, "null", "must be an address"));
-    }
-    if !at.is_multiple_of(alignment) {
-        let rule = format!("must be a multiple of {alignment} bytes");
-        return Err(Error::invalid(name, format!("{at:#x}"), rule));
-    }
-    Ok(())
 }

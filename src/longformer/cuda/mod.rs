@@ -1,0 +1,200 @@
+//! Longformer's attention on a CUDA device: plan, launch.
+
+// Launching is unsafe, and so is what offers it.
+#![allow(unsafe_code)]
+
+pub mod config;
+mod host;
+mod params;
+
+use super::Longformer;
+use crate::Error;
+use crate::cuda::launch::address;
+use crate::cuda::{Caps, Context, Function, Launch, Stream};
+use config::{Config, Stage, select};
+use params::Params;
+
+/// The addresses of one launch's tensors. What the problem does not use is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Args {
+    /// Local queries, in the problem's layout and dtype.
+    pub q: u64,
+    /// Local keys.
+    pub k: u64,
+    /// Local values.
+    pub v: u64,
+    /// The result.
+    pub out: u64,
+    /// f32, `[batch, heads, seqlen]`.
+    pub lse: u64,
+    /// Global queries, where there are globals with projections of their own.
+    pub q_global: Option<u64>,
+    /// Global keys.
+    pub k_global: Option<u64>,
+    /// Global values.
+    pub v_global: Option<u64>,
+    /// i32, `[batch, max_globals]`, distinct positions in any order; what is none, such as −1, is
+    /// passed over.
+    pub global_indices: Option<u64>,
+    /// One byte a position, `[batch, seqlen]`, not 0 for a valid one.
+    pub key_valid: Option<u64>,
+    /// [`Plan::workspace_bytes`] bytes, if that is not 0. Its contents mean nothing between launches.
+    pub workspace: Option<u64>,
+}
+
+impl Args {
+    /// The five tensors that every problem has.
+    pub fn new(q: u64, k: u64, v: u64, out: u64, lse: u64) -> Self {
+        Args {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            q_global: None,
+            k_global: None,
+            v_global: None,
+            global_indices: None,
+            key_valid: None,
+            workspace: None,
+        }
+    }
+}
+
+/// A compiled problem.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    problem: Longformer,
+    config: Config,
+    context: Context,
+    kernels: Kernels,
+}
+
+type Kernels = Vec<(Stage, Function)>;
+
+impl Longformer {
+    /// Selects, expands and loads the kernels for `context`'s device; the driver compiles a text
+    /// that it did not meet before.
+    pub fn plan_cuda(&self, context: &Context) -> Result<Plan, Error> {
+        let config = select(self, context.caps())?;
+        let kernels = kernels(context, &config)?;
+        Ok(Plan { problem: self.clone(), config, context: context.clone(), kernels })
+    }
+
+    /// The PTX that would run on a device with `caps`, by kernel name, in the order of launch.
+    pub fn sources_cuda(&self, caps: &Caps) -> Result<Vec<(String, String)>, Error> {
+        let config = select(self, caps)?;
+        let source = |stage| {
+            (config.entry(stage).to_owned(), config.of_stage(stage).source(stage))
+        };
+        Ok(config.stages().into_iter().map(source).collect())
+    }
+}
+
+fn kernels(context: &Context, config: &Config) -> Result<Kernels, Error> {
+    let load = |stage| {
+        let entry = config.entry(stage);
+        Ok((stage, context.function(&config.of_stage(stage).source(stage), entry)?))
+    };
+    config.stages().into_iter().map(load).collect()
+}
+
+impl Plan {
+    /// Device memory beside inputs and outputs that a launch needs; may be 0. It grows with the
+    /// length and with the number of globals, not with their product.
+    pub fn workspace_bytes(&self) -> u64 {
+        self.config.workspace_bytes(&self.problem)
+    }
+
+    /// What was selected.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The kernel and its tile sizes, for people.
+    pub fn describe(&self) -> String {
+        self.config.describe()
+    }
+
+    /// Queues the launch on `stream` and returns: up to three kernels, no wait, no copy to the
+    /// host. Allocates nothing on the device; tensors that do not begin on a multiple of 16 bytes
+    /// take other kernels, which the first such launch loads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] names the tensor that is absent, not asked for or misaligned.
+    ///
+    /// # Safety
+    ///
+    /// Every address is of memory of the context's device, as large as the problem says and not
+    /// shared between a result and anything else, and stays valid until the launch is done.
+    pub unsafe fn launch(&self, stream: &Stream, args: &Args) -> Result<(), Error> {
+        let p = &self.problem;
+        if p.lse_len() == 0 {
+            return Ok(());
+        }
+        self.check(args)?;
+        let large = [Some(args.q), Some(args.k), Some(args.v), Some(args.out)];
+        let all = large.into_iter().chain([args.q_global, args.k_global, args.v_global]);
+        let aligned = all.flatten().all(|at| at.is_multiple_of(16));
+        if self.config.vec && !aligned {
+            let config = self.config.with_scalar_loads();
+            return self.queue(stream, args, &config, &kernels(&self.context, &config)?);
+        }
+        self.queue(stream, args, &self.config, &self.kernels)
+    }
+
+    fn queue(
+        &self,
+        stream: &Stream,
+        args: &Args,
+        config: &Config,
+        loaded: &Kernels,
+    ) -> Result<(), Error> {
+        let p = &self.problem;
+        let params = Params::new(p, config, args);
+        for (stage, function) in loaded {
+            let grid = config.grid(p, *stage) as u32;
+            let launch = Launch::new([grid, 1, 1], config.threads(*stage))
+                .dynamic_shared(config.dynamic_shared(*stage));
+            // SAFETY: the parameter is what these kernels take (a test compares the fields); the
+            // addresses in it are the promise of whoever called `launch`.
+            unsafe { function.launch(stream, &launch, bytemuck::bytes_of(&params)) }?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, args: &Args) -> Result<(), Error> {
+        let p = &self.problem;
+        let e = p.dtype.bytes() as u64;
+        let always =
+            [("q", args.q, e), ("k", args.k, e), ("v", args.v, e), ("out", args.out, e)];
+        for (name, at, alignment) in always.into_iter().chain([("lse", args.lse, 4)]) {
+            address(name, at, alignment, false)?;
+        }
+        let own = p.has_global_tensors();
+        let optional = [
+            ("q_global", args.q_global, own, e),
+            ("k_global", args.k_global, own, e),
+            ("v_global", args.v_global, own, e),
+            ("global_indices", args.global_indices, p.max_globals > 0, 4),
+            ("key_valid", args.key_valid, p.key_padding, 1),
+            ("workspace", args.workspace, self.workspace_bytes() > 0, 16),
+        ];
+        for (name, given, used, alignment) in optional {
+            match (given, used) {
+                (Some(at), true) => address(name, at, alignment, false)?,
+                (None, true) => {
+                    let rule = "the problem says that it is given";
+                    return Err(Error::invalid(name, "absent", rule));
+                }
+                (Some(_), false) if name != "workspace" => {
+                    let rule = "the problem says that there is none";
+                    return Err(Error::invalid(name, "given", rule));
+                }
+                (_, false) => {}
+            }
+        }
+        Ok(())
+    }
+}
