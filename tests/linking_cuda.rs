@@ -283,3 +283,58 @@ fn devices_are_listed() {
     // SAFETY: null is refused.
     assert_eq!(field(unsafe { Context::from_raw(null) }), "context");
 }
+
+#[test]
+fn what_is_dropped_is_gone_and_what_is_not_works_without_its_maker() {
+    let Some(mock) = mock::install() else { return };
+    // Keeps the primary context alive, whose end would take everything with it.
+    let host = CudaContext::new(0).unwrap();
+    let before = mock.live();
+    {
+        let (scale, stream, x) = {
+            let context = Context::open(0).unwrap();
+            let stream = Stream::new(&context).unwrap();
+            let x = DeviceBuffer::with_bytes(&context, &stream, &bytes(|i| i as f32)).unwrap();
+            DeviceTimer::new(&context).unwrap();
+            let again = context.clone().function(SCALE, "scale").unwrap();
+            assert_eq!(again.name(), "scale");
+            (context.function(SCALE, "scale").unwrap(), stream, x)
+        };
+        assert_eq!(mock.loaded(), 1, "one text, one module: {}", mock.live());
+        let params = params(x.pointer(), x.pointer(), 2.0);
+        // SAFETY: the kernel's parameters; its memory lives until it is done.
+        unsafe { scale.launch(&stream, &launch(), &params) }.unwrap();
+        let mut got = vec![0; 4 * N as usize];
+        x.read(&stream, &mut got).unwrap();
+        assert_eq!(got, bytes(|i| 2.0 * i as f32));
+    }
+    assert_eq!(mock.live(), before);
+    drop(host);
+}
+
+#[test]
+fn a_stream_of_another_context_is_refused() {
+    let _mock = mock::install();
+    if open().is_none() {
+        return;
+    }
+    let host = CudaContext::new(0).unwrap();
+    let stream = host.new_stream().unwrap();
+    let mut other = std::ptr::null_mut();
+    // SAFETY: `other` is a local; the context is destroyed below.
+    unsafe { sys::cuCtxCreate_v2(&mut other, 0, 0) }.result().unwrap();
+    {
+        // SAFETY: created above, destroyed below.
+        let other = unsafe { Context::from_raw(other) }.unwrap();
+        assert_eq!(field(Stream::with_cudarc(&other, &stream)), "stream");
+        let scale = other.function(SCALE, "scale").unwrap();
+        let ours = Stream::with_cudarc(&Context::with_cudarc(&host).unwrap(), &stream).unwrap();
+        // SAFETY: refused.
+        let launched = unsafe { scale.launch(&ours, &launch(), &params(0, 0, 0.0)) };
+        assert_eq!(field(launched), "stream");
+        let timer = DeviceTimer::new(&other).unwrap();
+        assert_eq!(field(timer.time(&ours, |_| Ok(()))), "stream");
+    }
+    // SAFETY: as above, and nothing of it is left.
+    unsafe { sys::cuCtxDestroy_v2(other) }.result().unwrap();
+}

@@ -5,7 +5,7 @@
 //! than the bindings would be an invalid value of a Rust enum; and which functions exist there
 //! depends on the CUDA version that some other crate of the build asked for.
 
-use crate::{Declined, Error};
+use crate::Error;
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUlaunchConfig, CUmodule, CUstream,
 };
@@ -45,7 +45,6 @@ impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         match failed.code {
             code::NO_DEVICE | code::INVALID_DEVICE => Error::NoDevice(failed.text()),
-            code::UNSUPPORTED_PTX_VERSION => Declined::new(failed.text()).into(),
             _ => Error::Device(failed.text()),
         }
     }

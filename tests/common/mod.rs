@@ -1,5 +1,5 @@
 //! What the device tests share: the devices, random problems, comparison with the reference.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) counters: Vec<(String, serde_json::Value)>,
     /// Functions that were called and are not here, attributes that were asked for and unknown.
     pub(crate) missing: BTreeSet<String>,
+    /// Modules loaded since the last reset.
+    pub(crate) loaded: u64,
     next: u64,
 }
 
@@ -97,6 +99,7 @@ impl State {
             reports: Vec::new(),
             counters: Vec::new(),
             missing: BTreeSet::new(),
+            loaded: 0,
             next: 0,
         }
     }

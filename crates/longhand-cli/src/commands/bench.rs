@@ -1,13 +1,13 @@
 //! `longhand bench`: times over sequence lengths.
 
-use crate::cli::{Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, Outcome, ProblemOptions, say};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
-use crate::problem_file::known_op;
+use crate::problem_file::{ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
 use crate::{cuda, generate, plot, sass, table};
-use longhand::Full;
+use longhand::{DType, Full};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,8 @@ pub(crate) struct Options {
     estimate: bool,
     #[command(flatten)]
     problem: ProblemOptions,
+    #[command(flatten)]
+    longformer: LongformerOptions,
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -49,27 +51,45 @@ pub(crate) struct Options {
     svg: Option<PathBuf>,
 }
 
-/// One length's measurements.
+/// One length's measurements, with what the problem is.
 struct Row {
-    problem: Full,
+    seqlen: usize,
+    flops: f64,
+    bytes: f64,
+    dense_bytes: u64,
+    dtype: DType,
     timing: Timing,
 }
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
-    let problems: Vec<Full> =
-        options.lengths.iter().map(|&n| options.problem.problem(n, n)).collect::<Result<_>>()?;
     if options.estimate {
-        return estimate(&problems);
+        if options.kind != "full" {
+            return Err(Failure::declined("--static: only of op 'full' in this build"));
+        }
+        let of = |&n: &usize| options.problem.problem(n, n);
+        return estimate(&options.lengths.iter().map(of).collect::<Result<Vec<_>>>()?);
     }
+    let files: Vec<Generator> =
+        options.lengths.iter().map(|&n| generator(options, n)).collect::<Result<_>>()?;
     let device = Device::open(options.device)?;
-    let bar = super::progress(problems.len());
+    let bar = super::progress(files.len());
     let mut rows = Vec::new();
-    for problem in problems {
-        bar.set_message(format!("length {}", problem.shape.seqlen_q));
-        let inputs = generate::inputs(&problem)?;
-        let timing = device.time(&problem, &inputs, options.repeats.max(1))?;
-        rows.push(Row { problem, timing });
+    for (&seqlen, generate) in options.lengths.iter().zip(files) {
+        bar.set_message(format!("length {seqlen}"));
+        let file = generate()?;
+        let timing = device.time(&file, options.problem.dtype, options.repeats.max(1))?;
+        let (flops, bytes) = match &file {
+            ProblemFile::Full(f) => {
+                let p = Full { dtype: options.problem.dtype, ..f.problem };
+                (p.flops(), p.bytes())
+            }
+            ProblemFile::Longformer(f) => {
+                (f.problem.flops(f.problem.max_globals), f.problem.bytes())
+            }
+        };
+        let (dense_bytes, dtype) = (file.dense_bytes(), options.problem.dtype);
+        rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing });
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -137,19 +157,29 @@ fn estimate(problems: &[Full]) -> Result<Outcome> {
 
 impl Row {
     fn tflops(&self) -> f64 {
-        self.problem.flops() / self.timing.best_ms / 1e9
+        self.flops / self.timing.best_ms / 1e9
     }
 
     fn gbytes(&self) -> f64 {
-        self.problem.bytes() / self.timing.best_ms / 1e6
+        self.bytes / self.timing.best_ms / 1e6
     }
 }
 
-/// Bytes of one f32 score for each query, key and head: what a dense evaluation holds.
-pub(crate) fn dense_bytes(problem: &Full) -> u64 {
-    let s = &problem.shape;
-    let sizes = [s.batch, s.heads_q, s.seqlen_q, s.seqlen_k];
-    sizes.iter().fold(4, |n, &f| n.saturating_mul(f as u64))
+/// Makes a problem with its inputs when it is its turn.
+type Generator = Box<dyn Fn() -> Result<ProblemFile>>;
+
+/// The problem of one length, checked before anything runs.
+fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
+    Ok(match options.kind.as_str() {
+        "longformer" => {
+            let problem = options.longformer.problem(&options.problem, seqlen)?;
+            Box::new(move || generate::longformer(&problem))
+        }
+        _ => {
+            let problem = options.problem.problem(seqlen, seqlen)?;
+            Box::new(move || generate::full(&problem))
+        }
+    })
 }
 
 fn text(device: &Device, rows: &[Row]) -> String {
@@ -159,14 +189,14 @@ fn text(device: &Device, rows: &[Row]) -> String {
         let t = &row.timing;
         vec![
             device.name().to_owned(),
-            row.problem.dtype.to_string(),
-            row.problem.shape.seqlen_q.to_string(),
+            row.dtype.to_string(),
+            row.seqlen.to_string(),
             table::ms(t.best_ms),
             format!("{:.4}", row.tflops()),
             format!("{:.2}", row.gbytes()),
             table::or_dash(t.first_ms, table::ms),
             table::bytes(t.workspace_bytes),
-            table::bytes(dense_bytes(&row.problem)),
+            table::bytes(row.dense_bytes),
         ]
     };
     table::render(&head, &rows.iter().map(row).collect::<Vec<_>>(), 2)
@@ -174,40 +204,36 @@ fn text(device: &Device, rows: &[Row]) -> String {
 
 fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
     let row = |row: &Row| {
-        let s = &row.problem.shape;
         json!({
-            "seqlen": s.seqlen_q,
+            "seqlen": row.seqlen,
             "ms": row.timing.best_ms,
             "first_ms": row.timing.first_ms,
             "tflops": row.tflops(),
             "gbytes_per_s": row.gbytes(),
             "workspace_bytes": row.timing.workspace_bytes,
-            "dense_bytes": dense_bytes(&row.problem),
+            "dense_bytes": row.dense_bytes,
         })
     };
-    let first = rows.first().map(|row| row.problem);
+    let p = &options.problem;
     json!({
         "kind": options.kind,
         "device": device.name(),
         "adapter": device.adapter(),
-        "dtype": first.map(|p| p.dtype.name()),
-        "batch": first.map(|p| p.shape.batch),
-        "heads_q": first.map(|p| p.shape.heads_q),
-        "heads_kv": first.map(|p| p.shape.heads_kv),
-        "head_dim": first.map(|p| p.shape.head_dim),
-        "causal": first.map(|p| p.causal),
+        "dtype": p.dtype.name(),
+        "batch": p.batch,
+        "heads_q": p.heads,
+        "heads_kv": p.heads_kv.unwrap_or(p.heads),
+        "head_dim": p.head_dim,
+        "causal": p.causal,
         "rows": rows.iter().map(row).collect::<Vec<_>>(),
     })
 }
 
 fn svg(device: &Device, options: &Options, rows: &[Row]) -> String {
-    let points =
-        rows.iter().map(|row| (row.problem.shape.seqlen_q as f64, row.timing.best_ms)).collect();
-    let shape = rows.first().map_or(String::new(), |row| {
-        let (p, s) = (&row.problem, &row.problem.shape);
-        let causal = if p.causal { ", causal" } else { "" };
-        format!("{} heads {} head_dim {}{causal}", p.dtype, s.heads_q, s.head_dim)
-    });
+    let points = rows.iter().map(|row| (row.seqlen as f64, row.timing.best_ms)).collect();
+    let p = &options.problem;
+    let causal = if p.causal { ", causal" } else { "" };
+    let shape = format!("{} heads {} head_dim {}{causal}", p.dtype, p.heads, p.head_dim);
     plot::log_log(&plot::Plot {
         title: format!("{} attention, {shape}", options.kind),
         x: "sequence length".to_owned(),
