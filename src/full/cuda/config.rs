@@ -16,9 +16,9 @@ const FEW_BLOCKS: usize = 128;
 /// How many blocks splitting aims at.
 const ENOUGH_BLOCKS: usize = 512;
 
-/// The fewest keys of a split. What follows from it depends on the problem, not on the device, so
-/// that results do not either.
-const SPLIT_LEN: usize = 512;
+/// About the fewest keys of a split. What follows from these three depends on the problem, not on the
+/// device, so that results do not either.
+const SPLIT_LEN: usize = 256;
 
 /// Threads of the combining kernel: a warp a row.
 pub(super) const COMBINE_THREADS: u32 = 128;
@@ -220,8 +220,10 @@ impl Config {
     /// Keys of one split.
     pub(super) fn split_len(&self, problem: &Full) -> usize {
         let blocks = self.blocks(problem).max(1);
-        let wanted = ENOUGH_BLOCKS.div_ceil(blocks);
-        problem.shape.seqlen_k.div_ceil(wanted).next_multiple_of(64).max(SPLIT_LEN)
+        let seqlen_k = problem.shape.seqlen_k;
+        let splits = (seqlen_k / SPLIT_LEN).clamp(1, ENOUGH_BLOCKS.div_ceil(blocks));
+        // Whole tiles, whatever their size.
+        seqlen_k.div_ceil(splits).next_multiple_of(64).max(64)
     }
 
     /// Into how many parts the keys are split; 1 if they are not.
