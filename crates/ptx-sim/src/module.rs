@@ -199,7 +199,8 @@ impl Module {
     pub fn order_dependent(&self) -> Vec<(u32, String)> {
         use crate::op::AtomType::{B, S, U};
         let code = self.entries.iter().flat_map(|entry| &entry.program.code);
-        let float = |inst: &&Inst| matches!(&inst.op, Op::Atom { ty, .. } if !matches!(ty, U | S | B));
+        let float =
+            |inst: &&Inst| matches!(&inst.op, Op::Atom { ty, .. } if !matches!(ty, U | S | B));
         code.filter(float).map(|inst| (inst.line, inst.opcode.clone())).collect()
     }
 

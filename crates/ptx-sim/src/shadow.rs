@@ -191,7 +191,12 @@ impl Shadow {
     }
 
     /// An access to 16 aligned bytes by four neighbouring lanes, a word each; `known` holds for all four.
-    pub(crate) fn access_row(&mut self, at: usize, access: &Access, known: &Known<'_>) -> Option<Conflict> {
+    pub(crate) fn access_row(
+        &mut self,
+        at: usize,
+        access: &Access,
+        known: &Known<'_>,
+    ) -> Option<Conflict> {
         self.block(at / 16, u16::MAX, 1, access, known)
     }
 
@@ -202,7 +207,8 @@ impl Shadow {
 
     /// Who last wrote any of the bytes, and by which instruction.
     pub(crate) fn writer(&self, at: usize, len: usize) -> Option<(Actor, u32)> {
-        let found = (at..at + len).filter_map(|byte| self.cell(byte)).find(|write| write.actor != 0)?;
+        let found =
+            (at..at + len).filter_map(|byte| self.cell(byte)).find(|write| write.actor != 0)?;
         Some((found.actor, found.pc))
     }
 

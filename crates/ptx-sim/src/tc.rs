@@ -234,8 +234,12 @@ impl Mma {
         let (an, bn, cn, dn) = self.regs();
         if tc == Tc::Exact && self.a == self.b && (self.c, self.d) == (Acc::F32, Acc::F32) {
             match self.a {
-                Elem::Bf16 => return wide::fragments::<true>(&mut d[..dn], &a[..an], &b[..bn], &c[..cn]),
-                Elem::F16 => return wide::fragments::<false>(&mut d[..dn], &a[..an], &b[..bn], &c[..cn]),
+                Elem::Bf16 => {
+                    return wide::fragments::<true>(&mut d[..dn], &a[..an], &b[..bn], &c[..cn]);
+                }
+                Elem::F16 => {
+                    return wide::fragments::<false>(&mut d[..dn], &a[..an], &b[..bn], &c[..cn]);
+                }
                 _ => {}
             }
         }

@@ -56,7 +56,11 @@ fn clean_in_every_order() {
             match &first {
                 None => first = Some(outcome),
                 Some(first) => {
-                    assert!(outcome.memory == first.memory, "{} {options:?}: other bits", case.case);
+                    assert!(
+                        outcome.memory == first.memory,
+                        "{} {options:?}: other bits",
+                        case.case
+                    );
                 }
             }
         }
@@ -78,7 +82,13 @@ fn clean_whatever_is_unspecified() {
         }
         for options in all {
             let outcome = run(&case, &text, options);
-            assert!(outcome.is_clean(), "{} {options:?}\n{}{:?}", case.case, shown(&outcome), outcome.mismatch);
+            assert!(
+                outcome.is_clean(),
+                "{} {options:?}\n{}{:?}",
+                case.case,
+                shown(&outcome),
+                outcome.mismatch
+            );
         }
     }
 }
@@ -95,11 +105,20 @@ fn every_change_is_noticed() {
                 let outcome = run(&case, &changed, options);
                 let at = format!("{} {} {options:?}", case.case, mutation.id);
                 if mutation.wrong_result {
-                    assert!(outcome.mismatch.is_some() || !outcome.diags.is_empty(), "{at}: unnoticed");
+                    assert!(
+                        outcome.mismatch.is_some() || !outcome.diags.is_empty(),
+                        "{at}: unnoticed"
+                    );
                     continue;
                 }
-                let found = outcome.diags.iter().any(|d| mutation.any_of.iter().any(|m| m == d.code));
-                assert!(found, "{at}: expected one of {:?}, found\n{}", mutation.any_of, shown(&outcome));
+                let found =
+                    outcome.diags.iter().any(|d| mutation.any_of.iter().any(|m| m == d.code));
+                assert!(
+                    found,
+                    "{at}: expected one of {:?}, found\n{}",
+                    mutation.any_of,
+                    shown(&outcome)
+                );
             }
         }
     }
@@ -155,7 +174,11 @@ fn reductions_without_order_are_listed() {
     let (_, text) = cases().into_iter().find(|(case, _)| case.case == "c07_last_cta").unwrap();
     let module = Module::parse(&text, "c07").unwrap();
     let sites = module.order_dependent();
-    assert!(sites.iter().any(|(line, opcode)| *line > 0 && opcode.starts_with("red") && opcode.ends_with("f32")));
+    assert!(
+        sites.iter().any(|(line, opcode)| *line > 0
+            && opcode.starts_with("red")
+            && opcode.ends_with("f32"))
+    );
     let (_, text) = cases().into_iter().find(|(case, _)| case.case == "c01_axpy").unwrap();
     assert!(Module::parse(&text, "c01").unwrap().order_dependent().is_empty());
 }

@@ -189,7 +189,15 @@ impl Machine<'_> {
             _ => return,
         };
         if let Some(conflict) = conflict {
-            self.conflict(warp, (what.pc, what.lane), what.write, what.copy, shared, place, conflict);
+            self.conflict(
+                warp,
+                (what.pc, what.lane),
+                what.write,
+                what.copy,
+                shared,
+                place,
+                conflict,
+            );
         }
     }
 
@@ -197,9 +205,8 @@ impl Machine<'_> {
     pub(super) fn touch_rows(&mut self, warp: &Warp, pc: u32, offsets: &[usize], write: bool) {
         let slot = warp.slot;
         let what = What { pc, lane: 0, write, strong: Strong::No, same_value: false, copy: false };
-        let alike = |lane: usize| {
-            warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0]
-        };
+        let alike =
+            |lane: usize| warp.sync[lane] == warp.sync[0] && warp.retired[lane] == warp.retired[0];
         if warp.overlays || !(1..32).all(alike) {
             for (r, at) in offsets.iter().enumerate() {
                 for word in 0..4 {
@@ -223,7 +230,8 @@ impl Machine<'_> {
     }
 
     fn access<'w>(&self, warp: &'w Warp, what: What) -> (Access, Known<'w>) {
-        let actor = if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
+        let actor =
+            if what.copy { clock::copies(warp.number) } else { clock::generic(warp.number) };
         let access = Access {
             actor,
             clock: warp.clock,
@@ -355,20 +363,28 @@ impl Machine<'_> {
 
     pub(crate) fn fence(&mut self, warp: &mut Warp, exec: u32, scope: Scope) {
         for lane in super::exec::lanes(exec) {
-            let clock = warp.published_by(lane);
-            let fences = warp.fences[lane].get_or_insert_with(Box::<Fences>::default);
-            fences.released.insert(scope, clock);
-            let own = Clock::default();
-            // Everything pending whose scope this fence spans.
-            let mut gained = own;
-            for (s, clock) in &fences.pending {
-                if *s <= scope || scope >= Scope::Gpu {
-                    gained.join(clock);
-                }
+            self.acquire(warp, lane, scope);
+            self.release_at(warp, lane, scope);
+        }
+    }
+
+    /// What the lane's later strong writes publish is what is known now.
+    pub(crate) fn release_at(&mut self, warp: &mut Warp, lane: usize, scope: Scope) {
+        let clock = warp.published_by(lane);
+        warp.fences[lane].get_or_insert_with(Box::<Fences>::default).released.insert(scope, clock);
+    }
+
+    /// The lane learns what its earlier strong reads saw, as far as the scope spans it.
+    pub(crate) fn acquire(&mut self, warp: &mut Warp, lane: usize, scope: Scope) {
+        let Some(fences) = &warp.fences[lane] else { return };
+        let mut gained = Clock::default();
+        for (s, clock) in &fences.pending {
+            if *s <= scope {
+                gained.join(clock);
             }
-            if !gained.is_empty() {
-                warp.learn(1 << lane, &gained, None);
-            }
+        }
+        if !gained.is_empty() {
+            warp.learn(1 << lane, &gained, None);
         }
     }
 

@@ -80,7 +80,12 @@ impl Machine<'_> {
             bar.all = true;
         }
         let twice = bar.arrived.iter().any(|(w, lanes)| *w == warp.index && lanes & exec != 0);
-        let threads = if exec == warp.live() { 32 } else { exec.count_ones() };
+        // A warp counts as 32 threads, once all that live have come.
+        let of_warp = bar.arrived.iter().filter(|(w, _)| *w == warp.index);
+        let (before_it, came) =
+            of_warp.fold((0, exec), |(n, all), (_, lanes)| (n + lanes.count_ones(), all | lanes));
+        let whole = !twice && came & warp.live() == warp.live();
+        let threads = if whole { 32u32.saturating_sub(before_it) } else { exec.count_ones() };
         bar.threads += threads;
         bar.clock.join(&clock);
         bar.clock_async.join(&clock_async);

@@ -10,7 +10,14 @@ use crate::warp::Warp;
 
 impl Machine<'_> {
     /// Offsets of the rows of `n` matrices in the block's shared memory, checked and recorded.
-    fn rows(&mut self, warp: &Warp, pc: u32, mem: &Mem, n: usize, write: bool) -> Option<[usize; 32]> {
+    fn rows(
+        &mut self,
+        warp: &Warp,
+        pc: u32,
+        mem: &Mem,
+        n: usize,
+        write: bool,
+    ) -> Option<[usize; 32]> {
         let used = if n == 4 { u32::MAX } else { (1 << (8 * n)) - 1 };
         let addresses = self.addresses(warp, pc, used, mem)?;
         let mut offsets = [0; 32];

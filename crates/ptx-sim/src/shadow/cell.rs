@@ -125,7 +125,8 @@ impl<const N: usize> Cell<N> {
         more: &mut Vec<Vec<Past>>,
     ) -> bool {
         let own = self.write.actor == access.actor && access.actor & OPERATION != 0;
-        if access.strong != Strong::No || self.wrote != 0 || !(own || known.fast(&self.write, step)) {
+        if access.strong != Strong::No || self.wrote != 0 || !(own || known.fast(&self.write, step))
+        {
             return false;
         }
         if access.write {
@@ -187,7 +188,8 @@ impl<const N: usize> Cell<N> {
         let w = self.write;
         let operation = access.actor & OPERATION != 0;
         // Lanes of one instruction that store the same, and an operation that touches a byte twice.
-        let same = access.write && access.same_value && w.actor == access.actor && w.clock == access.clock;
+        let same =
+            access.write && access.same_value && w.actor == access.actor && w.clock == access.clock;
         let own = w.actor == access.actor && operation;
         let mut found = None;
         if !own && !same {
@@ -207,7 +209,9 @@ impl<const N: usize> Cell<N> {
         if self.more > 0 {
             let list = &mut more[self.more as usize - 1];
             let others = list.iter().filter(|past| past.actor != access.actor || !operation);
-            found = found.or_else(|| others.clone().find_map(|past| known.conflict(past, false, access.strong)));
+            found = found.or_else(|| {
+                others.clone().find_map(|past| known.conflict(past, false, access.strong))
+            });
             list.retain(weaker);
         }
         // A strong write does not order what comes after it behind weaker accesses before it.
