@@ -61,10 +61,7 @@ impl Scheduler {
         let mut idle = 0;
         while machine.ctas.len() == resident && !machine.fatal {
             if machine.lane_steps > self.options.step_budget {
-                let message = format!("stopped after {} lane-instructions", machine.lane_steps);
-                let diag = Diag::new("TIMEOUT", &machine.kernel, message);
-                machine.diags.push(diag);
-                machine.fatal = true;
+                timeout(machine);
                 return;
             }
             idle = if self.sweep(machine) { 0 } else { idle + 1 };
@@ -212,6 +209,27 @@ impl Machine<'_> {
         hopper::after_quantum(self);
         progress
     }
+}
+
+/// Stops a launch that used up its steps, and says where it spent them.
+fn timeout(machine: &mut Machine<'_>) {
+    let message = format!("stopped after {} lane-instructions", machine.lane_steps);
+    let hottest = (0..machine.counts.len()).max_by_key(|&pc| machine.counts[pc].lane_instructions);
+    let pc = hottest.unwrap_or(0);
+    let label = machine.program.label_of(pc);
+    let site = machine.site(pc as u32, None, None);
+    let mut notes = vec![format!("most of them after label {label:?}: {site}")];
+    let code = match machine.blocks_waiting() {
+        0 => "TIMEOUT",
+        n => {
+            notes.push(format!(
+                "{n} blocks have not begun: where blocks wait for one another, all must be resident"
+            ));
+            "GRID-COPROGRESS"
+        }
+    };
+    machine.diags.push(Diag { notes, ..Diag::new(code, &machine.kernel, message) });
+    machine.fatal = true;
 }
 
 /// Says who waits for what.
