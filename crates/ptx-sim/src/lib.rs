@@ -1,4 +1,4 @@
-//! A functional simulator of NVIDIA PTX at warp level. See the README.
+#![doc = include_str!("../README.md")]
 
 pub mod alu;
 pub mod case;

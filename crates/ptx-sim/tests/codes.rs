@@ -30,7 +30,9 @@ fn codes_of_sources(directory: &Path, codes: &mut BTreeSet<String>) {
         for literal in text.split('"').skip(1) {
             let shaped = literal.len() >= 4
                 && literal.starts_with(|c: char| c.is_ascii_uppercase())
-                && literal.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-');
+                && literal
+                    .chars()
+                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-');
             if shaped {
                 codes.insert(literal.to_owned());
             }
