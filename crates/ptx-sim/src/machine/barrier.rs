@@ -129,7 +129,9 @@ impl Machine<'_> {
         let bar = std::mem::take(&mut self.ctas[slot].bars[id as usize]);
         for waiting in &bar.waiting {
             let Some(warp) = &mut self.ctas[slot].warps[waiting.warp as usize] else { continue };
-            warp.meet(waiting.mask);
+            // All of the warp's lanes that wait meet, whichever instruction brought them here.
+            let of_warp = bar.waiting.iter().filter(|w| w.warp == waiting.warp);
+            warp.meet(of_warp.fold(0, |all, w| all | w.mask));
             warp.learn(waiting.mask, &bar.clock, Some(&bar.clock_async));
             for split in &mut warp.splits {
                 if split.state == State::Bar(id) && split.mask & waiting.mask != 0 {

@@ -234,7 +234,12 @@ fn timeout(machine: &mut Machine<'_>) {
 
 /// Says who waits for what.
 fn deadlock(machine: &mut Machine<'_>) {
-    let (code, mut notes) = hopper::deadlock(machine);
+    let (mut code, mut notes) = hopper::deadlock(machine);
+    let mut splits =
+        machine.ctas.iter().flat_map(|c| c.warps.iter().flatten()).flat_map(|w| &w.splits);
+    if splits.any(|split| split.state == State::Members) {
+        code = "WARP-MASK";
+    }
     for (slot, cta) in machine.ctas.iter().enumerate() {
         for (id, bar) in cta.bars.iter().enumerate().filter(|(_, bar)| bar.threads > 0) {
             notes.push(format!(
@@ -250,6 +255,7 @@ fn deadlock(machine: &mut Machine<'_>) {
                 let what = match split.state {
                     State::Run => "waits in a loop".to_owned(),
                     State::Bar(id) => format!("waits at barrier {id}"),
+                    State::Members => "waits for the lanes that its mask names".into(),
                     State::Cluster => "waits at the cluster barrier".into(),
                     State::Group => "waits for its warpgroup".into(),
                     State::Registers => "waits for registers".into(),

@@ -100,7 +100,10 @@ impl Shape {
             match &first {
                 None => first = Some(done),
                 Some(first) => {
-                    assert!(done.b == first.b && done.a == first.a, "{options:?}: other bits\n{text}");
+                    assert!(
+                        done.b == first.b && done.a == first.a,
+                        "{options:?}: other bits\n{text}"
+                    );
                 }
             }
         }
