@@ -338,3 +338,26 @@ fn a_stream_of_another_context_is_refused() {
     // SAFETY: as above, and nothing of it is left.
     unsafe { sys::cuCtxDestroy_v2(other) }.result().unwrap();
 }
+
+#[test]
+fn clusters_are_launched_where_the_device_has_them() {
+    let mock = mock::install();
+    for device in ["a100", "h100"] {
+        if let Some(mock) = &mock {
+            mock.set("device", device);
+        }
+        let Some(context) = open() else { return };
+        let stream = Stream::new(&context).unwrap();
+        let x = DeviceBuffer::with_bytes(&context, &stream, &bytes(|i| i as f32)).unwrap();
+        let scale = context.function(SCALE, "scale").unwrap();
+        let params = params(x.pointer(), x.pointer(), 2.0);
+        let clustered = Launch { cluster: Some([2, 1, 1]), ..launch() };
+        // SAFETY: the kernel's parameters; its memory lives until it is done.
+        let launched = unsafe { scale.launch(&stream, &clustered, &params) };
+        assert_eq!(launched.is_ok(), context.caps().compute_capability >= (9, 0), "{launched:?}");
+        let factor = if launched.is_ok() { 2.0 } else { 1.0 };
+        let mut got = vec![0; 4 * N as usize];
+        x.read(&stream, &mut got).unwrap();
+        assert_eq!(got, bytes(|i| factor * i as f32));
+    }
+}
