@@ -157,7 +157,7 @@ fn a_hosts_context_stream_and_memory_are_used_as_they_are() {
         }
     }
     assert_eq!(current(), before);
-    if let Some(mock) = mock {
+    if let Some(mock) = &mock {
         assert_eq!((mock.report(), mock.missing()), (String::new(), String::new()));
     }
 }
@@ -246,7 +246,7 @@ fn shared_memory_beyond_48_kib_is_asked_for() {
         unsafe { scale.launch(&stream, &launch().dynamic_shared(shared), &params) }.unwrap();
         stream.wait().unwrap();
     }
-    if let Some(mock) = mock {
+    if let Some(mock) = &mock {
         assert_eq!(mock.report(), "");
     }
 }
