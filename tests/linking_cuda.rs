@@ -361,3 +361,36 @@ fn clusters_are_launched_where_the_device_has_them() {
         assert_eq!(got, bytes(|i| factor * i as f32));
     }
 }
+
+/// A host that captures its work and launches it as a graph can capture ours.
+#[test]
+fn a_launch_can_be_captured() {
+    use sys::{CUgraphInstantiate_flags as Instantiate, CUstreamCaptureMode as Mode};
+
+    let mock = mock::install();
+    if open().is_none() {
+        return;
+    }
+    let host = CudaContext::new(0).unwrap();
+    let hosts_stream = host.new_stream().unwrap();
+    let context = Context::with_cudarc(&host).unwrap();
+    let stream = Stream::with_cudarc(&context, &hosts_stream).unwrap();
+    let x = DeviceBuffer::with_bytes(&context, &stream, &bytes(|i| i as f32)).unwrap();
+    let scale = context.function(SCALE, "scale").unwrap();
+    let params = params(x.pointer(), x.pointer(), 2.0);
+    hosts_stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    // Also where the shared memory must be asked for first.
+    let large = launch().dynamic_shared(60_000);
+    // SAFETY: the kernel's parameters; its memory lives until it is done.
+    unsafe { scale.launch(&stream, &large, &params) }.unwrap();
+    if mock.is_some() {
+        assert!(stream.wait().is_err(), "nothing may wait while a stream captures");
+    }
+    let graph = hosts_stream.end_capture(Instantiate(0)).unwrap().expect("a graph");
+    for _ in 0..3 {
+        graph.launch().unwrap();
+    }
+    let mut got = vec![0; 4 * N as usize];
+    x.read(&stream, &mut got).unwrap();
+    assert_eq!(got, bytes(|i| 8.0 * i as f32));
+}
