@@ -208,7 +208,7 @@ fn params_with_a_default_may_be_left_out() {
     }
     let read = |p: &Parts| ProblemFile::parse("f", &p.bytes(), true).unwrap();
     assert_eq!(read(&plain), read(&parts()));
-    assert!(!read(&plain.param("causal", "")).problem.causal);
+    assert!(!read(&plain.param("causal", "")).into_full().unwrap().problem.causal);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn expected_tensors_are_checked_when_they_are_used_and_ignored_when_not() {
     ];
     for p in &bad {
         assert_says(&p.error(), &["tensor 'expected."]);
-        assert!(ProblemFile::parse("f", &p.bytes(), false).unwrap().expected.is_empty());
+        assert!(ProblemFile::parse("f", &p.bytes(), false).unwrap().expected().is_empty());
     }
 }
 
