@@ -74,6 +74,9 @@ pub struct Config {
     pub ragged: bool,
     /// The keys are split over CTAs and a second kernel combines the parts.
     pub split: bool,
+    /// The rows of a CTA are those of all query heads that share a key head, so that few queries
+    /// read each key once.
+    pub packed: bool,
 }
 
 /// Picks the kernel for `problem` on a device, or says why there is none.
@@ -107,6 +110,10 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         key_padding: problem.key_padding,
         ragged: problem.ragged.is_some(),
         split: false,
+        packed: s.seqlen_q <= 32
+            && s.heads_q > s.heads_kv
+            && !problem.alibi
+            && problem.bias.is_none(),
     };
     // The one case with no registers left for the addresses of a padded row's chunks.
     let crowded = config.dtype == DType::F32 && head_dim == 256;
@@ -162,7 +169,7 @@ impl Config {
         // With 32 rows a warp reads K and V from shared memory half as often per product, but its
         // accumulators leave few registers for anything else.
         let plain = !self.has_options() && !self.padded;
-        match (seqlen_q <= 64, self.head_dim) {
+        match (seqlen_q <= 64 || self.packed, self.head_dim) {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
             (false, ..=64) => vec![tile(128, 64, 32, true)],
@@ -225,10 +232,18 @@ impl Config {
         }
     }
 
+    /// CTAs of one head, or of one key head if rows are packed.
+    pub(super) fn row_blocks(&self, problem: &Full) -> usize {
+        let s = &problem.shape;
+        let rows = if self.packed { s.heads_q / s.heads_kv * s.seqlen_q } else { s.seqlen_q };
+        rows.div_ceil(self.tile.block_m as usize)
+    }
+
     /// CTAs of unsplit keys.
     fn blocks(&self, problem: &Full) -> usize {
         let s = &problem.shape;
-        s.seqlen_q.div_ceil(self.tile.block_m as usize).saturating_mul(s.batch * s.heads_q)
+        let heads = if self.packed { s.heads_kv } else { s.heads_q };
+        self.row_blocks(problem).saturating_mul(s.batch * heads)
     }
 
     /// CTAs of `stage`.
@@ -269,6 +284,7 @@ impl Config {
                 alibi: false,
                 bias: false,
                 key_padding: false,
+                packed: false,
                 ..*self
             },
         }
@@ -280,8 +296,12 @@ impl Config {
         let mut text = format!("head_dim {}, sm_80 tile {block_m}x{block_n}", self.head_dim);
         let warps = self.threads(Stage::Forward) / 32;
         text += &format!(", {warps} warps of {} rows", self.tile.rows);
-        let flags =
-            [(self.split, "split keys"), (self.padded, "padded"), (!self.vec, "scalar loads")];
+        let flags = [
+            (self.packed, "heads packed"),
+            (self.split, "split keys"),
+            (self.padded, "padded"),
+            (!self.vec, "scalar loads"),
+        ];
         for (_, name) in flags.iter().filter(|(on, _)| *on) {
             text += ", ";
             text += name;
@@ -342,6 +362,7 @@ impl Config {
             key_padding => self.key_padding,
             ragged => self.ragged,
             split => self.split,
+            packed => self.packed,
             always_edge => self.key_padding || self.bias,
         }
     }
