@@ -6,7 +6,7 @@ mod warp;
 
 pub(crate) use arith::space_of;
 
-use crate::alu::Class;
+use crate::alu::{Class, Since};
 use crate::module::{Module, Param, Program};
 use crate::op::{Dst, Inst, Mem, Op, PSrc, Space, Special, Src, Symbol};
 use crate::parse::{Instruction, Kernel, Operand, Statement, Variable};
@@ -260,6 +260,9 @@ impl Decoder<'_> {
     fn op(&mut self) -> Result<(Op, Class)> {
         let opcode = self.inst.opcode.clone();
         let parts: Vec<&str> = opcode.split('.').collect();
+        if let Some(since) = since(&parts) {
+            self.since(since)?;
+        }
         if let Some(found) = self.memory(&parts)? {
             return Ok(found);
         }
@@ -284,6 +287,20 @@ impl Decoder<'_> {
     pub(crate) fn wrong_type<T>(&self, message: &str) -> Result<T> {
         let message = format!("{}: {message}", self.inst.opcode);
         Err(Diag::text("PTX-TYPE", self.flat.file, self.place(), message))
+    }
+
+    /// The module must be for a version and an architecture that have the instruction.
+    pub(crate) fn since(&self, since: Since) -> Result<()> {
+        let (major, minor) = (u32::from(since.ptx.0), u32::from(since.ptx.1));
+        let (version, target) = (self.module.version, self.module.target);
+        if version < (major, minor) {
+            let (x, y) = version;
+            return self.wrong_type(&format!("needs PTX {major}.{minor}, the module says {x}.{y}"));
+        }
+        if target < u32::from(since.sm) {
+            return self.wrong_type(&format!("needs sm_{}, the module says sm_{target}", since.sm));
+        }
+        Ok(())
     }
 
     fn lookup(&self, name: &str) -> Result<Name> {
@@ -534,6 +551,23 @@ impl Decoder<'_> {
             _ => self.wrong_type("expected an integer literal"),
         }
     }
+}
+
+/// When an instruction that is no arithmetic was introduced, as far as that is after PTX 7.0 and sm_80.
+fn since(parts: &[&str]) -> Option<Since> {
+    let has = |name: &str| parts.contains(&name);
+    let vector = ["v2", "v4", "v8"].iter().any(|v| has(v));
+    let (ptx, sm) = match parts[0] {
+        "atom" | "red" if vector => ((8, 1), 90),
+        "atom" | "red" if has("bf16") || has("bf16x2") => ((7, 8), 90),
+        "stmatrix" => ((7, 8), 90),
+        "movmatrix" => ((7, 8), 80),
+        "mma" if has("e4m3") || has("e5m2") => ((8, 4), 89),
+        _ if has("cluster") || has("shared::cluster") => ((7, 8), 90),
+        _ if has("shared::cta") => ((7, 8), 80),
+        _ => return None,
+    };
+    Some(Since { ptx, sm })
 }
 
 pub(crate) fn truncate(n: u64, bits: u8) -> u64 {

@@ -263,6 +263,11 @@ impl Machine<'_> {
         }
     }
 
+    /// Blocks that wait for others to finish before they begin.
+    pub(crate) fn blocks_waiting(&self) -> u32 {
+        self.launch.grid.iter().product::<u32>() - self.next_cluster * self.cluster_size
+    }
+
     fn occupancy(&self, entry: &Entry) -> u32 {
         let profile = &self.device.profile;
         let by_smem = profile.smem_per_sm / (self.smem_bytes + 1024);

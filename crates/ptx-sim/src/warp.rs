@@ -11,6 +11,8 @@ pub(crate) enum State {
     Run,
     /// At barrier so-and-so.
     Bar(u32),
+    /// For the other lanes that its member mask names.
+    Members,
     /// At the cluster barrier.
     Cluster,
     /// Waits for the other warps of its warpgroup.

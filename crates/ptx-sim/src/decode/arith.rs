@@ -63,19 +63,7 @@ impl Decoder<'_> {
             _ => {}
         }
         let Some(found) = alu::decode(&self.inst.opcode) else { return self.unsupported() };
-        let (major, minor) = (u32::from(found.since.ptx.0), u32::from(found.since.ptx.1));
-        if self.module.version < (major, minor) {
-            return self.wrong_type(&format!(
-                "needs PTX {major}.{minor}, the module says {}.{}",
-                self.module.version.0, self.module.version.1
-            ));
-        }
-        if self.module.target < u32::from(found.since.sm) {
-            return self.wrong_type(&format!(
-                "needs sm_{}, the module says sm_{}",
-                found.since.sm, self.module.target
-            ));
-        }
+        self.since(found.since)?;
         let sources = found.src.iter().take_while(|b| **b > 0).count();
         self.count(1 + sources)?;
         let wider = parts[0] == "cvt";

@@ -39,6 +39,13 @@ impl<'a> Machine<'a> {
             let value = warp.preds[p as usize];
             exec &= if negated { !value } else { value };
         }
+        if exec != warp.live()
+            && exec != 0
+            && let Some(mask) = inst.op.members()
+        {
+            let Some(together) = self.assemble(warp, s, exec, inst.guard, mask) else { return };
+            exec = together;
+        }
         warp.splits[s].pc = pc + 1;
         warp.clock += 1;
         if exec == 0 {
@@ -73,6 +80,40 @@ impl<'a> Machine<'a> {
             warp.splits[s].spinning = false;
         }
         self.execute(warp, s, pc, exec, inst, (und, origin));
+    }
+
+    /// The lanes that execute an instruction with a member mask together, from this split and from those
+    /// that wait at it; none while lanes are missing, for which the split then waits.
+    fn assemble(
+        &self,
+        warp: &mut Warp,
+        s: usize,
+        exec: u32,
+        guard: Option<(u32, bool)>,
+        mask: Src,
+    ) -> Option<u32> {
+        let mask = self.value32(warp, mask)[exec.trailing_zeros() as usize];
+        let needed = mask & warp.live();
+        if exec & !mask != 0 || needed == exec {
+            return Some(exec);
+        }
+        let pass = match guard {
+            None => u32::MAX,
+            Some((p, negated)) => warp.preds[p as usize] ^ if negated { u32::MAX } else { 0 },
+        };
+        let pc = warp.splits[s].pc;
+        let waits = |split: &Split| split.pc == pc && split.state == State::Members;
+        let others = warp.splits.iter().filter(|split| waits(split));
+        let together = others.fold(exec, |all, split| all | split.mask & pass);
+        if together != needed {
+            warp.splits[s].state = State::Members;
+            return None;
+        }
+        for split in warp.splits.iter_mut().filter(|split| waits(split)) {
+            split.state = State::Run;
+            split.pc = pc + 1;
+        }
+        Some(together)
     }
 
     /// Marks what an instruction wrote, with the undefinedness of what it read.
@@ -479,6 +520,10 @@ impl<'a> Machine<'a> {
         warp.splits[s].mask &= !exec;
         if warp.splits[s].mask == 0 {
             warp.splits.swap_remove(s);
+        }
+        // Who waits for lanes of a mask may have waited for these.
+        for split in warp.splits.iter_mut().filter(|split| split.state == State::Members) {
+            split.state = State::Run;
         }
         for join in 0..warp.joins.len() {
             if warp.joins[join].live {
