@@ -170,7 +170,7 @@ impl Config {
         }
         // With 32 rows a warp reads K and V from shared memory half as often per product, but its
         // accumulators leave few registers for anything else.
-        let plain = !self.has_options() && !self.padded;
+        let plain = !self.has_options() && !self.left && !self.padded;
         match (few, self.head_dim) {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
@@ -183,10 +183,9 @@ impl Config {
         }
     }
 
-    /// Whether scores are modified or masked by more than a position's right side.
+    /// Whether scores are modified, or masked by more than their position.
     fn has_options(&self) -> bool {
-        let modified = self.scaled || self.softcap || self.alibi || self.bias;
-        modified || self.left || self.key_padding
+        self.scaled || self.softcap || self.alibi || self.bias || self.key_padding
     }
 
     /// The same kernel for tensors whose rows begin anywhere.
