@@ -115,6 +115,8 @@ pub(crate) struct Warp {
     pub(crate) splits: Vec<Split>,
     pub(crate) joins: Vec<Join>,
     pub(crate) turn: usize,
+    /// It used up its last turn.
+    pub(crate) tired: bool,
     /// Local memory, lane after lane.
     pub(crate) local: Vec<u8>,
     pub(crate) local_defined: Vec<bool>,
@@ -155,6 +157,7 @@ impl Warp {
             splits: vec![Split { pc: 0, mask: lanes, join: 0, state: State::Run, spinning: false }],
             joins: Vec::new(),
             turn: 0,
+            tired: false,
             local: vec![0xff; local],
             local_defined: vec![false; local],
             hopper: Default::default(),
