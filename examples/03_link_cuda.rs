@@ -60,7 +60,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let error = got.iter().zip(&expected.out).map(|(a, b)| (a - b).abs());
     let error = error.fold(0.0, |m: f32, e| if e > m || e.is_nan() { e } else { m });
     println!("{}, {}: max error {error:.1e}", context.name(), plan.describe());
-    // tf32 keeps 10 bits of a product's factors.
-    assert!(error < 2e-3, "the device and the reference disagree");
+    assert!(error < 1e-5, "the device and the reference disagree");
     Ok(())
 }

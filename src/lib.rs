@@ -2,7 +2,7 @@
 //!
 //! A [`Full`] is a problem: plain data, no device. [`Full::reference`] computes it on any machine
 //! from the definition; `Full::plan_webgpu` gives a plan that records its WGSL kernel into your
-//! encoder.
+//! encoder, `Full::plan_cuda` one that queues its PTX kernel on your stream.
 //!
 //! ```
 //! use longhand::{DType, Full, Shape, full::Inputs};
@@ -24,7 +24,9 @@
 pub mod cuda;
 mod error;
 pub mod full;
+pub mod longformer;
 mod problem;
+mod real;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod template;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
@@ -34,9 +36,11 @@ pub mod webgpu;
 
 pub use error::{Declined, Error};
 pub use full::Full;
+pub use longformer::Longformer;
 pub use problem::{DType, Shape, Strides, Window};
+pub use real::Real;
 
 /// The examples of README.md, compiled with the tests of the documentation.
-#[cfg(all(doctest, feature = "webgpu"))]
+#[cfg(all(doctest, feature = "cuda", feature = "webgpu"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

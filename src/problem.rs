@@ -227,6 +227,35 @@ pub(crate) fn product(field: &str, factors: &[usize]) -> Result<usize, Error> {
         })
 }
 
+/// The tensor `name` has the elements that its shape and strides need.
+pub(crate) fn at_least(name: &str, got: usize, needed: usize) -> Result<(), Error> {
+    if got < needed {
+        return Err(Error::invalid(
+            format!("{name}.len"),
+            got,
+            format!("the shape and strides need {needed} elements"),
+        ));
+    }
+    Ok(())
+}
+
+/// The tensor `name` is given if and only if the problem says so, and has the size it says.
+pub(crate) fn exactly(name: &str, got: Option<usize>, needed: Option<usize>) -> Result<(), Error> {
+    match (got, needed) {
+        (None, None) => Ok(()),
+        (Some(got), Some(needed)) if got == needed => Ok(()),
+        (Some(got), Some(needed)) => Err(Error::invalid(
+            format!("{name}.len"),
+            got,
+            format!("the problem needs {needed} elements"),
+        )),
+        (None, Some(_)) => Err(Error::invalid(name, "absent", "the problem says that it is given")),
+        (Some(_), None) => {
+            Err(Error::invalid(name, "given", "the problem says that there is none"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,8 @@
 #![allow(unsafe_code)]
 
 mod common;
-#[path = "common/mock.rs"]
-mod mock;
 
-use common::{Case, Random, errors};
+use common::{Case, Random, errors, mock};
 use longhand::cuda::{Caps, Context};
 use longhand::full::{Bias, Ragged};
 use longhand::{DType, Full, Shape, Window};

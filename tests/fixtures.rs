@@ -5,31 +5,49 @@ use longhand::{DType, Window};
 use longhand_cli::compare::{Comparison, Measure, compare, difference};
 use longhand_cli::container::Values;
 use longhand_cli::device::{Device, DeviceKind};
+use longhand_cli::full_file::FullFile;
+use longhand_cli::longformer_file::LongformerFile;
 use longhand_cli::naive;
 use longhand_cli::problem_file::ProblemFile;
 use longhand_cli::results::{Results, from_parts};
 use std::path::Path;
 
-fn fixture(name: &str) -> ProblemFile {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/full");
+/// A fixture of op `full`.
+fn fixture(name: &str) -> FullFile {
+    read("full", name).into_full().expect("a problem of full attention")
+}
+
+/// A fixture of op `longformer`.
+fn longformer(name: &str) -> LongformerFile {
+    read("longformer", name).into_longformer().expect("a problem of Longformer's")
+}
+
+fn read(op: &str, name: &str) -> ProblemFile {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(op);
     let path = folder.join(format!("{name}.safetensors"));
     ProblemFile::read(&path).unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn fixtures() -> Vec<(String, ProblemFile)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/full");
+fn fixtures_of(op: &str, count: usize) -> Vec<(String, ProblemFile)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(op);
     let mut names: Vec<String> = std::fs::read_dir(folder)
-        .expect("tests/data/full")
+        .expect("tests/data")
         .map(|entry| entry.expect("an entry").path())
         .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert_eq!(names.len(), 37, "fixtures are missing");
-    names.into_iter().map(|name| (name.clone(), fixture(&name))).collect()
+    assert_eq!(names.len(), count, "fixtures of {op} are missing");
+    names.into_iter().map(|name| (format!("{op}/{name}"), read(op, &name))).collect()
+}
+
+fn fixtures() -> Vec<(String, ProblemFile)> {
+    let mut all = fixtures_of("full", 37);
+    all.extend(fixtures_of("longformer", 17));
+    all
 }
 
 fn expected<'a>(file: &'a ProblemFile, name: &str) -> &'a [f64] {
-    match &file.expected[name].values {
+    match &file.expected()[name].values {
         Values::F64(x) => x,
         other => panic!("expected.{name} is {}", other.dtype()),
     }
@@ -37,28 +55,17 @@ fn expected<'a>(file: &'a ProblemFile, name: &str) -> &'a [f64] {
 
 fn compare_all(file: &ProblemFile, dtype: DType, got: &Results) -> Vec<Comparison> {
     let tolerances = naive::tolerances(file, dtype, true).unwrap();
-    let names = file.expected.keys();
+    let names = file.expected().keys().filter(|name| got.contains_key(*name));
     names.map(|name| compare(name, &got[name], expected(file, name), tolerances[name])).collect()
 }
 
 #[test]
 fn the_reference_in_f64_is_what_other_implementations_compute() {
     for (name, file) in fixtures() {
-        let inputs = file.inputs.stored_as::<f64>(DType::F32);
-        let output = file.problem.reference(&inputs.as_inputs()).unwrap();
-        let mut results = vec![("out", output.out), ("lse", output.lse)];
-        if let Some(grad_out) = &file.grad_out {
-            let grad_out: Vec<f64> = grad_out.iter().map(|&x| f64::from(x)).collect();
-            let gradients =
-                file.problem.reference_backward(&inputs.as_inputs(), &grad_out).unwrap();
-            results.push(("grad.q", gradients.q));
-            results.push(("grad.k", gradients.k));
-            results.push(("grad.v", gradients.v));
-            results.extend(gradients.bias.map(|bias| ("grad.bias", bias)));
-        }
-        assert_eq!(results.len(), file.expected.len(), "{name}");
-        for (result, got) in results {
-            let d = difference(Measure::of(result), &got, expected(&file, result));
+        let results = naive::reference(&file, file.has_grad_out()).unwrap();
+        assert_eq!(results.len(), file.expected().len(), "{name}");
+        for (result, got) in &results {
+            let d = difference(Measure::of(result), got, expected(&file, result));
             assert!(d.error <= 1e-11, "{name} {result}: {d:?}");
         }
     }
@@ -68,7 +75,7 @@ fn the_reference_in_f64_is_what_other_implementations_compute() {
 fn f32_stays_within_the_bounds_that_the_format_promises() {
     for (name, file) in fixtures() {
         let results = naive::evaluate(&file, DType::F32, true).unwrap();
-        for result in file.expected.keys() {
+        for result in file.expected().keys() {
             let d = difference(Measure::of(result), &results[result], expected(&file, result));
             let bound = if result == "lse" { 3e-7 } else { 5e-6 };
             assert!(d.error <= bound, "{name} {result}: {d:?}");
@@ -94,7 +101,7 @@ fn no_tolerance_is_so_wide_that_it_says_nothing() {
     for (name, file) in fixtures() {
         for (dtype, most) in [(DType::F32, 5e-5), (DType::F16, 0.01), (DType::BF16, 0.1)] {
             let zeros: Results =
-                file.expected.keys().map(|k| (k.clone(), expected(&file, k).to_vec())).collect();
+                file.expected().keys().map(|k| (k.clone(), expected(&file, k).to_vec())).collect();
             for c in compare_all(&file, dtype, &zeros) {
                 assert!(c.tolerance <= most, "{name} {dtype}: {c:?}");
             }
@@ -103,19 +110,56 @@ fn no_tolerance_is_so_wide_that_it_says_nothing() {
 }
 
 /// What a kernel with a mistake would give.
-fn mistaken(
-    file: &ProblemFile,
-    dtype: DType,
-    mistake: impl Fn(&mut ProblemFile),
-) -> Vec<Comparison> {
+fn mistaken(file: &FullFile, dtype: DType, mistake: impl Fn(&mut FullFile)) -> Vec<Comparison> {
     let mut wrong = file.clone();
     mistake(&mut wrong);
     let inputs = wrong.inputs.stored_as::<f64>(dtype);
     let output = wrong.problem.reference(&inputs.as_inputs()).unwrap();
-    let results = from_parts(file, &output, None, dtype);
-    let mut file = file.clone();
-    file.expected.retain(|name, _| !name.starts_with("grad."));
-    compare_all(&file, dtype, &results)
+    compare_all(&file.clone().into(), dtype, &from_parts(file, &output, None, dtype))
+}
+
+/// The same of Longformer's.
+fn mistaken_longformer(name: &str, mistake: impl Fn(&mut LongformerFile)) -> Vec<Comparison> {
+    let file = longformer(name);
+    let mut wrong = file.clone();
+    mistake(&mut wrong);
+    let results = wrong.reference::<f64>(DType::F32, false).unwrap();
+    compare_all(&file.into(), DType::F32, &results)
+}
+
+#[test]
+fn longformers_pitfalls_are_seen() {
+    type Mistake = fn(&mut LongformerFile);
+    let cases: [(&str, &str, Mistake); 8] = [
+        ("one key less on the left", "length_37_w5", |f| f.problem.left -= 1),
+        ("one key more on the right", "window_asymmetric", |f| f.problem.right += 1),
+        ("dilation ignored", "dilation_1_2_3", |f| f.problem.dilation.clear()),
+        ("not causal", "causal_globals", |f| f.problem.causal = false),
+        ("padding ignored", "padding_and_globals", |f| {
+            f.problem.key_padding = false;
+            f.inputs.key_valid = None;
+        }),
+        ("padding loses to global", "padded_global", |f| {
+            let listed = f.inputs.global_indices.clone().expect("globals");
+            let (g, n) = (f.problem.max_globals, f.problem.seqlen);
+            let valid = f.inputs.key_valid.as_mut().expect("a mask");
+            for (at, i) in listed.into_iter().enumerate().filter(|(_, i)| *i >= 0) {
+                valid[at / g * n + i as usize] = 1;
+            }
+        }),
+        ("global rows use the local projections", "globals_scattered_w4", |f| {
+            f.problem.shared_projections = true;
+            (f.inputs.q_global, f.inputs.k_global, f.inputs.v_global) = (None, None, None);
+        }),
+        ("a global position is forgotten", "global_inside_own_window", |f| {
+            f.inputs.global_indices.as_mut().expect("globals").pop();
+            f.problem.max_globals -= 1;
+        }),
+    ];
+    for (mistake, name, make) in cases {
+        let comparisons = mistaken_longformer(name, make);
+        assert!(comparisons.iter().any(|c| !c.passed()), "{mistake}: {comparisons:?}");
+    }
 }
 
 #[test]
@@ -144,7 +188,7 @@ fn a_mask_off_by_one_key_fails_in_every_dtype() {
 #[test]
 fn a_forgotten_option_fails_in_every_dtype() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        type Mistake = fn(&mut ProblemFile);
+        type Mistake = fn(&mut FullFile);
         let cases: [(&str, Mistake); 4] = [
             ("softcap_causal", |f| f.problem.softcap = 0.0),
             ("alibi_causal", |f| {
@@ -170,9 +214,10 @@ fn a_forgotten_option_fails_in_every_dtype() {
 
 #[test]
 fn a_scale_off_by_a_hundredth_of_a_percent_fails_in_f32() {
-    for (name, file) in fixtures() {
+    for (name, file) in fixtures_of("full", 37) {
+        let file = file.into_full().expect("a problem of full attention");
         // A row of one key has the same softmax at any scale.
-        if ["length1", "window_0_0_self_only"].contains(&name.as_str()) {
+        if ["full/length1", "full/window_0_0_self_only"].contains(&name.as_str()) {
             continue;
         }
         let comparisons = mistaken(&file, DType::F32, |file| file.problem.softmax_scale *= 1.0001);

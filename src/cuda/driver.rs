@@ -5,9 +5,10 @@
 //! than the bindings would be an invalid value of a Rust enum; and which functions exist there
 //! depends on the CUDA version that some other crate of the build asked for.
 
-use crate::{Declined, Error};
+use super::launch::Config;
+use crate::Error;
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUlaunchConfig, CUmodule, CUstream,
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream,
 };
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -45,7 +46,6 @@ impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         match failed.code {
             code::NO_DEVICE | code::INVALID_DEVICE => Error::NoDevice(failed.text()),
-            code::UNSUPPORTED_PTX_VERSION => Declined::new(failed.text()).into(),
             _ => Error::Device(failed.text()),
         }
     }
@@ -124,7 +124,7 @@ functions! {
         params: *mut *mut c_void, extra: *mut *mut c_void
     );
     cuLaunchKernelEx(
-        config: *const CUlaunchConfig, function: CUfunction, params: *mut *mut c_void,
+        config: *const Config, function: CUfunction, params: *mut *mut c_void,
         extra: *mut *mut c_void
     );
     cuMemAlloc_v2(pointer: *mut CUdeviceptr, bytes: usize);

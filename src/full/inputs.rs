@@ -2,6 +2,7 @@
 
 use super::Full;
 use crate::Error;
+use crate::problem::{at_least, exactly};
 
 /// The tensors of a problem on the host, laid out as [`Full::layout`] says.
 #[derive(Debug, Clone, Copy)]
@@ -68,33 +69,6 @@ impl Full {
             validate_cu_seqlens("cu_seqlens_k", k, r.total_k, s.seqlen_k)?;
         }
         Ok(())
-    }
-}
-
-pub(super) fn at_least(name: &str, got: usize, needed: usize) -> Result<(), Error> {
-    if got < needed {
-        return Err(Error::invalid(
-            format!("{name}.len"),
-            got,
-            format!("the shape and strides need {needed} elements"),
-        ));
-    }
-    Ok(())
-}
-
-fn exactly(name: &str, got: Option<usize>, needed: Option<usize>) -> Result<(), Error> {
-    match (got, needed) {
-        (None, None) => Ok(()),
-        (Some(got), Some(needed)) if got == needed => Ok(()),
-        (Some(got), Some(needed)) => Err(Error::invalid(
-            format!("{name}.len"),
-            got,
-            format!("the problem needs {needed} elements"),
-        )),
-        (None, Some(_)) => Err(Error::invalid(name, "absent", "the problem says that it is given")),
-        (Some(_), None) => {
-            Err(Error::invalid(name, "given", "the problem says that there is none"))
-        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! (`seqlen_k` numbers per thread), so long problems run in linear memory.
 
 use super::{Full, Inputs};
+use crate::real::{Real, add_scaled, dot, row, row_start};
 use crate::{Error, Strides};
-use num_traits::Float;
 use rayon::prelude::*;
 
 /// What a forward pass gives.
@@ -31,26 +31,6 @@ pub struct Gradients<T> {
     pub bias: Option<Vec<T>>,
     /// With respect to `alibi_slopes`.
     pub alibi_slopes: Option<Vec<T>>,
-}
-
-/// f32 or f64.
-pub trait Real:
-    Float + Send + Sync + std::iter::Sum + std::ops::AddAssign + std::fmt::Debug
-{
-    /// `x` in this type.
-    fn of(x: f64) -> Self;
-}
-
-impl Real for f32 {
-    fn of(x: f64) -> Self {
-        x as f32
-    }
-}
-
-impl Real for f64 {
-    fn of(x: f64) -> Self {
-        x
-    }
 }
 
 /// One sequence of the batch: where its rows begin in each tensor, and its lengths.
@@ -117,7 +97,7 @@ impl Full {
         grad_out: &[T],
     ) -> Result<Gradients<T>, Error> {
         self.validate_inputs(inputs)?;
-        super::inputs::at_least("grad_out", grad_out.len(), self.spans()[3])?;
+        crate::problem::at_least("grad_out", grad_out.len(), self.spans()[3])?;
         let s = &self.shape;
         let tasks: Vec<(Sequence, usize)> = self
             .sequences(inputs)
@@ -352,14 +332,6 @@ fn distance<T: Real>(i: usize, j: usize, seq: &Sequence) -> T {
     T::of(i as f64 + seq.seqlen_k as f64 - seq.seqlen_q as f64 - j as f64)
 }
 
-fn row_start(base: usize, strides: Strides, i: usize, head: usize) -> usize {
-    base + i * strides.seqlen + head * strides.head
-}
-
-fn row<T>(x: &[T], base: usize, strides: Strides, i: usize, head: usize, d: usize) -> &[T] {
-    &x[row_start(base, strides, i, head)..][..d]
-}
-
 fn add_rows<T: Real>(
     x: &mut [T],
     base: usize,
@@ -371,24 +343,5 @@ fn add_rows<T: Real>(
     for (i, row) in rows.chunks_exact(d).enumerate() {
         let at = row_start(base, strides, i, head);
         add_scaled(&mut x[at..at + d], T::one(), row);
-    }
-}
-
-/// Eight partial sums, so that the compiler may vectorise.
-fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    let mut sums = [T::zero(); 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: T = a8.remainder().iter().zip(b8.remainder()).map(|(&x, &y)| x * y).sum();
-    for (x, y) in a8.zip(b8) {
-        for n in 0..8 {
-            sums[n] += x[n] * y[n];
-        }
-    }
-    sums.into_iter().sum::<T>() + rest
-}
-
-fn add_scaled<T: Real>(sum: &mut [T], factor: T, x: &[T]) {
-    for (sum, &x) in sum.iter_mut().zip(x) {
-        *sum += factor * x;
     }
 }

@@ -89,6 +89,18 @@ impl Mock {
         self.text("lh_sim_missing")
     }
 
+    /// How many modules, streams, events and allocations there are.
+    pub fn live(&self) -> String {
+        let text = self.text("lh_sim_live");
+        text.split(';').next().unwrap_or_default().to_owned()
+    }
+
+    /// How many modules were loaded in this test.
+    pub fn loaded(&self) -> usize {
+        let text = self.text("lh_sim_live");
+        text.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+    }
+
     fn text(&self, name: &str) -> String {
         // SAFETY: the type is that of the function in the stand-in.
         let get = unsafe { self.library.get::<Text>(name) }.expect("exported");

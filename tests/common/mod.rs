@@ -1,46 +1,21 @@
-//! What the device tests share: the device, random problems, comparison with the reference.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+//! What the device tests share: the devices, random problems, comparison with the reference.
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod guard;
+#[cfg(feature = "cuda")]
+pub mod mock;
+#[cfg(feature = "webgpu")]
 pub mod raw;
+#[cfg(feature = "webgpu")]
+mod webgpu;
+
+#[cfg(feature = "webgpu")]
+pub use webgpu::{baseline_gpu, device, device_with};
 
 use longhand::full::{Bias, Inputs, Output, Ragged};
-use longhand::webgpu::{Caps, Context};
 use longhand::{DType, Full};
-use std::sync::OnceLock;
-
-/// The device of this process, or `None` where there is no adapter, which is loud, and an error
-/// if `LONGHAND_REQUIRE` names `webgpu`.
-pub fn device() -> Option<&'static Context> {
-    static DEVICE: OnceLock<Option<Context>> = OnceLock::new();
-    let context = DEVICE.get_or_init(|| {
-        let want = std::env::var("LONGHAND_ADAPTER").ok();
-        match Context::open(want.as_deref()) {
-            Ok(context) => {
-                eprintln!("on {} ({})", context.info().name, context.info().driver_info);
-                Some(context)
-            }
-            Err(why) => {
-                let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
-                assert!(!required.contains("webgpu"), "LONGHAND_REQUIRE={required}, but {why}");
-                eprintln!("SKIPPED: {why}");
-                None
-            }
-        }
-    });
-    context.as_ref()
-}
-
-/// The device of this process, with kernels selected for `caps` of its own.
-pub fn device_with(caps: impl FnOnce(Caps) -> Caps) -> Option<Context> {
-    let context = device()?;
-    let caps = caps(*context.caps());
-    Some(Context::with_caps(context.device().clone(), context.queue().clone(), caps))
-}
-
-/// What a GPU with nothing but WebGPU's guaranteed limits and no features would be given.
-pub fn baseline_gpu(caps: Caps) -> Caps {
-    Caps { offset_alignment: caps.offset_alignment, ..Caps::baseline() }
-}
 
 /// A small fixed generator, so that a failure can be repeated from its seed.
 pub struct Random(pub u64);

@@ -20,6 +20,11 @@ pub(crate) struct Source {
     pub(crate) least_fraction: f64,
 }
 
+/// With as many key heads as query heads: rows are not packed.
+fn apart(problem: Full) -> Full {
+    Full { shape: Shape { heads_kv: 4, ..problem.shape }, ..problem }
+}
+
 fn shape(head_dim: usize, seqlen_q: usize, seqlen_k: usize) -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q, seqlen_k, head_dim }
 }
@@ -33,18 +38,19 @@ fn devices() -> [Caps; 2] {
 /// Enough rows to fill a GPU, few rows, few rows of many keys.
 const LENGTHS: [(usize, usize); 3] = [(4096, 4096), (33, 200), (1, 8192)];
 
-fn together(problem: Full) -> Vec<Full> {
-    let s = problem.shape;
+fn near(problem: Full) -> Full {
+    problem.window(Window::new(100, 0))
+}
+
+/// As many options as go together.
+fn together(problem: Full) -> Full {
     let bias = Bias { per_batch: true, per_head: true };
-    let ragged = Ragged { total_q: s.seqlen_q, total_k: s.seqlen_k };
-    let near = Window::new(100, 0);
-    vec![
-        problem,
-        problem.window(near),
-        problem.softcap(30.0).alibi().bias(bias).key_padding().window(near),
-        problem.softcap(30.0).alibi().ragged(ragged).window(near),
-        problem.ragged(ragged),
-    ]
+    near(problem.softcap(30.0).alibi().bias(bias).key_padding())
+}
+
+fn ragged(problem: Full) -> Full {
+    let s = problem.shape;
+    problem.ragged(Ragged { total_q: s.seqlen_q, total_k: s.seqlen_k })
 }
 
 fn single(problem: Full) -> Vec<Full> {
@@ -54,31 +60,36 @@ fn single(problem: Full) -> Vec<Full> {
         problem.bias(Bias { per_batch: false, per_head: true }),
         problem.key_padding(),
         problem.softmax_scale(-1.0),
+        ragged(problem),
+        ragged(near(problem.softcap(30.0).alibi())),
     ]
 }
 
-fn problems() -> Vec<Full> {
+/// Whether the text for rows that begin anywhere is looked at too.
+type WithScalar = bool;
+
+fn problems() -> Vec<(Full, WithScalar)> {
     let mut all = vec![];
-    for dtype in [DType::BF16, DType::F32, DType::F16] {
-        for (n, head_dim) in [32, 64, 96, 128, 192, 256].into_iter().enumerate() {
-            for (seqlen_q, seqlen_k) in LENGTHS {
-                let plain = Full::new(shape(head_dim, seqlen_q, seqlen_k), dtype);
-                // f16 differs from bf16 in the names of instructions only.
-                if dtype == DType::F16 {
-                    all.push(plain);
-                    continue;
-                }
-                all.extend(together(plain));
-                // Padded: in whole chunks, and element by element.
-                let least = [1, 33, 65, 97, 129, 193][n];
-                for head_dim in [head_dim - 8, least] {
-                    let padded = Full::new(shape(head_dim, seqlen_q, seqlen_k), dtype);
-                    all.extend([padded, together(padded).swap_remove(2)]);
-                }
-                if matches!(head_dim, 64 | 128) {
-                    all.extend(single(plain));
-                }
-            }
+    // Head dimensions of each kernel that pad it, in whole chunks.
+    for (head_dim, padded) in [(32, 24), (64, 56), (96, 72), (128, 104), (192, 136), (256, 200)] {
+        let of = |dtype, head_dim, (q, k)| Full::new(shape(head_dim, q, k), dtype);
+        let [large, few, split] = LENGTHS;
+        let half = |lengths| of(DType::BF16, head_dim, lengths);
+        let wide = |lengths| of(DType::F32, head_dim, lengths);
+        // f16 differs from bf16 in the names of instructions only.
+        all.push((of(DType::F16, head_dim, large), false));
+        for plain in [half(large), half(few), wide(large)] {
+            all.extend([(plain, plain == half(large)), (together(plain), false)]);
+        }
+        all.extend([(near(half(large)), false), (half(split), false), (wide(split), false)]);
+        all.push((of(DType::BF16, padded, large), true));
+        all.push((together(of(DType::BF16, padded, large)), true));
+        all.push((together(of(DType::F32, padded, large)), true));
+        if head_dim == 128 {
+            all.extend(single(half(large)).into_iter().map(|p| (p, false)));
+            all.extend([(ragged(half(split)), true), (together(wide(split)), true)]);
+            all.extend([(apart(half(split)), true), (apart(near(half(split))), false)]);
+            all.push((near(half((5, 200)).softcap(30.0).key_padding()), true));
         }
     }
     all
@@ -106,12 +117,11 @@ pub(crate) fn all() -> Vec<Source> {
     let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
     let mut sources = vec![];
     for caps in devices() {
-        for problem in problems() {
+        for (problem, with_scalar) in problems() {
             let selected = select(&problem, &caps)
                 .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
             // What tensors off a multiple of 16 bytes are given instead.
-            let scalar = (problem.shape.head_dim == 64 || selected.padded)
-                .then(|| selected.with_scalar_loads());
+            let scalar = with_scalar.then(|| selected.with_scalar_loads());
             for config in [Some(selected), scalar].into_iter().flatten() {
                 for stage in config.stages() {
                     if configs.insert((config.of_stage(stage), stage)) {

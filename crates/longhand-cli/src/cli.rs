@@ -4,7 +4,7 @@ use crate::commands::{all, bench, check, doctor, run, sources};
 use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use longhand::{DType, Full, Shape, Window};
+use longhand::{DType, Full, Longformer, Shape, Window};
 use std::process::ExitCode;
 
 /// What a command found. A command that could not do its work returns a [`Failure`] instead.
@@ -59,22 +59,22 @@ enum Command {
 pub(crate) struct ProblemOptions {
     /// Sequences
     #[arg(long, default_value_t = 1, value_name = "N")]
-    batch: usize,
+    pub(crate) batch: usize,
     /// Query heads
     #[arg(long, default_value_t = 8, value_name = "N")]
-    heads: usize,
+    pub(crate) heads: usize,
     /// Key/value heads [default: as many as query heads]
     #[arg(long, value_name = "N")]
-    heads_kv: Option<usize>,
+    pub(crate) heads_kv: Option<usize>,
     /// Elements of a row of q, k, v
     #[arg(long, default_value_t = 64, value_name = "N")]
-    head_dim: usize,
+    pub(crate) head_dim: usize,
     /// Storage of q, k, v and out: f32, f16 or bf16
     #[arg(long, default_value = "f32", value_name = "TYPE")]
-    dtype: DType,
+    pub(crate) dtype: DType,
     /// No key after the query's position
     #[arg(long)]
-    causal: bool,
+    pub(crate) causal: bool,
     /// Only this many keys before the query's position
     #[arg(long, value_name = "N")]
     window_left: Option<usize>,
@@ -90,6 +90,53 @@ pub(crate) struct ProblemOptions {
     /// Linear position bias
     #[arg(long)]
     alibi: bool,
+}
+
+/// Options of Longformer's attention beside [`ProblemOptions`], whose windows are its sides.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct LongformerOptions {
+    /// longformer: global positions of each sequence
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    globals: usize,
+    /// longformer: gap between the keys of the window, for every head
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    dilation: u32,
+    /// longformer: global rows use q, k and v
+    #[arg(long)]
+    shared_projections: bool,
+}
+
+impl LongformerOptions {
+    /// The problem of this length, checked. 256 keys on each side where no window is given.
+    pub(crate) fn problem(
+        &self,
+        common: &ProblemOptions,
+        seqlen: usize,
+    ) -> Result<Longformer, Failure> {
+        for (name, given) in [
+            ("--softcap", common.softcap != 0.0),
+            ("--alibi", common.alibi),
+            ("--heads-kv", common.heads_kv.is_some_and(|n| n != common.heads)),
+        ] {
+            if given {
+                return Err(Failure::input(format!("{name}: longformer has none")));
+            }
+        }
+        let shape = [common.batch, seqlen, common.heads, common.head_dim];
+        let mut problem = Longformer::new(shape, 0, common.dtype)
+            .window(common.window_left.unwrap_or(256), common.window_right.unwrap_or(256))
+            .globals(self.globals.min(seqlen));
+        problem.causal = common.causal;
+        problem.shared_projections = self.shared_projections;
+        if self.dilation != 1 {
+            problem = problem.dilation(&vec![self.dilation; common.heads]);
+        }
+        if let Some(scale) = common.scale {
+            problem.softmax_scale = scale;
+        }
+        problem.validate()?;
+        Ok(problem)
+    }
 }
 
 impl ProblemOptions {

@@ -2,9 +2,10 @@
 
 use crate::device::Timing;
 use crate::failure::Result;
-use crate::problem_file::OwnedInputs;
-use longhand::Full;
+use crate::full_file::OwnedInputs;
+use crate::longformer_file::LongformerInputs;
 use longhand::full::Output;
+use longhand::{Full, Longformer, longformer};
 
 #[cfg(feature = "cuda")]
 use crate::failure::Failure;
@@ -51,6 +52,28 @@ impl Gpu {
 
     pub(crate) fn forward(&self, problem: &Full, inputs: &OwnedInputs<f32>) -> Result<Output<f32>> {
         Ok(problem.run_cuda(&self.context, &inputs.as_inputs())?)
+    }
+
+    /// Longformer's forward pass.
+    pub(crate) fn longformer(
+        &self,
+        _problem: &Longformer,
+        _inputs: &LongformerInputs<f32>,
+    ) -> Result<longformer::Output<f32>> {
+        Err(crate::failure::Failure::declined(
+            "device cuda: no longformer kernel in this build yet",
+        ))
+    }
+
+    pub(crate) fn time_longformer(
+        &self,
+        _problem: &Longformer,
+        _inputs: &LongformerInputs<f32>,
+        _repeats: usize,
+    ) -> Result<Timing> {
+        Err(crate::failure::Failure::declined(
+            "device cuda: no longformer kernel in this build yet",
+        ))
     }
 
     pub(crate) fn time(
@@ -141,6 +164,23 @@ mod absent {
         }
 
         pub(crate) fn forward(&self, _: &Full, _: &OwnedInputs<f32>) -> Result<Output<f32>> {
+            declined()
+        }
+
+        pub(crate) fn longformer(
+            &self,
+            _: &Longformer,
+            _: &LongformerInputs<f32>,
+        ) -> Result<longformer::Output<f32>> {
+            declined()
+        }
+
+        pub(crate) fn time_longformer(
+            &self,
+            _: &Longformer,
+            _: &LongformerInputs<f32>,
+            _: usize,
+        ) -> Result<Timing> {
             declined()
         }
 

@@ -1,10 +1,12 @@
 //! Devices by name, and what each can do with a problem file.
 
 use crate::failure::Result;
-use crate::problem_file::{OwnedInputs, ProblemFile, stored_as};
+use crate::full_file::FullFile;
+use crate::longformer_file::LongformerFile;
+use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use crate::{cuda, webgpu};
-use longhand::{DType, Full};
+use longhand::{DType, Full, Longformer};
 use std::time::Instant;
 
 /// Where attention may run.
@@ -107,6 +109,10 @@ impl Device {
 
     /// Computes a problem in `dtype`. Gradients, if asked for, need the file's `grad.out`.
     pub fn compute(&self, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+        let file = match file {
+            ProblemFile::Full(file) => file,
+            ProblemFile::Longformer(file) => return self.longformer(file, dtype, backward),
+        };
         let problem = Full { dtype, ..file.problem };
         let output = match self {
             Device::Host(_) => return on_host(file, dtype, backward),
@@ -120,32 +126,72 @@ impl Device {
         })
     }
 
-    /// Times the forward pass, best of `repeats`.
-    pub fn time(
-        &self,
-        problem: &Full,
-        inputs: &OwnedInputs<f32>,
-        repeats: usize,
-    ) -> Result<Timing> {
-        match self {
+    fn longformer(&self, file: &LongformerFile, dtype: DType, backward: bool) -> Result<Computed> {
+        let problem = Longformer { dtype, ..file.problem.clone() };
+        let output = match self {
             Device::Host(_) => {
-                let inputs = inputs.stored_as::<f64>(problem.dtype);
-                let mut best_ms = f64::INFINITY;
-                for _ in 0..repeats.max(1) {
-                    let start = Instant::now();
-                    problem.reference(&inputs.as_inputs())?;
-                    best_ms = best_ms.min(start.elapsed().as_secs_f64() * 1e3);
+                let mut results = file.reference::<f64>(dtype, backward)?;
+                for (name, x) in &mut results {
+                    let dtype = if name == "lse" { DType::F32 } else { dtype };
+                    x.iter_mut().for_each(|x| *x = dtype.round(*x));
                 }
-                Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
+                return Ok(Computed { results, backward_declined: None });
             }
-            Device::Webgpu(gpu) => gpu.time(problem, inputs, repeats),
-            Device::Cuda(gpu) => gpu.time(problem, inputs, repeats),
+            Device::Webgpu(gpu) => gpu.longformer(&problem, &file.inputs)?,
+            Device::Cuda(gpu) => gpu.longformer(&problem, &file.inputs)?,
+        };
+        let reason = || format!("device {}: no backward kernel in this build yet", self.name());
+        Ok(Computed {
+            results: file.results(&output, None),
+            backward_declined: backward.then(reason),
+        })
+    }
+
+    /// Times the forward pass of a problem in `dtype`, best of `repeats`.
+    pub fn time(&self, file: &ProblemFile, dtype: DType, repeats: usize) -> Result<Timing> {
+        match (self, file) {
+            (Device::Host(_), ProblemFile::Full(file)) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
+            }
+            (Device::Host(_), ProblemFile::Longformer(file)) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
+            }
+            (Device::Webgpu(gpu), ProblemFile::Full(file)) => {
+                gpu.time(&Full { dtype, ..file.problem }, &file.inputs, repeats)
+            }
+            (Device::Cuda(gpu), ProblemFile::Full(file)) => {
+                gpu.time(&Full { dtype, ..file.problem }, &file.inputs, repeats)
+            }
+            (Device::Webgpu(gpu), ProblemFile::Longformer(file)) => {
+                let problem = Longformer { dtype, ..file.problem.clone() };
+                gpu.time_longformer(&problem, &file.inputs, repeats)
+            }
+            (Device::Cuda(gpu), ProblemFile::Longformer(file)) => {
+                let problem = Longformer { dtype, ..file.problem.clone() };
+                gpu.time_longformer(&problem, &file.inputs, repeats)
+            }
         }
     }
 }
 
+/// The fastest of `repeats` runs of `work`.
+fn on_clock(
+    repeats: usize,
+    work: impl Fn() -> std::result::Result<(), longhand::Error>,
+) -> Result<Timing> {
+    let mut best_ms = f64::INFINITY;
+    for _ in 0..repeats.max(1) {
+        let start = Instant::now();
+        work()?;
+        best_ms = best_ms.min(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
+}
+
 /// By the definition, in f64.
-fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+fn on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Computed> {
     let inputs = file.inputs.stored_as::<f64>(dtype);
     let output = file.problem.reference(&inputs.as_inputs())?;
     let gradients = match file.grad_out.as_ref().filter(|_| backward) {

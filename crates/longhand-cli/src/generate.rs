@@ -1,11 +1,64 @@
 //! Inputs for problems that no file gives: the same numbers on every machine.
 
 use crate::failure::{Failure, Result};
-use crate::problem_file::OwnedInputs;
-use longhand::Full;
+use crate::full_file::{FullFile, OwnedInputs};
+use crate::longformer_file::{LongformerFile, LongformerInputs};
+use crate::problem_file::ProblemFile;
+use longhand::{Full, Longformer};
+use std::collections::BTreeMap;
 
 /// The most that generated inputs may take.
 const MOST_BYTES: u64 = 8 << 30;
+
+/// A problem of full attention with inputs of its own, that expects nothing.
+pub fn full(problem: &Full) -> Result<ProblemFile> {
+    Ok(ProblemFile::Full(FullFile {
+        name: "generated".to_owned(),
+        problem: *problem,
+        inputs: inputs(problem)?,
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
+/// A problem of Longformer's attention with inputs of its own and as many globals as it allows,
+/// spread evenly.
+pub fn longformer(problem: &Longformer) -> Result<ProblemFile> {
+    problem.validate()?;
+    let elements = problem.span(&problem.layout.q);
+    let tensors = if problem.has_global_tensors() { 6 } else { 3 };
+    fits(elements as u64 * tensors * 4)?;
+    let globals = problem.max_globals;
+    let row: Vec<i32> =
+        (0..globals).map(|n| (n * problem.seqlen / globals.max(1)) as i32).collect();
+    let own = |seed| problem.has_global_tensors().then(|| normal(seed, elements));
+    Ok(ProblemFile::Longformer(LongformerFile {
+        name: "generated".to_owned(),
+        problem: problem.clone(),
+        inputs: LongformerInputs {
+            q: normal(1, elements),
+            k: normal(2, elements),
+            v: normal(3, elements),
+            q_global: own(4),
+            k_global: own(5),
+            v_global: own(6),
+            global_indices: (globals > 0).then(|| row.repeat(problem.batch)),
+            key_valid: None,
+        },
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
+fn fits(bytes: u64) -> Result<()> {
+    if bytes > MOST_BYTES {
+        let message = format!("the inputs would take {bytes} bytes: must be at most {MOST_BYTES}");
+        return Err(Failure::input(message));
+    }
+    Ok(())
+}
 
 /// Roughly normal `q`, `k`, `v` of 8 significant bits (exact in every dtype) and ALiBi's usual
 /// slopes. Bias, key padding and ragged batches are not generated.
@@ -13,10 +66,7 @@ pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
     problem.validate()?;
     let [q, k, v, _] = problem.spans();
     let bytes = [q, k, v].iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4);
-    if bytes > MOST_BYTES {
-        let message = format!("the inputs would take {bytes} bytes: must be at most {MOST_BYTES}");
-        return Err(Failure::input(message));
-    }
+    fits(bytes)?;
     let heads = problem.shape.heads_q;
     let slope = |h: usize| 2f32.powf(-8.0 * (h + 1) as f32 / heads as f32);
     Ok(OwnedInputs {

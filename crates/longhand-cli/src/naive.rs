@@ -3,7 +3,9 @@
 
 use crate::compare::tolerance;
 use crate::failure::Result;
-use crate::problem_file::{OwnedInputs, ProblemFile, stored_as};
+use crate::full_file::{FullFile, OwnedInputs};
+use crate::longformer_naive;
+use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use longhand::full::{Gradients, Output};
 use longhand::{DType, Full};
@@ -11,6 +13,16 @@ use std::collections::BTreeMap;
 
 /// Forward, and gradients if `backward` and the file has `grad.out`.
 pub fn evaluate(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Results> {
+    match file {
+        ProblemFile::Full(file) => full(file, dtype, backward),
+        ProblemFile::Longformer(file) if dtype == DType::F32 => {
+            file.reference::<f32>(dtype, backward)
+        }
+        ProblemFile::Longformer(file) => longformer_naive::evaluate(file, dtype, backward),
+    }
+}
+
+fn full(file: &FullFile, dtype: DType, backward: bool) -> Result<Results> {
     let grad_out = file.grad_out.as_ref().filter(|_| backward);
     if dtype == DType::F32 {
         let inputs = file.inputs.as_inputs();
@@ -51,6 +63,10 @@ pub fn tolerances_by(
 
 /// The reference in f64 on the file's own inputs, nothing rounded.
 pub fn reference(file: &ProblemFile, backward: bool) -> Result<Results> {
+    let file = match file {
+        ProblemFile::Full(file) => file,
+        ProblemFile::Longformer(file) => return file.reference::<f64>(DType::F32, backward),
+    };
     let inputs = file.inputs.stored_as::<f64>(DType::F32);
     let output = file.problem.reference(&inputs.as_inputs())?;
     let mut results =
@@ -137,7 +153,7 @@ impl Half<'_> {
         for i in 0..seq.seqlen_q {
             let row = self.scores(seq, head, i);
             let at_q = ((seq.q + i) * s.heads_q + head) * d;
-            let Some((p, lse)) = self.softmax(&row.scores) else {
+            let Some((p, lse)) = softmax(self.dtype, &row.scores) else {
                 continue;
             };
             output.lse[self.lse_at(seq, head, i)] = lse;
@@ -213,17 +229,6 @@ impl Half<'_> {
         Row { keys, scores, tanh }
     }
 
-    /// Stored probabilities and the lse of a row, or `None` if there is nothing to attend.
-    fn softmax(&self, scores: &[f64]) -> Option<(Vec<f64>, f64)> {
-        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if most == f64::NEG_INFINITY && !scores.iter().any(|s| s.is_nan()) {
-            return None;
-        }
-        let sum: f64 = scores.iter().map(|s| (s - most).exp()).sum();
-        let p = scores.iter().map(|s| self.round((s - most).exp() / sum));
-        Some((p.collect(), most + sum.ln()))
-    }
-
     /// From the gradient of a score to that of `q·k`: back through the softcap and the scale.
     fn through_scale(&self, ds: f64, tanh: f64) -> f64 {
         let mut x = ds;
@@ -274,11 +279,22 @@ impl Half<'_> {
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// Stored probabilities and the lse of a row, or `None` if there is nothing to attend.
+pub(crate) fn softmax(dtype: DType, scores: &[f64]) -> Option<(Vec<f64>, f64)> {
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if most == f64::NEG_INFINITY && !scores.iter().any(|s| s.is_nan()) {
+        return None;
+    }
+    let sum: f64 = scores.iter().map(|s| (s - most).exp()).sum();
+    let p = scores.iter().map(|s| dtype.round((s - most).exp() / sum));
+    Some((p.collect(), most + sum.ln()))
+}
+
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
-fn add_scaled(sum: &mut [f64], factor: f64, x: &[f64]) {
+pub(crate) fn add_scaled(sum: &mut [f64], factor: f64, x: &[f64]) {
     for (sum, &x) in sum.iter_mut().zip(x) {
         *sum += factor * x;
     }

@@ -28,16 +28,7 @@ const KEYS: [&str; 11] = [
 
 /// Reads the JSON text of `params`; unknown keys are errors, those with a default may be absent.
 pub fn read_params(text: &str) -> Result<Params> {
-    let json = strict_json::parse(text)
-        .map_err(|e| Failure::input(format!("__metadata__.params: not JSON: {e}")))?;
-    let Json::Object(entries) = json else {
-        let message = format!("__metadata__.params = {json}: must be a JSON object");
-        return Err(Failure::input(message));
-    };
-    if let Some((key, _)) = entries.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
-        let message = format!("params.{key}: unknown; op 'full' has {}", KEYS.join(", "));
-        return Err(Failure::input(message));
-    }
+    let entries = entries(text, "full", &KEYS)?;
     let p = Entries(&entries);
     Ok(Params {
         varlen: p.layout()?,
@@ -54,6 +45,61 @@ pub fn read_params(text: &str) -> Result<Params> {
         window: p.window()?,
         softcap: p.number("softcap", Some(0.0))?,
     })
+}
+
+/// What `params` of op `longformer` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongformerParams {
+    /// Sequences.
+    pub batch: usize,
+    /// Positions.
+    pub seqlen: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Elements of a row.
+    pub head_dim: usize,
+    /// `scale`.
+    pub scale: f64,
+    /// Keys on each side.
+    pub window: (usize, usize),
+    /// Per head; empty: all 1.
+    pub dilation: Vec<u32>,
+    /// `causal`.
+    pub causal: bool,
+}
+
+const LONGFORMER_KEYS: [&str; 8] =
+    ["batch", "seqlen", "heads", "head_dim", "scale", "window", "dilation", "causal"];
+
+/// Reads the JSON text of `params` of op `longformer`.
+pub fn read_longformer_params(text: &str) -> Result<LongformerParams> {
+    let entries = entries(text, "longformer", &LONGFORMER_KEYS)?;
+    let p = Entries(&entries);
+    Ok(LongformerParams {
+        batch: p.size("batch")?,
+        seqlen: p.size("seqlen")?,
+        heads: p.size("heads")?,
+        head_dim: p.size("head_dim")?,
+        scale: p.number("scale", None)?,
+        window: p.sides()?,
+        dilation: p.dilation()?,
+        causal: p.flag("causal", false)?,
+    })
+}
+
+/// The object that `params` must be, without unknown keys.
+fn entries(text: &str, op: &str, keys: &[&str]) -> Result<Vec<(String, Json)>> {
+    let json = strict_json::parse(text)
+        .map_err(|e| Failure::input(format!("__metadata__.params: not JSON: {e}")))?;
+    let Json::Object(entries) = json else {
+        let message = format!("__metadata__.params = {json}: must be a JSON object");
+        return Err(Failure::input(message));
+    };
+    if let Some((key, _)) = entries.iter().find(|(key, _)| !keys.contains(&key.as_str())) {
+        let message = format!("params.{key}: unknown; op '{op}' has {}", keys.join(", "));
+        return Err(Failure::input(message));
+    }
+    Ok(entries)
 }
 
 struct Entries<'a>(&'a [(String, Json)]);
@@ -103,6 +149,39 @@ impl Entries<'_> {
         }
     }
 
+    /// `window` where both sides have a limit.
+    fn sides(&self) -> Result<(usize, usize)> {
+        let side = |json: &Json| match *json {
+            Json::Integer(n) if (0..1 << 31).contains(&n) => Some(n as usize),
+            _ => None,
+        };
+        match self.get("window") {
+            Some(Json::Array(sides)) if sides.len() == 2 => {
+                match (side(&sides[0]), side(&sides[1])) {
+                    (Some(left), Some(right)) => Ok((left, right)),
+                    _ => self.wrong("window", SIDES_RULE),
+                }
+            }
+            _ => self.wrong("window", SIDES_RULE),
+        }
+    }
+
+    fn dilation(&self) -> Result<Vec<u32>> {
+        let one = |json: &Json| match *json {
+            Json::Integer(n) if (1..1 << 31).contains(&n) => Some(n as u32),
+            _ => None,
+        };
+        let all = match self.get("dilation") {
+            None => return Ok(Vec::new()),
+            Some(Json::Array(all)) => all.iter().map(one).collect::<Option<Vec<u32>>>(),
+            _ => None,
+        };
+        match all {
+            Some(all) => Ok(all),
+            None => self.wrong("dilation", "integers from 1 to 2147483647, one per head"),
+        }
+    }
+
     fn window(&self) -> Result<Window> {
         let side = |json: &Json| match *json {
             Json::Integer(-1) => Some(None),
@@ -123,3 +202,4 @@ impl Entries<'_> {
 }
 
 const WINDOW_RULE: &str = "[left, right], integers from -1 (no limit) to 2147483647";
+const SIDES_RULE: &str = "[left, right], integers from 0 to 2147483647";

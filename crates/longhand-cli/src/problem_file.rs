@@ -6,10 +6,9 @@
 
 use crate::container::{Container, Tensor, Values, read_file};
 use crate::failure::{Failure, Result};
-use crate::params::{Params, read_params};
-use crate::results::result_shape;
-use longhand::full::{Bias, Inputs, Ragged};
-use longhand::{DType, Full};
+use crate::full_file::{self, FullFile};
+use crate::longformer_file::{self, LongformerFile};
+use longhand::DType;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -17,66 +16,10 @@ use std::path::Path;
 pub const FORMAT: &str = "longhand-fixture/1";
 
 /// Ops that this build computes.
-pub const OPS_HERE: [&str; 1] = ["full"];
+pub const OPS_HERE: [&str; 2] = ["full", "longformer"];
 
 /// Ops of the format that this build knows by name only.
-pub const OPS_LATER: [&str; 6] =
-    ["longformer", "lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"];
-
-/// The inputs of a problem, contiguous.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct OwnedInputs<T> {
-    /// `[batch, seqlen_q, heads_q, head_dim]`, or `[total_q, heads_q, head_dim]`.
-    pub q: Vec<T>,
-    /// `[batch, seqlen_k, heads_kv, head_dim]`, or `[total_k, heads_kv, head_dim]`.
-    pub k: Vec<T>,
-    /// As `k`.
-    pub v: Vec<T>,
-    /// `[heads_q]`.
-    pub alibi_slopes: Option<Vec<T>>,
-    /// `[batch or 1, heads_q or 1, seqlen_q, seqlen_k]`.
-    pub bias: Option<Vec<T>>,
-    /// `[batch, seqlen_k]`, 0 or 1.
-    pub key_valid: Option<Vec<u8>>,
-    /// `[batch + 1]`.
-    pub cu_seqlens_q: Option<Vec<i32>>,
-    /// `[batch + 1]`.
-    pub cu_seqlens_k: Option<Vec<i32>>,
-}
-
-impl<T> OwnedInputs<T> {
-    /// The same, borrowed, as the library takes them.
-    pub fn as_inputs(&self) -> Inputs<'_, T> {
-        Inputs {
-            q: &self.q,
-            k: &self.k,
-            v: &self.v,
-            alibi_slopes: self.alibi_slopes.as_deref(),
-            bias: self.bias.as_deref(),
-            key_valid: self.key_valid.as_deref(),
-            cu_seqlens_q: self.cu_seqlens_q.as_deref(),
-            cu_seqlens_k: self.cu_seqlens_k.as_deref(),
-        }
-    }
-}
-
-impl OwnedInputs<f32> {
-    /// What a device that stores `dtype` holds: `q`, `k`, `v` rounded, the rest (always f32) as
-    /// it is.
-    pub fn stored_as<T: From<f32>>(&self, dtype: DType) -> OwnedInputs<T> {
-        let wide = |x: &Vec<f32>| x.iter().map(|&x| T::from(x)).collect();
-        OwnedInputs {
-            q: stored_as(&self.q, dtype),
-            k: stored_as(&self.k, dtype),
-            v: stored_as(&self.v, dtype),
-            alibi_slopes: self.alibi_slopes.as_ref().map(wide),
-            bias: self.bias.as_ref().map(wide),
-            key_valid: self.key_valid.clone(),
-            cu_seqlens_q: self.cu_seqlens_q.clone(),
-            cu_seqlens_k: self.cu_seqlens_k.clone(),
-        }
-    }
-}
+pub const OPS_LATER: [&str; 5] = ["lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"];
 
 /// `x` after storage as `dtype`.
 pub fn stored_as<T: From<f32>>(x: &[f32], dtype: DType) -> Vec<T> {
@@ -86,19 +29,23 @@ pub fn stored_as<T: From<f32>>(x: &[f32], dtype: DType) -> Vec<T> {
 
 /// One problem, read from a file and checked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ProblemFile {
-    /// Name for messages: the path as given.
-    pub name: String,
-    /// What to compute; its dtype is f32 until a command sets another.
-    pub problem: Full,
-    /// Inputs of the forward pass.
-    pub inputs: OwnedInputs<f32>,
-    /// Upstream gradient of `out`, as `q`.
-    pub grad_out: Option<Vec<f32>>,
-    /// What the file says the results are, under their names without `expected.`.
-    pub expected: BTreeMap<String, Tensor>,
-    /// The fixture's own error.
-    pub tolerance: Option<f64>,
+pub enum ProblemFile {
+    /// Op `full`.
+    Full(FullFile),
+    /// Op `longformer`.
+    Longformer(LongformerFile),
+}
+
+impl From<FullFile> for ProblemFile {
+    fn from(file: FullFile) -> Self {
+        ProblemFile::Full(file)
+    }
+}
+
+impl From<LongformerFile> for ProblemFile {
+    fn from(file: LongformerFile) -> Self {
+        ProblemFile::Longformer(file)
+    }
 }
 
 impl ProblemFile {
@@ -116,58 +63,106 @@ impl ProblemFile {
 
     /// Parses the bytes of a file called `name`.
     pub fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<Self> {
-        parse(name, bytes, with_expected).map_err(|e| e.at(name))
+        let parse = || {
+            let file = Container::parse(bytes)?;
+            Ok(match op(&file)? {
+                "longformer" => {
+                    ProblemFile::Longformer(longformer_file::parse(name, &file, with_expected)?)
+                }
+                _ => ProblemFile::Full(full_file::parse(name, &file, with_expected)?),
+            })
+        };
+        parse().map_err(|e: Failure| e.at(name))
+    }
+
+    /// Its op.
+    pub fn op(&self) -> &'static str {
+        match self {
+            ProblemFile::Full(_) => "full",
+            ProblemFile::Longformer(_) => "longformer",
+        }
+    }
+
+    /// Name for messages: the path as given.
+    pub fn name(&self) -> &str {
+        match self {
+            ProblemFile::Full(f) => &f.name,
+            ProblemFile::Longformer(f) => &f.name,
+        }
+    }
+
+    /// What the file says the results are, under their names without `expected.`.
+    pub fn expected(&self) -> &BTreeMap<String, Tensor> {
+        match self {
+            ProblemFile::Full(f) => &f.expected,
+            ProblemFile::Longformer(f) => &f.expected,
+        }
+    }
+
+    /// The upstream gradient of `out` is given.
+    pub fn has_grad_out(&self) -> bool {
+        match self {
+            ProblemFile::Full(f) => f.grad_out.is_some(),
+            ProblemFile::Longformer(f) => f.grad_out.is_some(),
+        }
+    }
+
+    /// Sizes of a result called `name`, or `None` if the problem has no such result.
+    pub fn result_shape(&self, name: &str) -> Option<Vec<usize>> {
+        match self {
+            ProblemFile::Full(f) => crate::results::result_shape(&f.problem, &f.inputs, name),
+            ProblemFile::Longformer(f) => f.result_shape(name),
+        }
+    }
+
+    /// Bytes of one f32 score for each query, key and head: what a dense evaluation holds.
+    pub fn dense_bytes(&self) -> u64 {
+        let sizes = match self {
+            ProblemFile::Full(f) => {
+                let s = &f.problem.shape;
+                [s.batch, s.heads_q, s.seqlen_q, s.seqlen_k]
+            }
+            ProblemFile::Longformer(f) => {
+                let p = &f.problem;
+                [p.batch, p.heads, p.seqlen, p.seqlen]
+            }
+        };
+        sizes.iter().fold(4, |n, &f| n.saturating_mul(f as u64))
+    }
+
+    /// The problem of full attention, if it is one.
+    pub fn into_full(self) -> Option<FullFile> {
+        match self {
+            ProblemFile::Full(file) => Some(file),
+            ProblemFile::Longformer(_) => None,
+        }
+    }
+
+    /// The problem of Longformer's attention, if it is one.
+    pub fn into_longformer(self) -> Option<LongformerFile> {
+        match self {
+            ProblemFile::Longformer(file) => Some(file),
+            ProblemFile::Full(_) => None,
+        }
     }
 }
 
-fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<ProblemFile> {
-    let file = Container::parse(bytes)?;
-    check_metadata(&file)?;
-    let params = read_params(metadata(&file, "params")?)?;
-    let (problem, cu) = problem_of(&file, &params)?;
-    check_names(&file, &params)?;
-
-    let inputs = OwnedInputs {
-        q: floats(&file, "q")?,
-        k: floats(&file, "k")?,
-        v: floats(&file, "v")?,
-        alibi_slopes: problem.alibi.then(|| floats(&file, "alibi_slopes")).transpose()?,
-        bias: problem.bias.map(|_| floats(&file, "bias")).transpose()?,
-        key_valid: problem.key_padding.then(|| bytes_of(&file, "key_valid")).transpose()?,
-        cu_seqlens_q: cu.as_ref().map(|(q, _)| q.clone()),
-        cu_seqlens_k: cu.map(|(_, k)| k),
-    };
-    let grad_out = match file.info("grad.out") {
-        Some(_) => Some(floats(&file, "grad.out")?),
-        None => None,
-    };
-    problem.validate_inputs(&inputs.as_inputs()).map_err(in_words_of_the_file)?;
-    check_longest(&inputs, &params)?;
-
-    let expected = match with_expected {
-        true => expected_of(&file, &problem, &inputs)?,
-        false => BTreeMap::new(),
-    };
-    let tolerance = match file.metadata.get("tolerance") {
-        Some(text) => Some(tolerance_of(text)?),
-        None => None,
-    };
-    Ok(ProblemFile { name: name.to_owned(), problem, inputs, grad_out, expected, tolerance })
-}
-
-fn metadata<'a>(file: &'a Container<'_>, key: &str) -> Result<&'a str> {
+/// An entry of `__metadata__`.
+pub(crate) fn metadata<'a>(file: &'a Container<'_>, key: &str) -> Result<&'a str> {
     let value = file.metadata.get(key).map(String::as_str);
     value.ok_or_else(|| Failure::input(format!("__metadata__.{key} is absent: must be given")))
 }
 
-fn check_metadata(file: &Container<'_>) -> Result<()> {
+/// The op of a file of this format.
+fn op<'a>(file: &'a Container<'_>) -> Result<&'a str> {
     let format = metadata(file, "format")?;
     if format != FORMAT {
         let message = format!("__metadata__.format = {format:?}: must be {FORMAT:?}");
         return Err(Failure::input(message));
     }
     let op = metadata(file, "op")?;
-    known_op(op)
+    known_op(op)?;
+    Ok(op)
 }
 
 /// `Err` unless this build computes `op`.
@@ -185,96 +180,19 @@ pub fn known_op(op: &str) -> Result<()> {
     }
 }
 
+/// `__metadata__.tolerance`, if there is one.
+pub(crate) fn tolerance(file: &Container<'_>) -> Result<Option<f64>> {
+    file.metadata.get("tolerance").map(|text| tolerance_of(text)).transpose()
+}
+
 fn tolerance_of(text: &str) -> Result<f64> {
     let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
     let rule = || format!("__metadata__.tolerance = {text:?}: must be a number of at least 0");
     number.ok_or_else(|| Failure::input(rule()))
 }
 
-type CuSeqlens = Option<(Vec<i32>, Vec<i32>)>;
-
-/// The problem that the parameters and the tensors' sizes describe, once they agree.
-fn problem_of(file: &Container<'_>, p: &Params) -> Result<(Full, CuSeqlens)> {
-    let s = p.shape;
-    let mut problem =
-        Full::new(s, DType::F32).window(p.window).softmax_scale(p.scale).softcap(p.softcap);
-    problem.causal = p.causal;
-    let cu = if p.varlen {
-        let ends = [Some(s.batch + 1)];
-        expect(file, "cu_seqlens_q", "I32", &ends, "[batch + 1]")?;
-        expect(file, "cu_seqlens_k", "I32", &ends, "[batch + 1]")?;
-        let q = [None, Some(s.heads_q), Some(s.head_dim)];
-        let k = [None, Some(s.heads_kv), Some(s.head_dim)];
-        let total_q = expect(file, "q", "F32", &q, "[total_q, heads_q, head_dim]")?[0];
-        let rule = "[total_k, heads_kv, head_dim]";
-        let total_k = expect(file, "k", "F32", &k, rule)?[0];
-        expect(file, "v", "F32", &[Some(total_k), k[1], k[2]], rule)?;
-        problem = problem.ragged(Ragged { total_q, total_k });
-        Some((ints(file, "cu_seqlens_q")?, ints(file, "cu_seqlens_k")?))
-    } else {
-        let q = [s.batch, s.seqlen_q, s.heads_q, s.head_dim].map(Some);
-        let k = [s.batch, s.seqlen_k, s.heads_kv, s.head_dim].map(Some);
-        let rule = "[batch, seqlen_k, heads_kv, head_dim]";
-        expect(file, "q", "F32", &q, "[batch, seqlen_q, heads_q, head_dim]")?;
-        expect(file, "k", "F32", &k, rule)?;
-        expect(file, "v", "F32", &k, rule)?;
-        None
-    };
-    if file.info("grad.out").is_some() {
-        let (_, q) = file.info("q").unwrap_or_default();
-        let as_q: Vec<_> = q.into_iter().map(Some).collect();
-        expect(file, "grad.out", "F32", &as_q, "as q")?;
-    }
-    if file.info("alibi_slopes").is_some() {
-        expect(file, "alibi_slopes", "F32", &[Some(s.heads_q)], "[heads_q]")?;
-        problem = problem.alibi();
-    }
-    if file.info("key_valid").is_some() && !p.varlen {
-        let dims = [Some(s.batch), Some(s.seqlen_k)];
-        expect(file, "key_valid", "U8", &dims, "[batch, seqlen_k]")?;
-        problem = problem.key_padding();
-    }
-    if let (Some((_, shape)), false) = (file.info("bias"), p.varlen) {
-        // A dimension of 1 broadcasts, also where 1 is the whole of it.
-        let is = |n: usize, all: usize| shape.get(n) == Some(&all) && all != 1;
-        let bias = Bias { per_batch: is(0, s.batch), per_head: is(1, s.heads_q) };
-        let dims = problem.bias_dims(&bias).map(Some);
-        let rule = "[batch or 1, heads_q or 1, seqlen_q, seqlen_k]";
-        expect(file, "bias", "F32", &dims, rule)?;
-        problem = problem.bias(bias);
-    }
-    Ok((problem, cu))
-}
-
-/// Every tensor must have a role in this layout.
-fn check_names(file: &Container<'_>, p: &Params) -> Result<()> {
-    for name in file.names() {
-        let known = match name.as_str() {
-            "q" | "k" | "v" | "alibi_slopes" | "grad.out" => true,
-            "bias" | "key_valid" if p.varlen => {
-                let message = format!("tensor '{name}': not defined for layout \"varlen\"");
-                return Err(Failure::input(message));
-            }
-            "cu_seqlens_q" | "cu_seqlens_k" if !p.varlen => {
-                let message = format!("tensor '{name}': only layout \"varlen\" has it");
-                return Err(Failure::input(message));
-            }
-            "bias" | "key_valid" | "cu_seqlens_q" | "cu_seqlens_k" => true,
-            other => other.starts_with("expected."),
-        };
-        if !known {
-            let message = format!(
-                "tensor '{name}': op 'full' has none of that name; it has q, k, v, alibi_slopes, \
-                 bias, key_valid, cu_seqlens_q, cu_seqlens_k, grad.out and expected.*"
-            );
-            return Err(Failure::input(message));
-        }
-    }
-    Ok(())
-}
-
 /// Type and sizes of a tensor must be these (`None`: any); gives the sizes.
-fn expect(
+pub(crate) fn expect(
     file: &Container<'_>,
     name: &str,
     dtype: &str,
@@ -303,21 +221,21 @@ fn wrong_type(name: &str, dtype: &str) -> Failure {
     Failure::input(format!("tensor '{name}': must be {dtype}"))
 }
 
-fn floats(file: &Container<'_>, name: &str) -> Result<Vec<f32>> {
+pub(crate) fn floats(file: &Container<'_>, name: &str) -> Result<Vec<f32>> {
     match file.tensor(name).map(|t| t.values) {
         Some(Values::F32(x)) => Ok(x),
         _ => Err(wrong_type(name, "F32")),
     }
 }
 
-fn ints(file: &Container<'_>, name: &str) -> Result<Vec<i32>> {
+pub(crate) fn ints(file: &Container<'_>, name: &str) -> Result<Vec<i32>> {
     match file.tensor(name).map(|t| t.values) {
         Some(Values::I32(x)) => Ok(x),
         _ => Err(wrong_type(name, "I32")),
     }
 }
 
-fn bytes_of(file: &Container<'_>, name: &str) -> Result<Vec<u8>> {
+pub(crate) fn bytes_of(file: &Container<'_>, name: &str) -> Result<Vec<u8>> {
     match file.tensor(name).map(|t| t.values) {
         Some(Values::U8(x)) => Ok(x),
         _ => Err(wrong_type(name, "U8")),
@@ -325,7 +243,7 @@ fn bytes_of(file: &Container<'_>, name: &str) -> Result<Vec<u8>> {
 }
 
 /// The library calls things by its own names; the file has others.
-fn in_words_of_the_file(e: longhand::Error) -> Failure {
+pub(crate) fn in_words_of_the_file(e: longhand::Error) -> Failure {
     let longhand::Error::Invalid { field, value, rule } = e else {
         return Failure::from(e);
     };
@@ -340,34 +258,17 @@ fn in_words_of_the_file(e: longhand::Error) -> Failure {
     Failure::input(format!("{field} = {value}: {rule}"))
 }
 
-/// `seqlen_q` and `seqlen_k` of a ragged batch are its longest sequences, not a bound of them.
-fn check_longest(inputs: &OwnedInputs<f32>, p: &Params) -> Result<()> {
-    for (name, ends, said) in [
-        ("seqlen_q", &inputs.cu_seqlens_q, p.shape.seqlen_q),
-        ("seqlen_k", &inputs.cu_seqlens_k, p.shape.seqlen_k),
-    ] {
-        let Some(ends) = ends else { continue };
-        let longest = ends.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
-        if longest != said {
-            let message =
-                format!("params.{name} = {said}: must be the longest sequence, {longest}");
-            return Err(Failure::input(message));
-        }
-    }
-    Ok(())
-}
-
-fn expected_of(
+/// The results that a file expects; `shape` knows the problem's.
+pub(crate) fn expected_of(
     file: &Container<'_>,
-    problem: &Full,
-    inputs: &OwnedInputs<f32>,
+    shape: &dyn Fn(&str) -> Option<Vec<usize>>,
 ) -> Result<BTreeMap<String, Tensor>> {
     let mut expected = BTreeMap::new();
     for full_name in file.names() {
         let Some(name) = full_name.strip_prefix("expected.") else {
             continue;
         };
-        let Some(shape) = result_shape(problem, inputs, name) else {
+        let Some(dims) = shape(name) else {
             let message = format!("tensor '{full_name}': this problem has no result '{name}'");
             return Err(Failure::input(message));
         };
@@ -375,7 +276,7 @@ fn expected_of(
             let message = format!("tensor '{full_name}': must come with grad.out, which is absent");
             return Err(Failure::input(message));
         }
-        let dims: Vec<_> = shape.into_iter().map(Some).collect();
+        let dims: Vec<_> = dims.into_iter().map(Some).collect();
         expect(file, &full_name, "F64", &dims, "the shape of the result")?;
         if let Some(tensor) = file.tensor(&full_name) {
             expected.insert(name.to_owned(), tensor);

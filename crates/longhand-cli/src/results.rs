@@ -1,7 +1,8 @@
 //! Results under the names that files give them.
 
 use crate::container::{Tensor, Values};
-use crate::problem_file::{OwnedInputs, ProblemFile};
+use crate::full_file::{FullFile, OwnedInputs};
+use crate::problem_file::ProblemFile;
 use longhand::full::{Gradients, Output};
 use longhand::{DType, Full};
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ pub type Results = BTreeMap<String, Vec<f64>>;
 /// Names the parts of a result. What a device stores as `dtype` (all but `lse` and the bias's
 /// gradient, which are f32) is rounded to it.
 pub fn from_parts<T: Into<f64> + Copy>(
-    file: &ProblemFile,
+    file: &FullFile,
     output: &Output<T>,
     gradients: Option<&Gradients<T>>,
     dtype: DType,
@@ -38,7 +39,7 @@ pub fn from_parts<T: Into<f64> + Copy>(
 /// The results as the tensors of a file, floats as F32.
 pub fn to_tensors(file: &ProblemFile, results: &Results) -> BTreeMap<String, Tensor> {
     let tensor = |name: &String, x: &Vec<f64>| Tensor {
-        shape: result_shape(&file.problem, &file.inputs, name).unwrap_or(vec![x.len()]),
+        shape: file.result_shape(name).unwrap_or(vec![x.len()]),
         values: Values::F32(x.iter().map(|&x| x as f32).collect()),
     };
     results.iter().map(|(name, x)| (name.clone(), tensor(name, x))).collect()

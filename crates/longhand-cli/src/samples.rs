@@ -1,7 +1,7 @@
 //! The sample problems shipped inside the program.
 
 /// Name and bytes of each, small problem files with expected results.
-pub(crate) const FULL: [(&str, &[u8]); 8] = [
+pub(crate) const ALL: [(&str, &[u8]); 11] = [
     ("length1", include_bytes!("../samples/length1.safetensors")),
     ("gqa_h4_kv2_causal", include_bytes!("../samples/gqa_h4_kv2_causal.safetensors")),
     ("window_9_0_causal", include_bytes!("../samples/window_9_0_causal.safetensors")),
@@ -16,4 +16,7 @@ pub(crate) const FULL: [(&str, &[u8]); 8] = [
         include_bytes!("../samples/causal_lq_gt_lk_empty_rows.safetensors"),
     ),
     ("combined", include_bytes!("../samples/combined.safetensors")),
+    ("globals_scattered_w4", include_bytes!("../samples/globals_scattered_w4.safetensors")),
+    ("dilation_1_2_3", include_bytes!("../samples/dilation_1_2_3.safetensors")),
+    ("padding_and_globals", include_bytes!("../samples/padding_and_globals.safetensors")),
 ];

@@ -48,6 +48,19 @@ entries! {
         copy(&text, buffer, length, whole)
     }
 
+    // The same for how many modules, streams (with two of each context's own), events and
+    // allocations there are, and how many modules were loaded since the last reset.
+    fn lh_sim_live(buffer: *mut u8, length: usize, whole: *mut usize) {
+        let text = with(|s| {
+            let counts = [s.modules.len(), s.streams.len(), s.events.len(), s.memory.len()];
+            let [modules, streams, events, memory] = counts;
+            let live =
+                format!("modules {modules}, streams {streams}, events {events}, memory {memory}");
+            format!("{live}; loaded {}", s.loaded)
+        });
+        copy(&text, buffer, length, whole)
+    }
+
     // Names the allocation at `pointer` in reports; with `flags` 1, kernels must not write it.
     fn lh_sim_tag(pointer: u64, _length: usize, flags: c_uint, name: *const c_char) {
         let name = text(name)?;
@@ -67,6 +80,7 @@ entries! {
             s.settings = Settings::from_environment();
             s.random = s.settings.seed;
             s.clock = 0.0;
+            s.loaded = 0;
             s.apply_options();
         });
         Ok(())

@@ -22,6 +22,7 @@ pub(crate) struct Function {
 }
 
 /// A launch that passed the driver's own checks.
+#[derive(Clone)]
 pub(crate) struct Launching {
     pub(crate) ptx: Arc<ptx_sim::Module>,
     pub(crate) entry: String,
@@ -43,6 +44,7 @@ impl State {
     /// Parses PTX text for the current context; on failure the code and what the log says.
     pub(crate) fn load(&mut self, text: &[u8]) -> Result<u64, (u32, String)> {
         let context = self.current().map_err(|code| (code, String::new()))?;
+        self.not_capturing().map_err(|code| (code, String::new()))?;
         let rejected = |code: u32, text: String| Err((code, text));
         if text.starts_with(b"\x7fELF") || text.starts_with(&[0x50, 0xed, 0x55, 0xba]) {
             return rejected(code::NO_BINARY_FOR_GPU, "compiled code cannot be simulated".into());
@@ -72,6 +74,7 @@ impl State {
             let text = format!(".target sm_{}{letter}: the device is sm_{sm}", module.target);
             return rejected(code::NO_BINARY_FOR_GPU, text);
         }
+        self.loaded += 1;
         self.modules.insert(handle, Module { context, ptx: Arc::new(module) });
         Ok(handle)
     }
@@ -138,9 +141,8 @@ impl State {
             launch.dynamic_smem
         );
         rule(launch.dynamic_smem <= allowed, code::INVALID_VALUE, "LAUNCH-SMEM", text);
-        let registers =
-            u64::from(entry.regs.max(1).next_multiple_of(8)) * threads.next_multiple_of(32);
-        let text = format!("{threads} threads of {} registers", entry.regs);
+        let registers = u64::from(registers(entry)) * threads.next_multiple_of(32);
+        let text = format!("{threads} threads of {} registers", self::registers(entry));
         rule(registers <= 65_536, code::LAUNCH_OUT_OF_RESOURCES, "LAUNCH-REGS", text);
         let [cx, cy, cz] = launch.cluster;
         let blocks = u64::from(cx) * u64::from(cy) * u64::from(cz);
@@ -209,12 +211,20 @@ impl State {
             return Err(code::INVALID_VALUE);
         }
         let warps = threads.div_ceil(32);
-        let registers = entry.regs.max(1).next_multiple_of(8) * 32 * warps;
+        let registers = registers(entry) * 32 * warps;
         // A kibibyte of each block's is the system's.
         let shared = u64::from(entry.static_smem) + dynamic + 1024;
         let by_shared = u64::from(profile.smem_per_sm) / shared.next_multiple_of(128);
         Ok((64 / warps).min(32).min(65_536 / registers).min(by_shared as u32))
     }
+}
+
+/// Registers of a thread as a compiler would give them: the simulator's estimate, but no more than
+/// leaves room for the block that the kernel declares.
+pub(crate) fn registers(entry: &ptx_sim::Entry) -> u32 {
+    let threads = entry.reqntid.or(entry.maxntid).map(|n| n.iter().map(|&n| n.max(1)).product());
+    let most = threads.map_or(255, |threads: u32| 65_536 / threads.next_multiple_of(32) / 8 * 8);
+    entry.regs.clamp(1, most.clamp(1, 255)).next_multiple_of(8)
 }
 
 /// The driver's code for what the simulator found first.

@@ -74,6 +74,9 @@ pub struct Config {
     pub ragged: bool,
     /// The keys are split over CTAs and a second kernel combines the parts.
     pub split: bool,
+    /// The rows of a CTA are those of all query heads that share a key head, so that few queries
+    /// read each key once.
+    pub packed: bool,
 }
 
 /// Picks the kernel for `problem` on a device, or says why there is none.
@@ -107,7 +110,14 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         key_padding: problem.key_padding,
         ragged: problem.ragged.is_some(),
         split: false,
+        packed: s.seqlen_q <= 32
+            && s.heads_q > s.heads_kv
+            && !problem.alibi
+            && problem.bias.is_none(),
     };
+    // The one case with no registers left for the addresses of a padded row's chunks.
+    let crowded = config.dtype == DType::F32 && head_dim == 256;
+    config.vec &= !(crowded && config.padded && config.has_options());
     let tiles = config.tiles(s.seqlen_q);
     let fits =
         |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
@@ -158,18 +168,23 @@ impl Config {
         }
         // With 32 rows a warp reads K and V from shared memory half as often per product, but its
         // accumulators leave few registers for anything else.
-        let options = self.left || self.scaled || self.softcap || self.alibi || self.bias;
-        let options = options || self.key_padding;
-        match (seqlen_q <= 64, self.head_dim) {
+        let plain = !self.has_options() && !self.padded;
+        match (seqlen_q <= 64 || self.packed, self.head_dim) {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
             (false, ..=64) => vec![tile(128, 64, 32, true)],
-            (false, 96) => vec![tile(128, 64, 32, false)],
-            (false, 128) if options => vec![tile(128, 64, 16, true)],
-            (false, 128) => vec![tile(128, 32, 32, false)],
-            (false, 192) => vec![tile(128, 32, 16, false)],
-            (false, _) => vec![tile(128, 32, 16, false), tile(64, 32, 16, false)],
+            (false, 96) if plain => vec![tile(128, 64, 32, false)],
+            (false, 128) if !self.has_options() => vec![tile(128, 32, 32, false)],
+            (false, ..=128) => vec![tile(128, 64, 16, true)],
+            (false, 192) => vec![tile(128, 32, 16, true)],
+            (false, _) => vec![tile(128, 32, 16, plain), tile(64, 32, 16, plain)],
         }
+    }
+
+    /// Whether scores are modified or masked by more than a position's right side.
+    fn has_options(&self) -> bool {
+        let modified = self.scaled || self.softcap || self.alibi || self.bias;
+        modified || self.left || self.key_padding
     }
 
     /// The same kernel for tensors whose rows begin anywhere.
@@ -217,10 +232,18 @@ impl Config {
         }
     }
 
+    /// CTAs of one head, or of one key head if rows are packed.
+    pub(super) fn row_blocks(&self, problem: &Full) -> usize {
+        let s = &problem.shape;
+        let rows = if self.packed { s.heads_q / s.heads_kv * s.seqlen_q } else { s.seqlen_q };
+        rows.div_ceil(self.tile.block_m as usize)
+    }
+
     /// CTAs of unsplit keys.
     fn blocks(&self, problem: &Full) -> usize {
         let s = &problem.shape;
-        s.seqlen_q.div_ceil(self.tile.block_m as usize).saturating_mul(s.batch * s.heads_q)
+        let heads = if self.packed { s.heads_kv } else { s.heads_q };
+        self.row_blocks(problem).saturating_mul(s.batch * heads)
     }
 
     /// CTAs of `stage`.
@@ -261,6 +284,7 @@ impl Config {
                 alibi: false,
                 bias: false,
                 key_padding: false,
+                packed: false,
                 ..*self
             },
         }
@@ -272,8 +296,12 @@ impl Config {
         let mut text = format!("head_dim {}, sm_80 tile {block_m}x{block_n}", self.head_dim);
         let warps = self.threads(Stage::Forward) / 32;
         text += &format!(", {warps} warps of {} rows", self.tile.rows);
-        let flags =
-            [(self.split, "split keys"), (self.padded, "padded"), (!self.vec, "scalar loads")];
+        let flags = [
+            (self.packed, "heads packed"),
+            (self.split, "split keys"),
+            (self.padded, "padded"),
+            (!self.vec, "scalar loads"),
+        ];
         for (_, name) in flags.iter().filter(|(on, _)| *on) {
             text += ", ";
             text += name;
@@ -334,6 +362,7 @@ impl Config {
             key_padding => self.key_padding,
             ragged => self.ragged,
             split => self.split,
+            packed => self.packed,
             always_edge => self.key_padding || self.bias,
         }
     }

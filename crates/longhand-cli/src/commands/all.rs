@@ -1,6 +1,5 @@
 //! `longhand` without a command: every kind on every device, compared with the reference.
 
-use super::bench::dense_bytes;
 use crate::cli::{Outcome, say};
 use crate::compare::{Comparison, Measure, compare, difference};
 use crate::container::Values;
@@ -34,7 +33,7 @@ struct Row {
 
 pub(crate) fn run() -> Result<Outcome> {
     let mut samples = Vec::new();
-    for (name, bytes) in samples::FULL {
+    for (name, bytes) in samples::ALL {
         samples.push(sample(name, ProblemFile::parse(name, bytes, true)?)?);
     }
     let (mut devices, mut absent) = (Vec::new(), Vec::new());
@@ -109,26 +108,18 @@ fn large() -> Result<Sample> {
     let shape =
         Shape { batch: 1, heads_q: 2, heads_kv: 1, seqlen_q: 2048, seqlen_k: 2048, head_dim: 64 };
     let problem = Full::new(shape, DType::F32).causal();
-    let file = ProblemFile {
-        name: "generated".to_owned(),
-        problem,
-        inputs: generate::inputs(&problem)?,
-        grad_out: None,
-        expected: BTreeMap::new(),
-        tolerance: None,
-    };
-    sample("generated_2048_causal", file)
+    sample("generated_2048_causal", generate::full(&problem)?)
 }
 
 impl Sample {
     /// Generated, so no file says what to expect.
     fn is_large(&self) -> bool {
-        self.file.expected.is_empty()
+        self.file.expected().is_empty()
     }
 
     /// The reference against the values that the file expects, both in f64.
     fn against_the_file(&self) -> Result<Row> {
-        let error = |name: &str| match self.file.expected.get(name).map(|t| &t.values) {
+        let error = |name: &str| match self.file.expected().get(name).map(|t| &t.values) {
             Some(Values::F64(x)) => {
                 Some(difference(Measure::of(name), &self.reference[name], x).error)
             }
@@ -167,9 +158,8 @@ impl Sample {
             Device::Host(_) => Some((host_ms, 0)),
             _ if !device.is_measured() => None,
             _ => {
-                let problem = Full { dtype, ..self.file.problem };
                 let repeats = if self.is_large() { 1 } else { 3 };
-                let timing = device.time(&problem, &self.file.inputs, repeats)?;
+                let timing = device.time(&self.file, dtype, repeats)?;
                 Some((timing.best_ms, timing.workspace_bytes))
             }
         };
@@ -192,7 +182,7 @@ impl Sample {
     ) -> Row {
         let verdict = if agrees { "agrees" } else { "DISAGREES" };
         let cells = vec![
-            "full".to_owned(),
+            self.file.op().to_owned(),
             self.name.clone(),
             device.to_owned(),
             dtype.to_owned(),
@@ -204,7 +194,7 @@ impl Sample {
             table::or_dash(measured, |(ms, _)| table::ms(ms)),
             table::ms(self.reference_ms),
             table::or_dash(measured, |(_, bytes)| table::bytes(bytes)),
-            table::bytes(dense_bytes(&self.file.problem)),
+            table::bytes(self.file.dense_bytes()),
         ];
         Row { cells, agrees }
     }

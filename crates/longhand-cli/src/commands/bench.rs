@@ -1,19 +1,21 @@
 //! `longhand bench`: times over sequence lengths.
 
-use crate::cli::{Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, Outcome, ProblemOptions, say};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
-use crate::failure::Result;
-use crate::problem_file::known_op;
-use crate::{generate, plot, table};
-use longhand::Full;
+use crate::failure::{Failure, Result};
+use crate::problem_file::{ProblemFile, known_op};
+use crate::ptxas::{self, Assembler};
+use crate::{cuda, generate, plot, sass, table};
+use longhand::{DType, Full};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "Examples:
   longhand bench
   longhand bench full --device webgpu --lengths 512,1024,2048,4096 --causal
   longhand bench full --device webgpu --head-dim 128 --dtype f16 --json speed.json --svg speed.svg
+  longhand bench full --static --head-dim 128 --dtype bf16
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
 v, out and lse, each once. The dense way needs the 'dense' bytes for its scores alone.";
@@ -33,8 +35,14 @@ pub(crate) struct Options {
     /// Launches after the first; the fastest counts
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeats: usize,
+    /// No device: assemble the CUDA kernels and estimate from their main loop what part of an
+    /// A100's tensor-core peak they leave time for (needs the assemblers of ./check --setup)
+    #[arg(long = "static", conflicts_with_all = ["device", "json", "svg", "repeats"])]
+    estimate: bool,
     #[command(flatten)]
     problem: ProblemOptions,
+    #[command(flatten)]
+    longformer: LongformerOptions,
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -43,24 +51,45 @@ pub(crate) struct Options {
     svg: Option<PathBuf>,
 }
 
-/// One length's measurements.
+/// One length's measurements, with what the problem is.
 struct Row {
-    problem: Full,
+    seqlen: usize,
+    flops: f64,
+    bytes: f64,
+    dense_bytes: u64,
+    dtype: DType,
     timing: Timing,
 }
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
-    let problems: Vec<Full> =
-        options.lengths.iter().map(|&n| options.problem.problem(n, n)).collect::<Result<_>>()?;
+    if options.estimate {
+        if options.kind != "full" {
+            return Err(Failure::declined("--static: only of op 'full' in this build"));
+        }
+        let of = |&n: &usize| options.problem.problem(n, n);
+        return estimate(&options.lengths.iter().map(of).collect::<Result<Vec<_>>>()?);
+    }
+    let files: Vec<Generator> =
+        options.lengths.iter().map(|&n| generator(options, n)).collect::<Result<_>>()?;
     let device = Device::open(options.device)?;
-    let bar = super::progress(problems.len());
+    let bar = super::progress(files.len());
     let mut rows = Vec::new();
-    for problem in problems {
-        bar.set_message(format!("length {}", problem.shape.seqlen_q));
-        let inputs = generate::inputs(&problem)?;
-        let timing = device.time(&problem, &inputs, options.repeats.max(1))?;
-        rows.push(Row { problem, timing });
+    for (&seqlen, generate) in options.lengths.iter().zip(files) {
+        bar.set_message(format!("length {seqlen}"));
+        let file = generate()?;
+        let timing = device.time(&file, options.problem.dtype, options.repeats.max(1))?;
+        let (flops, bytes) = match &file {
+            ProblemFile::Full(f) => {
+                let p = Full { dtype: options.problem.dtype, ..f.problem };
+                (p.flops(), p.bytes())
+            }
+            ProblemFile::Longformer(f) => {
+                (f.problem.flops(f.problem.max_globals), f.problem.bytes())
+            }
+        };
+        let (dense_bytes, dtype) = (file.dense_bytes(), options.problem.dtype);
+        rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing });
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -81,21 +110,76 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
+/// What the kernels' machine code says of their speed, by each assembler.
+fn estimate(problems: &[Full]) -> Result<Outcome> {
+    let assemblers = Assembler::all(&ptxas::tools_folder(Path::new(".")));
+    if assemblers.is_empty() {
+        let why = "no ptxas and nvdisasm in LONGHAND_TOOLS or target/tools; run ./check --setup";
+        return Err(Failure::declined(why));
+    }
+    let mut rows = vec![];
+    for problem in problems {
+        for (name, text) in cuda::sources(problem, cuda::Arch::Sm80, false)? {
+            for assembler in &assemblers {
+                let made = assembler.assemble(&text, &std::env::temp_dir());
+                let made = made.map_err(|e| Failure::declined(format!("ptxas: {e}")))?;
+                let found = sass::main_loop(&made.code);
+                let or_dash =
+                    |text: fn(&sass::MainLoop) -> String| table::or_dash(found.as_ref(), text);
+                rows.push(vec![
+                    name.clone(),
+                    assembler.version.clone(),
+                    problem.shape.seqlen_q.to_string(),
+                    made.usage().registers.to_string(),
+                    made.usage().spilled.to_string(),
+                    or_dash(|l| l.products.to_string()),
+                    or_dash(|l| format!("{:.2}", l.issued as f64 / l.products as f64)),
+                    or_dash(|l| format!("{:.2}", l.alone())),
+                    or_dash(|l| format!("{:.2}", l.overlapped())),
+                ]);
+            }
+        }
+    }
+    let head = [
+        "kernel",
+        "ptxas",
+        "length",
+        "registers",
+        "spilled",
+        "products",
+        "issue/product",
+        "alone",
+        "overlapped",
+    ];
+    say(&table::render(&head, &rows, 2))?;
+    Ok(Outcome::Good)
+}
+
 impl Row {
     fn tflops(&self) -> f64 {
-        self.problem.flops() / self.timing.best_ms / 1e9
+        self.flops / self.timing.best_ms / 1e9
     }
 
     fn gbytes(&self) -> f64 {
-        self.problem.bytes() / self.timing.best_ms / 1e6
+        self.bytes / self.timing.best_ms / 1e6
     }
 }
 
-/// Bytes of one f32 score for each query, key and head: what a dense evaluation holds.
-pub(crate) fn dense_bytes(problem: &Full) -> u64 {
-    let s = &problem.shape;
-    let sizes = [s.batch, s.heads_q, s.seqlen_q, s.seqlen_k];
-    sizes.iter().fold(4, |n, &f| n.saturating_mul(f as u64))
+/// Makes a problem with its inputs when it is its turn.
+type Generator = Box<dyn Fn() -> Result<ProblemFile>>;
+
+/// The problem of one length, checked before anything runs.
+fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
+    Ok(match options.kind.as_str() {
+        "longformer" => {
+            let problem = options.longformer.problem(&options.problem, seqlen)?;
+            Box::new(move || generate::longformer(&problem))
+        }
+        _ => {
+            let problem = options.problem.problem(seqlen, seqlen)?;
+            Box::new(move || generate::full(&problem))
+        }
+    })
 }
 
 fn text(device: &Device, rows: &[Row]) -> String {
@@ -105,14 +189,14 @@ fn text(device: &Device, rows: &[Row]) -> String {
         let t = &row.timing;
         vec![
             device.name().to_owned(),
-            row.problem.dtype.to_string(),
-            row.problem.shape.seqlen_q.to_string(),
+            row.dtype.to_string(),
+            row.seqlen.to_string(),
             table::ms(t.best_ms),
             format!("{:.4}", row.tflops()),
             format!("{:.2}", row.gbytes()),
             table::or_dash(t.first_ms, table::ms),
             table::bytes(t.workspace_bytes),
-            table::bytes(dense_bytes(&row.problem)),
+            table::bytes(row.dense_bytes),
         ]
     };
     table::render(&head, &rows.iter().map(row).collect::<Vec<_>>(), 2)
@@ -120,40 +204,36 @@ fn text(device: &Device, rows: &[Row]) -> String {
 
 fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
     let row = |row: &Row| {
-        let s = &row.problem.shape;
         json!({
-            "seqlen": s.seqlen_q,
+            "seqlen": row.seqlen,
             "ms": row.timing.best_ms,
             "first_ms": row.timing.first_ms,
             "tflops": row.tflops(),
             "gbytes_per_s": row.gbytes(),
             "workspace_bytes": row.timing.workspace_bytes,
-            "dense_bytes": dense_bytes(&row.problem),
+            "dense_bytes": row.dense_bytes,
         })
     };
-    let first = rows.first().map(|row| row.problem);
+    let p = &options.problem;
     json!({
         "kind": options.kind,
         "device": device.name(),
         "adapter": device.adapter(),
-        "dtype": first.map(|p| p.dtype.name()),
-        "batch": first.map(|p| p.shape.batch),
-        "heads_q": first.map(|p| p.shape.heads_q),
-        "heads_kv": first.map(|p| p.shape.heads_kv),
-        "head_dim": first.map(|p| p.shape.head_dim),
-        "causal": first.map(|p| p.causal),
+        "dtype": p.dtype.name(),
+        "batch": p.batch,
+        "heads_q": p.heads,
+        "heads_kv": p.heads_kv.unwrap_or(p.heads),
+        "head_dim": p.head_dim,
+        "causal": p.causal,
         "rows": rows.iter().map(row).collect::<Vec<_>>(),
     })
 }
 
 fn svg(device: &Device, options: &Options, rows: &[Row]) -> String {
-    let points =
-        rows.iter().map(|row| (row.problem.shape.seqlen_q as f64, row.timing.best_ms)).collect();
-    let shape = rows.first().map_or(String::new(), |row| {
-        let (p, s) = (&row.problem, &row.problem.shape);
-        let causal = if p.causal { ", causal" } else { "" };
-        format!("{} heads {} head_dim {}{causal}", p.dtype, s.heads_q, s.head_dim)
-    });
+    let points = rows.iter().map(|row| (row.seqlen as f64, row.timing.best_ms)).collect();
+    let p = &options.problem;
+    let causal = if p.causal { ", causal" } else { "" };
+    let shape = format!("{} heads {} head_dim {}{causal}", p.dtype, p.heads, p.head_dim);
     plot::log_log(&plot::Plot {
         title: format!("{} attention, {shape}", options.kind),
         x: "sequence length".to_owned(),

@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         let name = path.display().to_string();
         bar.set_message(name.clone());
         let lines = ProblemFile::read(path)
-            .and_then(|file| check(&device, &file, options.dtype).map_err(|e| e.at(&file.name)));
+            .and_then(|file| check(&device, &file, options.dtype).map_err(|e| e.at(file.name())));
         match &lines {
             Ok(lines) => lines.iter().for_each(|line| counts.add(line)),
             Err(failure) => {
@@ -93,17 +93,17 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
 
 /// Compares every expected result of a file.
 pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result<Vec<Line>> {
-    if file.expected.is_empty() {
+    if file.expected().is_empty() {
         return Err(Failure::input("no expected.* tensors: nothing to check"));
     }
-    let backward = file.expected.keys().any(|name| name.starts_with("grad."));
+    let backward = file.expected().keys().any(|name| name.starts_with("grad."));
     let computed = device.compute(file, dtype, backward)?;
     let tolerances =
         naive::tolerances(file, dtype, backward && computed.backward_declined.is_none())?;
-    let mut names: Vec<&String> = file.expected.keys().collect();
+    let mut names: Vec<&String> = file.expected().keys().collect();
     names.sort_by_key(|name| (name.starts_with("grad."), name.as_str() != "out", name.as_str()));
     let line = |name: &String| {
-        let Values::F64(expected) = &file.expected[name].values else {
+        let Values::F64(expected) = &file.expected()[name].values else {
             return Err(Failure::input(format!("tensor 'expected.{name}': must be F64")));
         };
         match (computed.results.get(name), tolerances.get(name), &computed.backward_declined) {

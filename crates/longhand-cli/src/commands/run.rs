@@ -39,18 +39,18 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let file = ProblemFile::read_inputs(&options.input)?;
-    if options.backward && file.grad_out.is_none() {
+    if options.backward && !file.has_grad_out() {
         let message = "tensor 'grad.out' is absent: --backward needs it";
-        return Err(Failure::input(message).at(&file.name));
+        return Err(Failure::input(message).at(file.name()));
     }
     let device = Device::open(options.device)?;
     let computed =
-        device.compute(&file, options.dtype, options.backward).map_err(|e| e.at(&file.name))?;
+        device.compute(&file, options.dtype, options.backward).map_err(|e| e.at(file.name()))?;
     if let Some(reason) = computed.backward_declined {
-        return Err(Failure::declined(reason).at(&file.name));
+        return Err(Failure::declined(reason).at(file.name()));
     }
     let metadata: BTreeMap<String, String> = [
-        ("op", "full"),
+        ("op", file.op()),
         ("device", device.name()),
         ("dtype", options.dtype.name()),
         ("source", concat!("longhand ", env!("CARGO_PKG_VERSION"))),

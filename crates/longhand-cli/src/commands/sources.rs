@@ -1,7 +1,7 @@
 //! `longhand sources`: the exact text of a kernel.
 
 use crate::cli::{Outcome, ProblemOptions, say};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::problem_file::known_op;
 use crate::{cuda, webgpu};
 use longhand::full::{Bias, Ragged};
@@ -58,6 +58,10 @@ enum Target {
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
+    if options.kind != "full" {
+        let reason = format!("op '{}': no kernel in this build yet", options.kind);
+        return Err(Failure::declined(reason));
+    }
     let seqlen_q = options.seqlen_q.unwrap_or(options.seqlen);
     let seqlen_k = options.seqlen_k.unwrap_or(options.seqlen);
     let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;

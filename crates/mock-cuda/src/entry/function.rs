@@ -1,7 +1,7 @@
 //! Attributes of kernels, their parameters, occupancy.
 
 use crate::abi::{code, entries, out};
-use crate::kernels::SHARED_BY_DEFAULT;
+use crate::kernels::{SHARED_BY_DEFAULT, registers};
 use crate::state::{State, ask, with};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
@@ -142,7 +142,7 @@ impl State {
             1 => entry.static_smem as c_int,
             // Constants, local memory: of the compiler's making, and there is none.
             2 | 3 => 0,
-            4 => entry.regs as c_int,
+            4 => registers(entry) as c_int,
             5 => found.ptx.target as c_int,
             6 => sm as c_int,
             7 | 10..=13 | 15 => 0,

@@ -5,25 +5,25 @@ use std::collections::BTreeMap;
 
 /// Instructions of one warp in one pass of the main loop, without the parts that it branches over.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct MainLoop {
+pub struct MainLoop {
     /// Tensor-core products.
-    pub(crate) products: usize,
+    pub products: usize,
     /// Issue slots of everything.
-    pub(crate) issued: usize,
+    pub issued: usize,
     /// Cycles that the tensor core of a quarter of an sm_80 SM takes.
-    pub(crate) tensor_cycles: usize,
+    pub tensor_cycles: usize,
     /// Cycles of the busiest other unit.
-    pub(crate) other_cycles: usize,
+    pub other_cycles: usize,
 }
 
 impl MainLoop {
     /// Of the dense peak: one warp per tensor core, nothing overlapping.
-    pub(crate) fn alone(&self) -> f64 {
+    pub fn alone(&self) -> f64 {
         self.tensor_cycles as f64 / (self.tensor_cycles + self.other_cycles) as f64
     }
 
     /// Of the dense peak: enough warps that the busiest unit is never idle.
-    pub(crate) fn overlapped(&self) -> f64 {
+    pub fn overlapped(&self) -> f64 {
         self.tensor_cycles as f64 / self.tensor_cycles.max(self.other_cycles) as f64
     }
 }
@@ -42,7 +42,7 @@ impl std::fmt::Display for MainLoop {
 }
 
 /// Labels and instructions alone, one a line.
-pub(crate) fn compact(code: &str) -> String {
+pub fn compact(code: &str) -> String {
     let mut text = String::new();
     for line in code.lines() {
         let line = line.trim();
@@ -65,7 +65,8 @@ fn opcode(instruction: &str) -> &str {
     word.split('.').next().unwrap_or_default()
 }
 
-pub(crate) fn opcodes(code: &str) -> BTreeMap<String, usize> {
+/// How often each opcode stands in the code.
+pub fn opcodes(code: &str) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
     for line in code.lines().filter(|line| !line.ends_with(':')) {
         *count.entry(opcode(line).to_owned()).or_default() += 1;
@@ -78,7 +79,7 @@ fn target(instruction: &str) -> Option<&str> {
 }
 
 /// The loop with the most products.
-pub(crate) fn main_loop(code: &str) -> Option<MainLoop> {
+pub fn main_loop(code: &str) -> Option<MainLoop> {
     let mut labels = BTreeMap::new();
     let mut instructions = vec![];
     for line in code.lines() {

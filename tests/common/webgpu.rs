@@ -1,0 +1,38 @@
+//! The WebGPU device of the tests.
+
+use longhand::webgpu::{Caps, Context};
+use std::sync::OnceLock;
+
+/// The device of this process, or `None` where there is no adapter, which is loud, and an error
+/// if `LONGHAND_REQUIRE` names `webgpu`.
+pub fn device() -> Option<&'static Context> {
+    static DEVICE: OnceLock<Option<Context>> = OnceLock::new();
+    let context = DEVICE.get_or_init(|| {
+        let want = std::env::var("LONGHAND_ADAPTER").ok();
+        match Context::open(want.as_deref()) {
+            Ok(context) => {
+                eprintln!("on {} ({})", context.info().name, context.info().driver_info);
+                Some(context)
+            }
+            Err(why) => {
+                let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
+                assert!(!required.contains("webgpu"), "LONGHAND_REQUIRE={required}, but {why}");
+                eprintln!("SKIPPED: {why}");
+                None
+            }
+        }
+    });
+    context.as_ref()
+}
+
+/// The device of this process, with kernels selected for `caps` of its own.
+pub fn device_with(caps: impl FnOnce(Caps) -> Caps) -> Option<Context> {
+    let context = device()?;
+    let caps = caps(*context.caps());
+    Some(Context::with_caps(context.device().clone(), context.queue().clone(), caps))
+}
+
+/// What a GPU with nothing but WebGPU's guaranteed limits and no features would be given.
+pub fn baseline_gpu(caps: Caps) -> Caps {
+    Caps { offset_alignment: caps.offset_alignment, ..Caps::baseline() }
+}
