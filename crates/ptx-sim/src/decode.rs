@@ -79,6 +79,7 @@ pub(crate) fn lower(
     }
     flat.frames.push(Frame { parent: Some(0), ..Frame::default() });
     flat.walk(&kernel.body, 1)?;
+    flat.check_sizes(kernel)?;
     // A kernel that runs off its end returns.
     let mut code = Vec::with_capacity(flat.code.len() + 1);
     for (inst, frame) in &flat.code {
@@ -202,12 +203,26 @@ impl Flat<'_> {
         }
     }
 
+    /// Of all variables of a space, and registers: beyond what any kernel has.
+    fn check_sizes(&self, kernel: &Kernel) -> Result<()> {
+        let registers = self.n32 + self.n64 + self.preds;
+        if self.local > 512 << 10 || self.static_smem > 1 << 24 || registers > 1 << 17 {
+            let message = format!(
+                "{} bytes of local and {} of shared memory, {registers} registers are more than a kernel has",
+                self.local, self.static_smem
+            );
+            let place = (kernel.line, kernel.column);
+            return Err(Diag::text("PTX-PARSE", self.file, place, message));
+        }
+        Ok(())
+    }
+
     fn variable(&mut self, frame: usize, variable: &Variable) {
         let align = variable.align.max(1);
         let symbol = match (variable.space.as_str(), variable.size) {
             (".shared", Some(size)) if !variable.external => {
-                let at = self.static_smem.next_multiple_of(align);
-                self.static_smem = at + size;
+                let at = self.static_smem.checked_next_multiple_of(align).unwrap_or(u32::MAX);
+                self.static_smem = at.saturating_add(size);
                 Name::Symbol(Symbol::Shared, at)
             }
             (".shared", _) => {
@@ -215,8 +230,8 @@ impl Flat<'_> {
                 Name::Symbol(Symbol::Dynamic, 0)
             }
             (_, size) => {
-                let at = self.local.next_multiple_of(align);
-                self.local = at + size.unwrap_or(0);
+                let at = self.local.checked_next_multiple_of(align).unwrap_or(u32::MAX);
+                self.local = at.saturating_add(size.unwrap_or(0));
                 Name::Symbol(Symbol::Local, at)
             }
         };
@@ -260,6 +275,10 @@ impl Decoder<'_> {
     fn op(&mut self) -> Result<(Op, Class)> {
         let opcode = self.inst.opcode.clone();
         let parts: Vec<&str> = opcode.split('.').collect();
+        let alone = ["ret", "exit", "trap", "brkpt", "bra", "pmevent"];
+        if parts.len() == 1 && !alone.contains(&parts[0]) {
+            return self.unsupported();
+        }
         if let Some(since) = since(&parts) {
             self.since(since)?;
         }

@@ -177,6 +177,11 @@ fn check(
             format!("{} bytes of parameters, the kernel takes {}", params.len(), entry.param_bytes);
         return fail("LAUNCH-PARAM", message);
     }
+    if u64::from(gx) * u64::from(gy) * u64::from(gz) > 1 << 31 {
+        let message =
+            format!("grid ({gx}, {gy}, {gz}) of more than 2^31 blocks cannot be simulated");
+        return fail("LAUNCH-DIM", message);
+    }
     if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
         let message = format!("grid ({gx}, {gy}, {gz}); x may be 1 to 2^31-1, y and z 1 to 65535");
         return fail("LAUNCH-DIM", message);

@@ -94,16 +94,23 @@ pub(crate) struct Tree {
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
     let Lexed { tokens, origins } = lex(text, file)?;
-    let mut p = Parser { tokens, at: 0, file: file.to_owned() };
+    let mut p = Parser { tokens, at: 0, depth: 0, file: file.to_owned() };
     let mut tree = p.module()?;
     tree.origins.extend(origins);
     tree.origins.sort();
     Ok(tree)
 }
 
+/// Bytes of a variable.
+const LARGEST: u32 = 1 << 26;
+
+/// Braces within braces that a text may have.
+const DEEPEST: u32 = 64;
+
 struct Parser {
     tokens: Vec<Spanned>,
     at: usize,
+    depth: u32,
     file: String,
 }
 
@@ -353,7 +360,7 @@ impl Parser {
                         .rev()
                         .take_while(|s| !matches!(s.token, Token::Punct('(' | ',')))
                         .any(|s| s.token == Token::Word(".ptr".into()));
-                    let n = self.small("an alignment")?;
+                    let n = self.alignment()?;
                     if !pointed {
                         align = n;
                     }
@@ -376,10 +383,33 @@ impl Parser {
                         return self.error(format!("parameter {word} has no type"));
                     }
                     let align = if align > 0 { align } else { bits / 8 };
+                    if count > LARGEST {
+                        return self
+                            .error(format!("parameter {word} has more than {LARGEST} elements"));
+                    }
                     return Ok(Parameter { name: word, size: bits / 8 * count, align });
                 }
             }
         }
+    }
+
+    /// One level further in.
+    fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth == DEEPEST {
+            return self.error(format!("more than {DEEPEST} levels within one another"));
+        }
+        self.depth += 1;
+        let parsed = parse(self);
+        self.depth -= 1;
+        parsed
+    }
+
+    fn alignment(&mut self) -> Result<u32> {
+        let n = self.small("an alignment")?;
+        if !n.is_power_of_two() || n > 1 << 16 {
+            return self.error(format!("alignment {n}: expected a power of two up to 65536"));
+        }
+        Ok(n)
     }
 
     fn block(&mut self) -> Result<Vec<Statement>> {
@@ -393,7 +423,7 @@ impl Parser {
                 }
                 Token::Punct('{') => {
                     self.next();
-                    statements.push(Statement::Block(self.block()?));
+                    statements.push(Statement::Block(self.deeper(Self::block)?));
                 }
                 Token::Punct('@') => statements.push(self.instruction()?),
                 Token::Punct(';') => {
@@ -491,7 +521,7 @@ impl Parser {
                 ".extern" => external = true,
                 ".visible" | ".weak" => {}
                 ".global" | ".const" | ".shared" | ".local" => space = word,
-                ".align" => align = self.small("an alignment")?,
+                ".align" => align = self.alignment()?,
                 _ if word.starts_with('.') => match type_bits(&word) {
                     Some(n) if (8..=64).contains(&n) => bits = n,
                     _ => {
@@ -517,10 +547,18 @@ impl Parser {
                             self.need(']')?;
                         }
                     }
+                    if size.is_some_and(|size| size > LARGEST) {
+                        return self.error(format!("{word} has more than {LARGEST} bytes"));
+                    }
                     let mut initial = Vec::new();
                     if self.eat('=') {
                         self.initial(bits / 8, &mut initial)?;
-                        size = Some(size.unwrap_or(initial.len() as u32));
+                        let size_given = size.unwrap_or(initial.len() as u32);
+                        if initial.len() > size_given as usize {
+                            return self
+                                .error(format!("{word} is initialised with more than it holds"));
+                        }
+                        size = Some(size_given);
                     }
                     let align = if align > 0 { align } else { bits / 8 };
                     found.push(Variable {
@@ -543,7 +581,7 @@ impl Parser {
     fn initial(&mut self, bytes: u32, out: &mut Vec<u8>) -> Result<()> {
         if self.eat('{') {
             loop {
-                self.initial(bytes, out)?;
+                self.deeper(|p| p.initial(bytes, out))?;
                 if !self.eat(',') {
                     return self.need('}');
                 }
@@ -616,6 +654,10 @@ impl Parser {
     }
 
     fn simple(&mut self) -> Result<Operand> {
+        self.deeper(Self::simple_within)
+    }
+
+    fn simple_within(&mut self) -> Result<Operand> {
         match self.peek().clone() {
             Token::Word(word) => {
                 self.next();
