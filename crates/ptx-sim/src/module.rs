@@ -219,11 +219,7 @@ impl Module {
 }
 
 impl Program {
-    /// Number of a register in `names` by its file.
-    pub(crate) fn meta64(&self, index: u32) -> u32 {
-        self.n32 + index
-    }
-
+    /// Number of a predicate in `names`.
     pub(crate) fn meta_pred(&self, index: u32) -> u32 {
         self.n32 + self.n64 + index
     }

@@ -310,7 +310,7 @@ impl Known<'_> {
         if kind == Order::Ordered || self.mutual(past.strong, strong, past.actor) {
             return None;
         }
-        let Past { actor, clock, pc, lane, .. } = *past;
-        Some(Conflict { actor, clock, pc, lane, wrote, kind })
+        let Past { actor, pc, lane, .. } = *past;
+        Some(Conflict { actor, pc, lane, wrote, kind })
     }
 }

@@ -195,7 +195,7 @@ fn products() {
             (from..from + n).map(|i| format!("%r{i}")).collect::<Vec<_>>().join(", ")
         };
         let mut body =
-            format!("mul.wide.u32 %d3, %r1, 4; add.u64 %d4, %d1, %d3; add.u64 %d5, %d2, %d3;\n");
+            "mul.wide.u32 %d3, %r1, 4; add.u64 %d4, %d1, %d3; add.u64 %d5, %d2, %d3;\n".to_owned();
         for i in 0..na + nb + 4 {
             body += &format!("ld.global.b32 %r{}, [%d4+{}];\n", 10 + i, 128 * i);
         }
