@@ -16,9 +16,9 @@ const FEW_BLOCKS: usize = 128;
 /// How many blocks splitting aims at.
 const ENOUGH_BLOCKS: usize = 512;
 
-/// The fewest keys of a split. What follows from it depends on the problem, not on the device, so
-/// that results do not either.
-const SPLIT_LEN: usize = 512;
+/// About the fewest keys of a split. What follows from these three depends on the problem, not on the
+/// device, so that results do not either.
+const SPLIT_LEN: usize = 256;
 
 /// Threads of the combining kernel: a warp a row.
 pub(super) const COMBINE_THREADS: u32 = 128;
@@ -115,9 +115,6 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
             && !problem.alibi
             && problem.bias.is_none(),
     };
-    // The one case with no registers left for the addresses of a padded row's chunks.
-    let crowded = config.dtype == DType::F32 && head_dim == 256;
-    config.vec &= !(crowded && config.padded && config.has_options());
     let tiles = config.tiles(s.seqlen_q);
     let fits =
         |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
@@ -158,18 +155,23 @@ impl Config {
             rows,
             q_in_registers,
         };
+        let few = seqlen_q <= 64 || self.packed;
         if self.dtype == DType::F32 {
-            return match self.head_dim {
-                32 => vec![tile(64, 64, 16, false)],
-                64..=128 => vec![tile(64, 32, 16, false)],
-                192 => vec![tile(64, 16, 16, false)],
+            return match (few, self.head_dim) {
+                (true, 32) => vec![tile(64, 64, 16, false)],
+                (true, 64..=128) => vec![tile(64, 32, 16, false)],
+                // With 32 rows a warp takes K and V apart into TF32 for twice the products.
+                (false, 32) => vec![tile(128, 64, 32, false)],
+                (false, 64) => vec![tile(128, 32, 32, false)],
+                (false, 96 | 128) => vec![tile(128, 16, 32, false)],
+                (_, 192) => vec![tile(64, 16, 16, false)],
                 _ => vec![tile(64, 16, 16, false), tile(32, 16, 16, false)],
             };
         }
         // With 32 rows a warp reads K and V from shared memory half as often per product, but its
         // accumulators leave few registers for anything else.
         let plain = !self.has_options() && !self.padded;
-        match (seqlen_q <= 64 || self.packed, self.head_dim) {
+        match (few, self.head_dim) {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
             (false, ..=64) => vec![tile(128, 64, 32, true)],
@@ -220,8 +222,10 @@ impl Config {
     /// Keys of one split.
     pub(super) fn split_len(&self, problem: &Full) -> usize {
         let blocks = self.blocks(problem).max(1);
-        let wanted = ENOUGH_BLOCKS.div_ceil(blocks);
-        problem.shape.seqlen_k.div_ceil(wanted).next_multiple_of(64).max(SPLIT_LEN)
+        let seqlen_k = problem.shape.seqlen_k;
+        let splits = (seqlen_k / SPLIT_LEN).clamp(1, ENOUGH_BLOCKS.div_ceil(blocks));
+        // Whole tiles, whatever their size.
+        seqlen_k.div_ceil(splits).next_multiple_of(64).max(64)
     }
 
     /// Into how many parts the keys are split; 1 if they are not.
