@@ -41,7 +41,8 @@ fn codes_of_sources(directory: &Path, codes: &mut BTreeSet<String>) {
                 && literal.starts_with(|c: char| c.is_ascii_uppercase())
                 && literal
                     .chars()
-                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-');
+                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-')
+                && !literal.starts_with("LHTMAP"); // the magic number of maps
             if shaped {
                 codes.insert(literal.to_owned());
             }
