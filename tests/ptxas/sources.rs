@@ -138,11 +138,11 @@ pub(crate) fn all() -> Vec<Source> {
     sources
 }
 
-/// Long sequences without any option, in bf16 and f16, with the goal of each head dimension.
+/// Long sequences without any option, with the goal of each head dimension.
 pub(crate) fn plain() -> Vec<Source> {
     let mut sources = vec![];
     for (head_dim, least) in [(64, 0.5), (96, 0.5), (128, 0.6), (192, 0.5), (256, 0.6)] {
-        for dtype in [DType::BF16, DType::F16] {
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
             let problem = Full::new(shape(head_dim, 4096, 4096), dtype);
             let config = select(&problem, &Caps::a100()).expect("every head dimension has one");
             sources.push(Source { least_fraction: least, ..expand(&config, Stage::Forward) });
