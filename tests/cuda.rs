@@ -18,8 +18,7 @@ use longhand_cli::results::from_parts;
 use std::path::Path;
 
 /// Twice what a plain f32 evaluation of the fixtures stays below, flash-attention's rule; and what
-/// the instruction set allows ex2.approx (two units in the last place of each term, 2^-22 of the
-/// sum) and lg2.approx (2^-22 of a power of two).
+/// the instruction set allows ex2.approx (2^-22 of the sum) and lg2.approx (2^-22 of a power of 2).
 const LSE: f64 = 6e-7 + (1.0 + std::f64::consts::LN_2) / (1 << 22) as f64;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];

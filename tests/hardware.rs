@@ -342,7 +342,7 @@ const MMA: &str = ".version 8.0
 ";
 
 /// Which model of tensor-core sums the device follows: printed, and each element within the sum of
-/// what the models leave open.
+/// what the models leave open. `LONGHAND_DUMP=FILE` keeps operands and results.
 #[test]
 fn tensor_cores_sum_within_the_models() {
     let Some(device) = device() else { return };
