@@ -271,7 +271,8 @@ fn the_instruction_vectors_hold() {
 fn approximations_stay_within_their_bounds() {
     let Some(device) = device() else { return };
     // Bounds of the PTX ISA: in units of the last place, or (0) relative 2^-22.
-    let exact: [(&str, f64, fn(f64) -> f64, f32, f32); 4] = [
+    type Function = fn(f64) -> f64;
+    let exact: [(&str, f64, Function, f32, f32); 4] = [
         ("ex2.approx.ftz.f32", 0.0, f64::exp2, -120.0, 120.0),
         ("rcp.approx.ftz.f32", 1.0, f64::recip, 1e-30, 1e30),
         ("sqrt.approx.ftz.f32", 3.0, f64::sqrt, 1e-30, 1e30),
