@@ -6,9 +6,18 @@ use std::path::{Path, PathBuf};
 
 use ptx_sim::{Device, Launch, Module, Options, Profile};
 
-/// Codes that only operations of sm_90 lead to; theirs are in the sources of those.
-const HOPPER: [&str; 4] =
-    ["ASYNC-BULK-EARLY", "ASYNC-SRC-REUSE", "CLUSTER-PEER-NOT-STARTED", "RACE-PROXY"];
+/// Codes whose kernels need a tensor map, or more than a minimal kernel: the cases' changes trigger them.
+const ELSEWHERE: [&str; 9] = [
+    "CLUSTER-PEER-EXITED",
+    "MBAR-STALE-PHASE",
+    "MULTICAST-MASK",
+    "SETMAXNREG",
+    "TMA-ALIGN",
+    "TMA-COORD",
+    "TMA-DESC",
+    "WGMMA-AREG-INFLIGHT",
+    "WGMMA-SWIZZLE-MISMATCH",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -19,7 +28,7 @@ fn codes_of_sources(directory: &Path, codes: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with("hopper") || name == "main.rs" {
+        if name == "main.rs" {
             continue;
         }
         if path.is_dir() {
@@ -32,7 +41,8 @@ fn codes_of_sources(directory: &Path, codes: &mut BTreeSet<String>) {
                 && literal.starts_with(|c: char| c.is_ascii_uppercase())
                 && literal
                     .chars()
-                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-');
+                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '-')
+                && !literal.starts_with("LHTMAP"); // the magic number of maps
             if shaped {
                 codes.insert(literal.to_owned());
             }
@@ -51,7 +61,7 @@ fn files() -> BTreeSet<String> {
 fn every_code_has_a_kernel() {
     let mut codes = BTreeSet::new();
     codes_of_sources(&root().join("src"), &mut codes);
-    for code in HOPPER {
+    for code in ELSEWHERE {
         codes.remove(code);
     }
     let files = files();
@@ -70,14 +80,18 @@ fn every_code_is_explained() {
 
 #[test]
 fn every_kernel_triggers_its_code_alone() {
+    let mut wrong = Vec::new();
     for code in files() {
         let path = root().join("tests/codes").join(format!("{code}.ptx"));
         let text = std::fs::read_to_string(&path).unwrap();
         let found = run(&text);
         let with = key(&text, "with").map(str::to_owned);
         let expected: BTreeSet<String> = with.into_iter().chain([code.clone()]).collect();
-        assert_eq!(found, expected, "{code}.ptx");
+        if found != expected {
+            wrong.push(format!("{code}.ptx: {found:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// A word of the `// launch:` comment.

@@ -69,8 +69,8 @@ impl Decoder<'_> {
         let wider = parts[0] == "cvt";
         let dst = self.dst_at_least(&self.operand(0)?, found.dst, wider)?;
         let mut src = [Src::Imm(0); 3];
-        for i in 0..sources {
-            src[i] = self.src_at_least(&self.operand(i + 1)?, found.src[i], wider)?;
+        for (i, slot) in src.iter_mut().enumerate().take(sources) {
+            *slot = self.src_at_least(&self.operand(i + 1)?, found.src[i], wider)?;
         }
         // `cvt` sign-extends for the wider register that its destination may be.
         let cut = match self.register_bits(&self.operand(0)?) {

@@ -91,7 +91,9 @@ impl Machine<'_> {
             }
             space => (space, address),
         };
-        let fits = |at: u64, bytes: usize| at + u64::from(len) <= bytes as u64;
+        let fits = |at: u64, bytes: usize| {
+            at.checked_add(u64::from(len)).is_some_and(|end| end <= bytes as u64)
+        };
         match space {
             Space::Global | Space::Generic => {
                 match self.device.global.find(address, u64::from(len)) {

@@ -157,14 +157,39 @@ impl Scheduler {
     }
 }
 
-/// The first warp that gets on runs.
+/// The first warp that gets on runs. One that used up a whole long turn, perhaps waiting in a loop for
+/// another, comes after those that did not.
 fn first(machine: &mut Machine<'_>, all: &[(usize, usize, u32)], n: u32) -> bool {
-    for &(slot, w, _) in all {
-        if machine.quantum(slot, w, n) {
-            return true;
+    for round in 0..2 {
+        for &(slot, w, _) in all {
+            let Some(warp) = &mut machine.ctas[slot].warps[w] else { continue };
+            if warp.tired {
+                continue;
+            }
+            let before = warp.clock;
+            let progress = machine.quantum(slot, w, n);
+            if let Some(warp) = &mut machine.ctas[slot].warps[w] {
+                warp.tired = n >= GREEDY && warp.clock - before >= GREEDY;
+            }
+            if progress {
+                return true;
+            }
+            if machine.fatal {
+                return false;
+            }
         }
-        if machine.fatal {
-            break;
+        if round == 0 {
+            // Everyone else waits: the tired begin again, in order.
+            let mut any = false;
+            for &(slot, w, _) in all {
+                if let Some(warp) = &mut machine.ctas[slot].warps[w] {
+                    any |= warp.tired;
+                    warp.tired = false;
+                }
+            }
+            if !any {
+                break;
+            }
         }
     }
     false

@@ -66,6 +66,7 @@ impl Shape {
     }
 
     pub(crate) fn run(&self, text: &str, options: Options) -> Done {
+        let options = Options { step_budget: options.step_budget.min(20_000_000), ..options };
         let module = Module::parse(text, "test.ptx").unwrap_or_else(|d| panic!("{d}\n{text}"));
         let profile = if module.target >= 90 { Profile::h100() } else { Profile::a100() };
         let mut device = Device::new(profile, options);
@@ -115,6 +116,14 @@ impl Shape {
         for options in Options::matrix() {
             let done = self.run(text, options);
             assert_eq!(done.codes(), codes, "{options:?}\n{}\n{text}", done.report);
+        }
+    }
+
+    /// Runs over all schedules and completion modes: each reports this code, perhaps among others.
+    pub(crate) fn notices(&self, code: &str, text: &str) {
+        for options in Options::matrix() {
+            let done = self.run(text, options);
+            assert!(done.codes().contains(&code), "{options:?} {:?}\n{text}", done.codes());
         }
     }
 }
