@@ -142,8 +142,11 @@ fn ops_of_the_format_that_are_not_here_are_declined_and_not_called_wrong() {
     }
 }
 
+/// Tensors by name, to be changed before they are written.
+type Tensors = Vec<(&'static str, Tensor)>;
+
 /// A problem of Longformer's: 6 positions, 2 heads, 2 globals.
-fn longformer(params: &str, change: impl Fn(&mut Vec<(&'static str, Tensor)>)) -> Vec<u8> {
+fn longformer(params: &str, change: impl Fn(&mut Tensors)) -> Vec<u8> {
     let f32s = || Tensor { shape: vec![1, 6, 2, 4], values: Values::F32(vec![0.5; 48]) };
     let mut tensors = vec![
         ("q", f32s()),
@@ -179,7 +182,7 @@ fn longformers_files_are_checked_field_by_field() {
     assert_says(&of("[1,2]", r#","dilation":[1]"#), &["dilation", "2"]);
     assert_says(&of("[1,2]", r#","dilation":[1,0]"#), &["params.dilation", "from 1"]);
     assert_says(&of("[1,2]", r#","windw":1"#), &["params.windw", "unknown", "longformer"]);
-    let with = |change: &dyn Fn(&mut Vec<(&'static str, Tensor)>)| error(longformer(&good, change));
+    let with = |change: &dyn Fn(&mut Tensors)| error(longformer(&good, change));
     let globals = |list: Vec<i32>| {
         with(&move |t| {
             t[6].1 = Tensor { shape: vec![1, list.len()], values: Values::I32(list.clone()) }
