@@ -9,13 +9,6 @@ use common::guard::GUARD;
 use common::{Case, Random, errors, tolerance};
 use longhand::full::{Bias, Inputs, Layout, Output, Ragged};
 use longhand::{DType, Full, Shape, Strides, Window};
-use longhand_cli::compare::compare;
-use longhand_cli::container::Values;
-use longhand_cli::full_file::FullFile;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
-use longhand_cli::results::from_parts;
-use std::path::Path;
 
 /// Twice what a plain f32 evaluation of the fixtures stays below, flash-attention's rule; and what
 /// the instruction set allows ex2.approx (2^-22 of the sum) and lg2.approx (2^-22 of a power of 2).
@@ -88,32 +81,6 @@ fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> Full {
         problem.layout = Layout::bhsd(&problem.shape);
     }
     problem
-}
-
-#[test]
-fn fixtures_agree_with_what_other_implementations_compute() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/full");
-    let entries = std::fs::read_dir(folder).expect("tests/data/full");
-    let files: Vec<FullFile> = entries
-        .map(|entry| ProblemFile::read(&entry.expect("an entry").path()).expect("a fixture"))
-        .map(|file| file.into_full().expect("a problem of full attention"))
-        .collect();
-    assert_eq!(files.len(), 37, "fixtures are missing");
-    on_devices(|device| {
-        for (file, dtype) in files.iter().flat_map(|file| DTYPES.map(|dtype| (file, dtype))) {
-            let problem = Full { dtype, ..file.problem };
-            let output = problem.run_cuda(&device.context, &file.inputs.as_inputs()).unwrap();
-            let results = from_parts(file, &output, None, dtype);
-            let tolerances = naive::tolerances(&file.clone().into(), dtype, false).unwrap();
-            for name in ["out", "lse"] {
-                let Values::F64(expected) = &file.expected[name].values else {
-                    panic!("{}: expected.{name} is not F64", file.name);
-                };
-                let c = compare(name, &results[name], expected, tolerances[name]);
-                assert!(c.passed(), "{} {} {dtype}: {c:?}", device.name, file.name);
-            }
-        }
-    });
 }
 
 #[test]
