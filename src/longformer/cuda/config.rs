@@ -138,7 +138,7 @@ impl Config {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
             (false, ..=128) => vec![tile(128, 64, 16, true)],
-            (false, 192) => vec![tile(128, 32, 16, true)],
+            (false, 192) => vec![tile(128, 32, 16, self.dilation.is_empty())],
             (false, _) => vec![tile(128, 32, 16, false), tile(64, 32, 16, false)],
         }
     }
@@ -170,8 +170,8 @@ impl Config {
         }
     }
 
-    /// Bytes of dynamic shared memory: Q, two tiles each of K and V and what each row sees; the
-    /// sums of the index's warps.
+    /// Bytes of dynamic shared memory: Q, two tiles each of K and V, what each row sees and who the
+    /// CTA is; the sums of the index's warps.
     pub fn dynamic_shared(&self, stage: Stage) -> u32 {
         match stage {
             Stage::Index => INDEX_THREADS / 32 * 4,
@@ -182,7 +182,7 @@ impl Config {
 
     /// That of the forward kernel.
     pub fn shared_bytes(&self) -> u32 {
-        self.rows_of(Stage::Forward).shared_bytes() + 16 * self.tile.block_m
+        self.rows_of(Stage::Forward).shared_bytes() + 16 * self.tile.block_m + 32
     }
 
     /// CTAs of `stage`.
