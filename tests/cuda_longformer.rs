@@ -184,6 +184,19 @@ fn many_keys_of_few_globals_are_split_and_merged() {
 }
 
 #[test]
+fn a_long_sequence_takes_memory_in_proportion_to_it() {
+    on_devices(|device| {
+        // More positions than the index looks at in one step.
+        let p = Longformer::new([1, 17000, 1, 32], 2, DType::F16).globals(3).key_padding();
+        let plan = p.plan_cuda(&device.context).unwrap();
+        assert!(plan.workspace_bytes() < 100 << 10, "{}", plan.workspace_bytes());
+        let mut case = Case::new(p, &mut Random(70));
+        case.global_indices = Some(vec![16999, 3, 16400]);
+        check(device, &case);
+    });
+}
+
+#[test]
 fn nothing_valid_nothing_listed_and_nothing_at_all() {
     on_devices(|device| {
         for [batch, seqlen] in [[0, 5], [2, 0]] {
@@ -299,5 +312,86 @@ fn every_numeric_that_a_device_may_have_stays_within_the_tolerance() {
                 }
             });
         }
+    }
+}
+
+/// What each row sees as a range of places, from the definition: of head `h`'s order of keys, or
+/// of the list's rows.
+fn ranges(p: &Longformer, h: usize) -> Vec<(usize, usize)> {
+    let step = p.dilation_of(h).min(p.seqlen);
+    let order: Vec<usize> = (0..step).flat_map(|c| (c..p.seqlen).step_by(step)).collect();
+    let mut place = vec![0; p.seqlen];
+    order.iter().enumerate().for_each(|(n, &i)| place[i] = n);
+    let range = |&i: &usize| {
+        let (first, step, count) = p.band(i, h);
+        (place[first], place[first + (count - 1) * step] + 1)
+    };
+    order.iter().map(range).collect()
+}
+
+/// Tiles of `block_n` keys that warps compute for rows that see `ranges`.
+fn visits(ranges: &[(usize, usize)], gathered: usize, [m, n, rows]: [usize; 3]) -> usize {
+    let of_block = |block: &[(usize, usize)]| {
+        let (begin, end) = (block[0].0, block[block.len() - 1].1);
+        let of_warp = |warp: &[(usize, usize)]| {
+            let (from, to) = (warp[0].0, warp[warp.len() - 1].1);
+            let seen = |&kt: &usize| kt < to && kt + n > from;
+            (begin..end).step_by(n).filter(seen).count() + gathered.div_ceil(n)
+        };
+        block.chunks(rows).map(of_warp).sum::<usize>()
+    };
+    ranges.chunks(m).map(of_block).sum()
+}
+
+fn counter(json: &str, after: &str, name: &str) -> u64 {
+    let from = json.find(&format!("\"{after}\":")).unwrap_or_else(|| panic!("no {after}"));
+    let at = json[from..].find(&format!("\"{name}\":")).expect("a counter") + from;
+    let digits = json[at + name.len() + 3..].chars().take_while(char::is_ascii_digit);
+    digits.collect::<String>().parse().expect("a number")
+}
+
+#[test]
+fn no_tile_but_those_of_the_band_the_globals_and_the_global_rows_is_computed() {
+    if common::mock::on_gpu() {
+        return;
+    }
+    let problem = |seqlen: usize, dtype| Longformer::new([2, seqlen, 2, 64], 40, dtype);
+    let problems = [
+        problem(500, DType::BF16),
+        problem(500, DType::BF16).window(100, 3).globals(70),
+        problem(500, DType::F32).globals(3).key_padding(),
+        problem(500, DType::BF16).causal().globals(65),
+        problem(300, DType::F16).dilation(&[1, 7]),
+        problem(300, DType::F32).dilation(&[3, 1000]).globals(1),
+        problem(64, DType::BF16).window(0, 0),
+    ];
+    for (n, p) in problems.into_iter().enumerate() {
+        on_simulated("a100", &[], |device| {
+            let case = Case::new(p.clone(), &mut Random(n as u64));
+            let plan = p.plan_cuda(&device.context).unwrap();
+            check(device, &case);
+            let counters = device.mock.as_ref().unwrap().counters("longformer_forward", 0).unwrap();
+            let (tile, head_dim) = (plan.config().tile, plan.config().head_dim as u64);
+            let sizes = [tile.block_m, tile.block_n, tile.rows].map(|x| x as usize);
+            let mut tiles = 0;
+            for b in 0..p.batch {
+                let mut globals = case.globals(b);
+                globals.sort_unstable();
+                let end = |&i: &usize| (0, if p.causal { i + 1 } else { p.seqlen });
+                let rows: Vec<_> = globals.iter().map(end).collect();
+                for h in 0..p.heads {
+                    tiles += visits(&ranges(&p, h), globals.len(), sizes);
+                    tiles += visits(&rows, 0, sizes);
+                }
+            }
+            let products = if p.dtype == DType::F32 { 3 } else { 1 };
+            let each = products * 2 * 2 * u64::from(tile.rows * tile.block_n) * head_dim;
+            assert_eq!(counter(&counters, "total", "tc_flops"), tiles as u64 * each, "{p:?}");
+            for region in ["LOOP", "COPIED", "UNMASKED", "SCALED", "PRODUCT"] {
+                let [got, ideal] = ["shared_wavefronts", "shared_ideal"]
+                    .map(|name| counter(&counters, region, name));
+                assert_eq!(got, ideal, "bank conflicts in {region}: {p:?}");
+            }
+        });
     }
 }

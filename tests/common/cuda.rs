@@ -66,7 +66,13 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    pub fn new(device: &Device, stream: &Stream, name: &str, tensor: &[u8], guard: usize) -> Tensor {
+    pub fn new(
+        device: &Device,
+        stream: &Stream,
+        name: &str,
+        tensor: &[u8],
+        guard: usize,
+    ) -> Tensor {
         let mut bytes = sentinel(2 * guard + tensor.len());
         bytes[guard..guard + tensor.len()].copy_from_slice(tensor);
         let memory = DeviceBuffer::with_bytes(&device.context, stream, &bytes).unwrap();

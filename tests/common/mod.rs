@@ -8,6 +8,8 @@ pub mod guard;
 pub mod longformer;
 #[cfg(feature = "cuda")]
 pub mod mock;
+#[cfg(feature = "cuda")]
+pub mod mutation;
 #[cfg(feature = "webgpu")]
 pub mod raw;
 #[cfg(feature = "webgpu")]
