@@ -5,13 +5,11 @@
 
 mod common;
 
+use common::mutation::{self, Mutation};
 use common::{Case, Random, errors, mock};
 use longhand::cuda::{Caps, Context};
 use longhand::full::{Bias, Ragged};
 use longhand::{DType, Full, Shape, Window};
-
-/// A break: where in the text (after this), what, and what instead.
-struct Mutation(&'static str, &'static str, &'static str, &'static str);
 
 fn shape(seqlen_q: usize, seqlen_k: usize) -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q, seqlen_k, head_dim: 64 }
@@ -33,46 +31,9 @@ fn all_noticed(problem: Full, seed: u64, mutations: &[Mutation]) {
         DType::F32 => 5e-6,
         dtype => 2.0 * common::tolerance(dtype),
     };
-    // What is noticed: codes of the simulator, an error, a wrong result.
-    let notice = || -> Vec<String> {
-        let context = Context::open(0).expect("the stand-in");
-        let got = case.problem.run_cuda(&context, &case.inputs());
-        let report = mock.report();
-        let mut found: Vec<String> = report
-            .match_indices("error[")
-            .filter_map(|(at, _)| report[at + 6..].split(']').next())
-            .map(str::to_owned)
-            .collect();
-        found.sort();
-        found.dedup();
-        match got {
-            Err(e) if found.is_empty() => found.push(e.to_string()),
-            Err(_) => {}
-            Ok(got) => {
-                let (out, lse) = errors(&got, &expected);
-                if !(out <= tolerance && lse <= 6e-7) {
-                    found.push(format!("out {out:.1e}, lse {lse:.1e}"));
-                }
-            }
-        }
-        found
-    };
-    assert_eq!(notice(), Vec::<String>::new(), "the unbroken kernel");
-    let mut missed = Vec::new();
-    for Mutation(name, after, find, replace) in mutations {
-        // The text between is kept: the stand-in replaces what it finds first.
-        let from = source.find(after).unwrap_or_else(|| panic!("{name}: no `{after}`"));
-        let at = source[from..].find(find).unwrap_or_else(|| panic!("{name}: no `{find}`"));
-        let context = &source[from..from + at];
-        mock.set("patch", &format!("{context}{find}\u{1f}{context}{replace}"));
-        let found = notice();
-        println!("{name}: {}", if found.is_empty() { "MISSED".into() } else { found.join(", ") });
-        if found.is_empty() {
-            missed.push(*name);
-        }
-        mock.reset();
-    }
-    assert!(missed.is_empty(), "not noticed: {missed:?}");
+    let run =
+        |context: &Context| Ok(errors(&case.problem.run_cuda(context, &case.inputs())?, &expected));
+    mutation::all_noticed(&mock, &source, (tolerance, 6e-7), run, mutations);
 }
 
 const START: &str = ".visible .entry";

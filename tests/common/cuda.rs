@@ -59,14 +59,20 @@ pub fn on_simulated(name: &'static str, options: &[(&str, &str)], test: impl Fn(
 }
 
 /// A tensor in memory of its own, `guard` bytes from its beginning and from its end.
-struct Tensor {
+pub struct Tensor {
     memory: DeviceBuffer,
     guard: usize,
     bytes: usize,
 }
 
 impl Tensor {
-    fn new(device: &Device, stream: &Stream, name: &str, tensor: &[u8], guard: usize) -> Tensor {
+    pub fn new(
+        device: &Device,
+        stream: &Stream,
+        name: &str,
+        tensor: &[u8],
+        guard: usize,
+    ) -> Tensor {
         let mut bytes = sentinel(2 * guard + tensor.len());
         bytes[guard..guard + tensor.len()].copy_from_slice(tensor);
         let memory = DeviceBuffer::with_bytes(&device.context, stream, &bytes).unwrap();
@@ -76,12 +82,17 @@ impl Tensor {
         Tensor { memory, guard, bytes: tensor.len() }
     }
 
-    fn at(&self) -> u64 {
+    /// All of `memory`, as it is.
+    pub fn of(memory: DeviceBuffer) -> Tensor {
+        Tensor { memory, guard: 0, bytes: 0 }
+    }
+
+    pub fn at(&self) -> u64 {
         self.memory.pointer() + self.guard as u64
     }
 
     /// The tensor; what is around it must be as it was.
-    fn read(&self, stream: &Stream, name: &str) -> Result<Vec<u8>, Error> {
+    pub fn read(&self, stream: &Stream, name: &str) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; self.memory.bytes()];
         self.memory.read(stream, &mut bytes)?;
         let (end, untouched) = (self.guard + self.bytes, sentinel(bytes.len()));
@@ -120,9 +131,7 @@ pub fn run_guarded(
     let bytes = plan.workspace_bytes() as usize;
     let workspace = match device.mock {
         // Nothing is written: the stand-in reports what a kernel reads of it before it wrote it.
-        Some(_) => {
-            Tensor { memory: DeviceBuffer::new(&device.context, bytes)?, guard: 0, bytes: 0 }
-        }
+        Some(_) => Tensor::of(DeviceBuffer::new(&device.context, bytes)?),
         None => Tensor::new(device, &stream, "workspace", &sentinel(bytes), 256),
     };
 

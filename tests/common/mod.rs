@@ -5,7 +5,11 @@
 pub mod cuda;
 pub mod guard;
 #[cfg(feature = "cuda")]
+pub mod longformer;
+#[cfg(feature = "cuda")]
 pub mod mock;
+#[cfg(feature = "cuda")]
+pub mod mutation;
 #[cfg(feature = "webgpu")]
 pub mod raw;
 #[cfg(feature = "webgpu")]
@@ -137,17 +141,22 @@ impl Case {
 
 /// Errors of `got` by the fixtures' measure: (out, lse).
 pub fn errors(got: &Output<f32>, expected: &Output<f64>) -> (f64, f64) {
-    assert_eq!(got.out.len(), expected.out.len());
-    assert_eq!(got.lse.len(), expected.lse.len());
-    let largest = expected.out.iter().fold(0.1, |m: f64, x| m.max(x.abs()));
+    errors_of((&got.out, &got.lse), (&expected.out, &expected.lse))
+}
+
+/// The same of any kind's results, (out, lse).
+pub fn errors_of(got: (&[f32], &[f32]), expected: (&[f64], &[f64])) -> (f64, f64) {
+    assert_eq!(got.0.len(), expected.0.len());
+    assert_eq!(got.1.len(), expected.1.len());
+    let largest = expected.0.iter().fold(0.1, |m: f64, x| m.max(x.abs()));
     let worst = |m: f64, e: f64| if e.is_nan() || e > m { e } else { m };
     let out = got
-        .out
+        .0
         .iter()
-        .zip(&expected.out)
+        .zip(expected.0)
         .map(|(&g, &e)| (f64::from(g) - e).abs() / largest)
         .fold(0.0, worst);
-    let lse = got.lse.iter().zip(&expected.lse).map(|(&g, &e)| match (f64::from(g), e) {
+    let lse = got.1.iter().zip(expected.1).map(|(&g, &e)| match (f64::from(g), e) {
         (g, e) if g == e => 0.0,
         (g, e) if g.is_infinite() || e.is_infinite() => f64::NAN * (g - e),
         (g, e) => (g - e).abs() / e.abs().max(1.0),

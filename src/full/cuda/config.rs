@@ -2,8 +2,8 @@
 //! touched here.
 
 use crate::cuda::Caps;
-use crate::cuda::tile::{Rows, kernel_head_dim, loads_by_chunks};
 pub use crate::cuda::tile::{HEAD_DIMS, Tile};
+use crate::cuda::tile::{Rows, kernel_head_dim, loads_by_chunks};
 use crate::full::Full;
 use crate::template::expand;
 use crate::{DType, Declined, Error};

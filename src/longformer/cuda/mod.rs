@@ -84,9 +84,7 @@ impl Longformer {
     /// The PTX that would run on a device with `caps`, by kernel name, in the order of launch.
     pub fn sources_cuda(&self, caps: &Caps) -> Result<Vec<(String, String)>, Error> {
         let config = select(self, caps)?;
-        let source = |stage| {
-            (config.entry(stage).to_owned(), config.of_stage(stage).source(stage))
-        };
+        let source = |stage| (config.entry(stage).to_owned(), config.of_stage(stage).source(stage));
         Ok(config.stages().into_iter().map(source).collect())
     }
 }
@@ -167,8 +165,7 @@ impl Plan {
     fn check(&self, args: &Args) -> Result<(), Error> {
         let p = &self.problem;
         let e = p.dtype.bytes() as u64;
-        let always =
-            [("q", args.q, e), ("k", args.k, e), ("v", args.v, e), ("out", args.out, e)];
+        let always = [("q", args.q, e), ("k", args.k, e), ("v", args.v, e), ("out", args.out, e)];
         for (name, at, alignment) in always.into_iter().chain([("lse", args.lse, 4)]) {
             address(name, at, alignment, false)?;
         }
