@@ -13,7 +13,7 @@ use crate::{DType, Declined, Error, Strides};
 pub const HEAD_DIMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
 
 /// Below this many workgroups a GPU is not filled, and the keys are split.
-const FEW_WORKGROUPS: usize = 64;
+pub(crate) const FEW_WORKGROUPS: usize = 64;
 
 /// Keys of one split. Fixed, so that results do not depend on the device.
 pub const SPLIT_LEN: usize = 512;
@@ -51,7 +51,7 @@ pub enum Kernel {
 }
 
 /// Invocations of a workgroup of [`Kernel::Rows`]: one vector of a software rasteriser.
-pub(super) const LANES: u32 = 8;
+pub(crate) const LANES: u32 = 8;
 
 /// Everything that the expanded source depends on; the key of the pipeline cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -248,7 +248,7 @@ impl Kernel {
     }
 
     /// How many texture rows of `slot` lie side by side, as a power of two's exponent.
-    fn texel_shift(&self, head_dim: u32, slot: Slot) -> u32 {
+    pub(crate) fn texel_shift(&self, head_dim: u32, slot: Slot) -> u32 {
         let Kernel::Rows { texture_width, .. } = *self else { return 0 };
         (texture_width / texels_of_row(head_dim, slot)).max(1).ilog2()
     }
@@ -265,7 +265,7 @@ impl Kernel {
 }
 
 /// Texels of a row of q, of a key and its value, or of a key's validity.
-pub(super) fn texels_of_row(head_dim: u32, slot: Slot) -> u32 {
+pub(crate) fn texels_of_row(head_dim: u32, slot: Slot) -> u32 {
     match slot {
         Slot::QTexels => head_dim / 4,
         Slot::KvTexels => head_dim / 2,

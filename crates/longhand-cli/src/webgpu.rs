@@ -45,23 +45,19 @@ impl Gpu {
     /// Longformer's forward pass.
     pub(crate) fn longformer(
         &self,
-        _problem: &Longformer,
-        _inputs: &LongformerInputs<f32>,
+        problem: &Longformer,
+        inputs: &LongformerInputs<f32>,
     ) -> Result<longformer::Output<f32>> {
-        Err(crate::failure::Failure::declined(
-            "device webgpu: no longformer kernel in this build yet",
-        ))
+        Ok(problem.run_webgpu(&self.context, &inputs.as_inputs())?)
     }
 
     pub(crate) fn time_longformer(
         &self,
-        _problem: &Longformer,
-        _inputs: &LongformerInputs<f32>,
-        _repeats: usize,
+        problem: &Longformer,
+        inputs: &LongformerInputs<f32>,
+        repeats: usize,
     ) -> Result<Timing> {
-        Err(crate::failure::Failure::declined(
-            "device webgpu: no longformer kernel in this build yet",
-        ))
+        Ok(timing(problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?))
     }
 
     pub(crate) fn time(
@@ -70,18 +66,18 @@ impl Gpu {
         inputs: &OwnedInputs<f32>,
         repeats: usize,
     ) -> Result<Timing> {
-        let timing = problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?;
-        Ok(Timing {
-            first_ms: Some(timing.first_ms),
-            best_ms: timing.best_ms,
-            workspace_bytes: timing.workspace_bytes,
-        })
+        Ok(timing(problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?))
     }
 
     /// The kernel variant and tile sizes of a problem.
     pub(crate) fn describe(&self, problem: &Full) -> Result<String> {
         Ok(problem.plan_webgpu(&self.context)?.describe())
     }
+}
+
+#[cfg(feature = "webgpu")]
+fn timing(of: longhand::full::webgpu::Timing) -> Timing {
+    Timing { first_ms: Some(of.first_ms), best_ms: of.best_ms, workspace_bytes: of.workspace_bytes }
 }
 
 /// Looks at every adapter.
