@@ -19,6 +19,8 @@ const SHADERS: Templates = &[
     ("full_pack.wgsl", include_str!("../shaders/full_pack.wgsl")),
     ("longformer_combine.wgsl", include_str!("../shaders/longformer_combine.wgsl")),
     ("longformer_forward_tile.wgsl", include_str!("../shaders/longformer_forward_tile.wgsl")),
+    ("longformer_forward_rows.wgsl", include_str!("../shaders/longformer_forward_rows.wgsl")),
+    ("longformer_pack.wgsl", include_str!("../shaders/longformer_pack.wgsl")),
     ("longformer_prepare.wgsl", include_str!("../shaders/longformer_prepare.wgsl")),
     ("shared/full_texels.wgsl", include_str!("../shaders/shared/full_texels.wgsl")),
     ("shared/full_bindings.wgsl", include_str!("../shaders/shared/full_bindings.wgsl")),

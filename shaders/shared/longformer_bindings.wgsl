@@ -110,3 +110,15 @@ fn mark_of(batch: u32, position: u32) -> u32 {
     return (marks[at.x] >> at.y) & 3u;
 }
 //% endif
+//% if slot.mark_texels is defined and texel_access == "read"
+
+// Number n = 0 of a sequence's list is how many globals there are, the others are they.
+fn texel_of_list(batch: u32, n: u32) -> u32 {
+    return textureLoad(mark_texels_of, valid_texel(list_at(batch) + n)).x;
+}
+
+fn texel_of_mark(batch: u32, position: u32) -> u32 {
+    let lists = P.batches * (1u + P.max_globals);
+    return textureLoad(mark_texels_of, valid_texel(lists + batch * P.seqlen + position)).x;
+}
+//% endif

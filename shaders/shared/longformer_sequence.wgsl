@@ -22,7 +22,11 @@ fn sequence_of(batch: u32, head: u32) -> Sequence {
 //% if global_rows
 // The position of a global row.
 fn position_of(batch: u32, row: i32) -> i32 {
+//%   if slot.mark_texels is defined
+    return i32(texel_of_list(batch, 1u + u32(row)));
+//%   else
     return i32(marks[list_at(batch) + 1u + u32(row)]);
+//%   endif
 }
 
 //% endif

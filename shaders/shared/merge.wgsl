@@ -10,7 +10,7 @@
     for (var split = 0u; split < P.splits; split++) {
         let at = (split * ${ partial_rows } + local_row) * (HEAD_DIM + 2u);
         let l = partial[at + HEAD_DIM + 1u];
-        if (l != 0.0) {
+        if (${ not_empty }) {
             let weight = exp2(partial[at + HEAD_DIM] - m);
             sum += weight * l;
             o += weight * vec4<f32>(partial[at + d], partial[at + d + 1u], partial[at + d + 2u], partial[at + d + 3u]);

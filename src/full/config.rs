@@ -116,17 +116,27 @@ fn loads_by_vec4(problem: &Full) -> bool {
     problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
 }
 
-/// The kernel for CPU adapters, if this is one and the textures are large enough.
-fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
-    let width = (caps.max_texture_size / 2).min(4096);
+/// Texels along the textures of [`Kernel::Rows`].
+pub(crate) fn texture_width(caps: &Caps) -> u32 {
+    (caps.max_texture_size / 2).min(4096)
+}
+
+/// Rows of an invocation of [`Kernel::Rows`] and keys of a step.
+pub(crate) fn rows_and_keys(head_dim: u32) -> (u32, u32) {
     // More rows share a key's reads, but are spilled and take longer to compile. Up to 64 the fastest
     // that lavapipe compiles within a second; beyond, it takes longer whatever the shape.
-    let (rows, keys) = match head_dim {
+    match head_dim {
         32 => (6, 2),
         64 | 96 => (4, 1),
         128 => (3, 1),
         _ => (2, 1),
-    };
+    }
+}
+
+/// The kernel for CPU adapters, if this is one and the textures are large enough.
+fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
+    let width = texture_width(caps);
+    let (rows, keys) = rows_and_keys(head_dim);
     let kernel = Kernel::Rows { rows, keys, texture_width: width };
     let fits = |slot| {
         let [width, height] = kernel.texture_size(

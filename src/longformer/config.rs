@@ -8,7 +8,7 @@ pub use expand::{Slot, Stage};
 pub use crate::full::config::Kernel;
 
 use super::Longformer;
-use crate::full::config::{HEAD_DIMS, LANES};
+use crate::full::config::{HEAD_DIMS, LANES, rows_and_keys, texture_width};
 use crate::webgpu::Caps;
 use crate::{DType, Declined, Error, Strides};
 
@@ -57,11 +57,12 @@ pub fn select(problem: &Longformer, caps: &Caps) -> Result<Config, Error> {
     let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= problem.head_dim).expect("valid");
     let vec4 = loads_by_vec4(problem);
     let globals = problem.max_globals > 0;
-    let local = tile(problem, head_dim, caps, problem.seqlen, false);
-    let global = match globals {
-        true => tile(problem, head_dim, caps, problem.max_globals, true),
-        false => local,
+    let kernel = |rows, split| match texels_fit(problem, head_dim, caps) {
+        true => rows_kernel(head_dim, caps, rows),
+        false => tile(problem, head_dim, caps, rows, split),
     };
+    let local = kernel(problem.seqlen, false);
+    let global = if globals { kernel(problem.max_globals, true) } else { local };
     let config = Config {
         local,
         global,
@@ -84,6 +85,24 @@ pub fn select(problem: &Longformer, caps: &Caps) -> Result<Config, Error> {
 fn loads_by_vec4(problem: &Longformer) -> bool {
     let four = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(4));
     problem.head_dim.is_multiple_of(4) && problem.tensors().iter().all(|(_, s)| four(s))
+}
+
+/// Whether this is a CPU adapter whose textures take the problem.
+fn texels_fit(problem: &Longformer, head_dim: u32, caps: &Caps) -> bool {
+    let kernel = rows_kernel(head_dim, caps, problem.seqlen);
+    let fits = |slot: Slot| {
+        let size = kernel.texture_size(head_dim, slot.texels(), problem.texel_rows(slot));
+        size.into_iter().all(|n| n <= caps.max_texture_size)
+    };
+    caps.cpu && [Slot::QTexels, Slot::KvTexels, Slot::MarkTexels].into_iter().all(fits)
+}
+
+/// The kernel for CPU adapters for so many rows of each head: a few take a kernel that reads as
+/// much and computes less.
+fn rows_kernel(head_dim: u32, caps: &Caps, rows: usize) -> Kernel {
+    let (most, keys) = rows_and_keys(head_dim);
+    let wanted = rows.div_ceil(LANES as usize).clamp(1, most as usize);
+    Kernel::Rows { rows: wanted as u32, keys, texture_width: texture_width(caps) }
 }
 
 /// The tile kernel for so many rows of each head.
@@ -131,6 +150,14 @@ impl Longformer {
             }
         }
         Ok(())
+    }
+
+    /// Rows of a texture: of q, and of K and V, per sequence and head; of marks, texels.
+    pub(super) fn texel_rows(&self, slot: Slot) -> u64 {
+        match slot {
+            Slot::MarkTexels => (self.batch * (1 + self.max_globals + self.seqlen)) as u64,
+            _ => (self.batch * self.heads * self.seqlen) as u64,
+        }
     }
 
     /// Bytes of what is found out about positions: see `shaders/longformer_prepare.wgsl`.

@@ -73,15 +73,6 @@ impl Longformer {
         let source = |stage| (config.name(stage).to_owned(), config.source(stage));
         Ok(config.stages().into_iter().map(source).collect())
     }
-
-    /// Rows of a texture: of q, and of K and V, per sequence and head; of marks, words.
-    fn texel_rows(&self, slot: Slot) -> u64 {
-        let rows = (self.batch * self.heads * self.seqlen) as u64;
-        match slot {
-            Slot::MarkTexels => (self.batch * (1 + self.max_globals + self.seqlen)) as u64,
-            _ => rows,
-        }
-    }
 }
 
 fn pipelines(context: &Context, config: &Config) -> Result<Pipelines, Error> {

@@ -4,6 +4,8 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod guard;
+#[cfg(feature = "webgpu")]
+pub mod longformer;
 #[cfg(feature = "cuda")]
 pub mod mock;
 #[cfg(feature = "webgpu")]

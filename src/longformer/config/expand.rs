@@ -219,6 +219,7 @@ impl Config {
             global_rows => stage.is_global(),
             globals => self.globals,
             marked => self.marked(),
+            key_padding => self.key_padding,
             dtype => self.dtype.name(),
             head_dim => self.head_dim,
             padded => self.padded,
