@@ -3,10 +3,14 @@
 
 use longhand::full::Bias;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Shape};
+use longhand::{DType, Full, Longformer, Shape};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
-    for (kernel, source) in problem.sources_webgpu(caps).unwrap() {
+    assert_sources(name, problem.sources_webgpu(caps).unwrap());
+}
+
+fn assert_sources(name: &str, sources: Vec<(String, String)>) {
+    for (kernel, source) in sources {
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!(format!("{kernel}.{name}"), source);
         });
@@ -47,4 +51,20 @@ fn rows_that_begin_off_a_multiple_of_four() {
 fn rows_on_a_cpu_adapter() {
     let caps = Caps { cpu: true, ..Caps::baseline() };
     snapshot("f32_d32", Full::new(shape(200, 200, 32), DType::F32).causal(), &caps);
+}
+
+#[test]
+fn longformers_tiles_with_globals_padding_and_dilation() {
+    let problem = Longformer::new([1, 4096, 2, 64], 256, DType::F32)
+        .globals(4)
+        .key_padding()
+        .dilation(&[1, 2]);
+    assert_sources("f32_d64_all", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
+#[test]
+fn longformers_rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    let problem = Longformer::new([1, 4096, 2, 32], 256, DType::BF16).globals(4);
+    assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
 }

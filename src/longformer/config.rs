@@ -97,12 +97,12 @@ fn texels_fit(problem: &Longformer, head_dim: u32, caps: &Caps) -> bool {
     caps.cpu && [Slot::QTexels, Slot::KvTexels, Slot::MarkTexels].into_iter().all(fits)
 }
 
-/// The kernel for CPU adapters for so many rows of each head: a few take a kernel that reads as
-/// much and computes less.
+/// The kernel for CPU adapters for so many rows of each head: where one row to an invocation is
+/// enough, more would only be computed for nothing.
 fn rows_kernel(head_dim: u32, caps: &Caps, rows: usize) -> Kernel {
     let (most, keys) = rows_and_keys(head_dim);
-    let wanted = rows.div_ceil(LANES as usize).clamp(1, most as usize);
-    Kernel::Rows { rows: wanted as u32, keys, texture_width: texture_width(caps) }
+    let rows = if rows <= LANES as usize { 1 } else { most };
+    Kernel::Rows { rows, keys, texture_width: texture_width(caps) }
 }
 
 /// The tile kernel for so many rows of each head.
