@@ -73,6 +73,10 @@ impl Gpu {
     pub(crate) fn describe(&self, problem: &Full) -> Result<String> {
         Ok(problem.plan_webgpu(&self.context)?.describe())
     }
+
+    pub(crate) fn describe_longformer(&self, problem: &Longformer) -> Result<String> {
+        Ok(problem.plan_webgpu(&self.context)?.describe())
+    }
 }
 
 #[cfg(feature = "webgpu")]
@@ -104,12 +108,25 @@ pub(crate) fn report() -> Report {
 /// for WebGPU's guaranteed limits.
 #[cfg(feature = "webgpu")]
 pub(crate) fn sources(problem: &Full, here: bool) -> Result<Vec<(String, String)>> {
-    let caps = match here {
-        true => *Gpu::open()?.context.caps(),
+    Ok(problem.sources_webgpu(&caps(here)?)?)
+}
+
+/// The same of Longformer's.
+#[cfg(feature = "webgpu")]
+pub(crate) fn sources_longformer(
+    problem: &Longformer,
+    here: bool,
+) -> Result<Vec<(String, String)>> {
+    Ok(problem.sources_webgpu(&caps(here)?)?)
+}
+
+#[cfg(feature = "webgpu")]
+fn caps(here: bool) -> Result<Caps> {
+    match here {
+        true => Ok(*Gpu::open()?.context.caps()),
         // WGSL's f16 is an option of a device; without it f16 storage is unpacked by hand.
-        false => Caps::baseline(),
-    };
-    Ok(problem.sources_webgpu(&caps)?)
+        false => Ok(Caps::baseline()),
+    }
 }
 
 #[cfg(not(feature = "webgpu"))]
@@ -158,6 +175,10 @@ mod absent {
         pub(crate) fn describe(&self, _: &Full) -> Result<String> {
             declined()
         }
+
+        pub(crate) fn describe_longformer(&self, _: &Longformer) -> Result<String> {
+            declined()
+        }
     }
 
     pub(crate) fn report() -> Report {
@@ -167,7 +188,11 @@ mod absent {
     pub(crate) fn sources(_: &Full, _here: bool) -> Result<Vec<(String, String)>> {
         declined()
     }
+
+    pub(crate) fn sources_longformer(_: &Longformer, _here: bool) -> Result<Vec<(String, String)>> {
+        declined()
+    }
 }
 
 #[cfg(not(feature = "webgpu"))]
-pub(crate) use absent::{report, sources};
+pub(crate) use absent::{report, sources, sources_longformer};

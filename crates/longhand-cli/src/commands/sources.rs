@@ -1,6 +1,6 @@
 //! `longhand sources`: the exact text of a kernel.
 
-use crate::cli::{Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, Outcome, ProblemOptions, say};
 use crate::failure::{Failure, Result};
 use crate::problem_file::known_op;
 use crate::{cuda, webgpu};
@@ -10,6 +10,7 @@ const EXAMPLES: &str = "Examples:
   longhand sources full
   longhand sources full --target wgsl --head-dim 128 --dtype f16 --causal --seqlen 8192
   longhand sources full --target sm80 --head-dim 128 --dtype bf16 --causal
+  longhand sources longformer --globals 4 --dilation 2 --key-padding --window-left 64
   longhand sources full --this-gpu --heads 32 --heads-kv 8 --window-left 1024";
 
 #[derive(clap::Args)]
@@ -43,6 +44,8 @@ pub(crate) struct Options {
     ragged: bool,
     #[command(flatten)]
     problem: ProblemOptions,
+    #[command(flatten)]
+    longformer: LongformerOptions,
 }
 
 /// A language that kernels are written in.
@@ -58,10 +61,21 @@ enum Target {
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
-    if options.kind != "full" {
-        let reason = format!("op '{}': no kernel in this build yet", options.kind);
-        return Err(Failure::declined(reason));
+    let sources = match options.kind.as_str() {
+        "full" => full(options),
+        _ => longformer(options),
+    }?;
+    let several = sources.len() > 1;
+    for (name, text) in sources {
+        if several {
+            say(&format!("// ---- {name}\n"))?;
+        }
+        say(&text)?;
     }
+    Ok(Outcome::Good)
+}
+
+fn full(options: &Options) -> Result<Vec<(String, String)>> {
     let seqlen_q = options.seqlen_q.unwrap_or(options.seqlen);
     let seqlen_k = options.seqlen_k.unwrap_or(options.seqlen);
     let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;
@@ -76,17 +90,28 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         });
     }
     problem.validate()?;
-    let sources = match options.target {
+    match options.target {
         Target::Wgsl => webgpu::sources(&problem, options.this_gpu),
         Target::Sm80 => cuda::sources(&problem, cuda::Arch::Sm80, options.this_gpu),
         Target::Sm90a => cuda::sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
-    }?;
-    let several = sources.len() > 1;
-    for (name, text) in sources {
-        if several {
-            say(&format!("// ---- {name}\n"))?;
-        }
-        say(&text)?;
     }
-    Ok(Outcome::Good)
+}
+
+fn longformer(options: &Options) -> Result<Vec<(String, String)>> {
+    for (name, given) in [
+        ("--seqlen-q", options.seqlen_q.is_some()),
+        ("--seqlen-k", options.seqlen_k.is_some()),
+        ("--bias", options.bias),
+        ("--ragged", options.ragged),
+    ] {
+        if given {
+            return Err(Failure::input(format!("{name}: longformer has none")));
+        }
+    }
+    if options.target != Target::Wgsl {
+        return Err(Failure::declined("op 'longformer': no PTX kernel in this build yet"));
+    }
+    let mut problem = options.longformer.problem(&options.problem, options.seqlen)?;
+    problem.key_padding = options.key_padding;
+    webgpu::sources_longformer(&problem, options.this_gpu)
 }
