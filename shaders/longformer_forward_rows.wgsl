@@ -53,7 +53,7 @@ fn main(
     let first_texel = local * P.seqlen;
 //% if global_rows
     let split = (id / P.blocks) % P.splits;
-    let rows = i32(texel_of_list(batch, 0u));
+    let rows = i32(load_texel(list_texel(batch, 0u)));
     let q0 = i32(block * LANES * ROWS);
     if (q0 >= rows) { return; }
     let q_last = min(q0 + i32(LANES * ROWS), rows) - 1;
@@ -75,7 +75,7 @@ fn main(
     let band_end = band(q_last, rows).y;
 //%   if globals
     // Behind the band's keys, the global ones.
-    let keys_end = band_end + i32(texel_of_list(batch, 0u));
+    let keys_end = band_end + i32(load_texel(list_texel(batch, 0u)));
 //%   else
     let keys_end = band_end;
 //%   endif
@@ -90,7 +90,7 @@ fn main(
 //%   else
     let position${ r } = origin + min(row${ r }, q_last) * gap;
 //%     if marked
-    let mark${ r } = texel_of_mark(batch, u32(position${ r }));
+    let mark${ r } = load_texel(mark_texel(batch, u32(position${ r })));
     let see${ r } = vec3<i32>(band(min(row${ r }, q_last), rows), sees(position${ r })) * select(1, 0, mark${ r } == 0u);
 //%     else
     let see${ r } = vec3<i32>(band(min(row${ r }, q_last), rows), sees(position${ r }));
@@ -111,16 +111,17 @@ fn main(
         let c${ j } = <% if j > 0 %>min(key + ${ j }, keys_end - 1)<% else %>key<% endif %>;
 //%   if global_rows
         let at_key${ j } = c${ j };
-        let seen${ j } = select(-1, c${ j }, key + ${ j } < keys_end<% if key_padding %> && texel_of_mark(batch, u32(c${ j })) != 0u<% endif %>);
+        let seen${ j } = select(-1, c${ j }, key + ${ j } < keys_end<% if key_padding %> && load_texel(mark_texel(batch, u32(c${ j }))) != 0u<% endif %>);
 //%   elif globals
         let in_band${ j } = c${ j } < band_end;
-        let listed${ j } = i32(texel_of_list(batch, u32(max(c${ j } - band_end, 0)) + 1u));
-        let at_key${ j } = select(listed${ j }, origin + c${ j } * gap, in_band${ j });
-        let plain${ j } = !in_band${ j } || texel_of_mark(batch, u32(at_key${ j })) == LOCAL;
-        let seen${ j } = select(-1, select(listed${ j }, c${ j }, in_band${ j }), key + ${ j } < keys_end && plain${ j });
+        let number${ j } = origin + min(c${ j }, band_end - 1) * gap;
+        let texel${ j } = load_texel(select(list_texel(batch, u32(max(c${ j } - band_end, 0)) + 1u), mark_texel(batch, u32(number${ j })), in_band${ j }));
+        let at_key${ j } = select(i32(texel${ j }), number${ j }, in_band${ j });
+        let plain${ j } = !in_band${ j } || texel${ j } == LOCAL;
+        let seen${ j } = select(-1, select(at_key${ j }, c${ j }, in_band${ j }), key + ${ j } < keys_end && plain${ j });
 //%   else
         let at_key${ j } = origin + c${ j } * gap;
-        let seen${ j } = select(-1, c${ j }, key + ${ j } < keys_end<% if key_padding %> && texel_of_mark(batch, u32(at_key${ j })) != 0u<% endif %>);
+        let seen${ j } = select(-1, c${ j }, key + ${ j } < keys_end<% if key_padding %> && load_texel(mark_texel(batch, u32(at_key${ j }))) != 0u<% endif %>);
 //%   endif
         let kv${ j } = kv_texel(first_texel + u32(at_key${ j }));
 //%   for r in range(rows)
@@ -183,7 +184,7 @@ fn main(
         if (row <= q_last) {
             let position = origin + row * gap;
 //%   if globals
-            if (texel_of_mark(batch, u32(position)) == GLOBAL) { continue; }
+            if (load_texel(mark_texel(batch, u32(position))) == GLOBAL) { continue; }
 //%   endif
             store_out(s.out + u32(position) * P.out_row, i % D4 * 4u, x);
         }

@@ -113,12 +113,15 @@ fn mark_of(batch: u32, position: u32) -> u32 {
 //% if slot.mark_texels is defined and texel_access == "read"
 
 // Number n = 0 of a sequence's list is how many globals there are, the others are they.
-fn texel_of_list(batch: u32, n: u32) -> u32 {
-    return textureLoad(mark_texels_of, valid_texel(list_at(batch) + n)).x;
+fn list_texel(batch: u32, n: u32) -> u32 {
+    return list_at(batch) + n;
 }
 
-fn texel_of_mark(batch: u32, position: u32) -> u32 {
-    let lists = P.batches * (1u + P.max_globals);
-    return textureLoad(mark_texels_of, valid_texel(lists + batch * P.seqlen + position)).x;
+fn mark_texel(batch: u32, position: u32) -> u32 {
+    return P.batches * (1u + P.max_globals) + batch * P.seqlen + position;
+}
+
+fn load_texel(n: u32) -> u32 {
+    return textureLoad(mark_texels_of, valid_texel(n)).x;
 }
 //% endif

@@ -23,7 +23,7 @@ fn sequence_of(batch: u32, head: u32) -> Sequence {
 // The position of a global row.
 fn position_of(batch: u32, row: i32) -> i32 {
 //%   if slot.mark_texels is defined
-    return i32(texel_of_list(batch, 1u + u32(row)));
+    return i32(load_texel(list_texel(batch, 1u + u32(row))));
 //%   else
     return i32(marks[list_at(batch) + 1u + u32(row)]);
 //%   endif

@@ -77,10 +77,9 @@ impl Longformer {
 
 fn pipelines(context: &Context, config: &Config) -> Result<Pipelines, Error> {
     let build = |stage: Stage| {
-        let config = config.of_stage(stage);
-        let slots = config.slots(stage);
-        let accesses: Vec<Access> = slots.iter().map(|slot| access(*slot, stage)).collect();
-        let key = PipelineKey::Longformer(config, stage);
+        let accesses: Vec<Access> =
+            config.slots(stage).into_iter().map(|slot| access(slot, stage)).collect();
+        let key = PipelineKey::Longformer(config.of_stage(stage), stage);
         Ok((stage, context.pipeline(key, || config.source(stage), &accesses)?))
     };
     config.stages().into_iter().map(build).collect()
@@ -190,7 +189,7 @@ impl Plan {
                 dilation: config.dilated.then(|| self.dilation_buffer()),
             };
             let dispatch = |(n, (stage, pipeline)): (usize, &(Stage, Arc<Pipeline>))| {
-                let slots = config.of_stage(*stage).slots(*stage);
+                let slots = config.slots(*stage);
                 let resource = |slot: &Slot| self.resource(*slot, &tensors, &made, n);
                 Dispatch {
                     bind_group: self

@@ -1,6 +1,7 @@
 //! From a configuration to the kernels of a launch: their bindings and their WGSL.
 
 use super::{Config, Kernel};
+use crate::DType;
 use crate::full::config as full;
 use crate::template::expand;
 use minijinja::{Value, context};
@@ -161,16 +162,30 @@ impl Config {
         slots
     }
 
-    /// What a pipeline of `stage` depends on; what it does not see is cleared, so that
-    /// configurations share it.
+    /// What a pipeline of `stage` depends on; what its source does not see is cleared, so that
+    /// configurations share it. Bindings have other names then, but the same numbers.
     pub fn of_stage(&self, stage: Stage) -> Config {
+        let seen = Config { own_projections: false, dilated: false, ..*self };
         match stage {
-            Stage::Local | Stage::Pack => Config { global: self.local, ..*self },
-            Stage::Prepare => Config { global: self.local, dilated: false, ..*self },
-            Stage::PackGlobal | Stage::Global => {
-                Config { local: self.global, dilated: false, ..*self }
+            Stage::Prepare => Config {
+                local: Kernel::Rows { rows: 1, keys: 1, texture_width: 4096 },
+                global: Kernel::Rows { rows: 1, keys: 1, texture_width: 4096 },
+                dtype: DType::F32,
+                head_dim: 32,
+                padded: false,
+                vec4: true,
+                f16: false,
+                ..seen
+            },
+            Stage::Pack => {
+                let (globals, key_padding) = (self.marked(), false);
+                Config { global: self.local, globals, key_padding, ..seen }
             }
-            Stage::Combine => Config { local: self.global, dilated: false, ..*self },
+            Stage::Local => Config { global: self.local, dilated: self.dilated, ..seen },
+            Stage::Global => Config { local: self.global, ..seen },
+            Stage::PackGlobal | Stage::Combine => {
+                Config { local: self.global, key_padding: false, ..seen }
+            }
         }
     }
 
@@ -198,7 +213,7 @@ impl Config {
             (Stage::Local | Stage::Global, Kernel::Rows { .. }) => "longformer_forward_rows.wgsl",
             (Stage::Local | Stage::Global, Kernel::Tile { .. }) => "longformer_forward_tile.wgsl",
         };
-        expand(template, self.values(stage))
+        expand(template, self.of_stage(stage).values(stage))
     }
 
     fn values(&self, stage: Stage) -> Value {
