@@ -6,7 +6,7 @@
 //     i ∈ G:  out_i = softmax_j(scale · q_global_i·k_global_j) v_global_j,  j valid (causal: j ≤ i)
 // The keys are split over workgroups; longformer_combine.wgsl merges the parts and scatters the rows.
 //% else
-// The rows of all other positions, one joint softmax over the band and the global keys:
+// The rows of all positions, those of global ones to be replaced; one joint softmax over the band and the global keys:
 //     i ∉ G:  out_i = softmax_j(scale · q_i·k_j) v_j,  j ∈ { i + t·δ : −left ≤ t ≤ right } ∪ G, valid
 // Keys in G are taken out of the band, so that each counts once. A workgroup takes rows of one
 // residue class modulo the dilation δ, in which the band is a plain window of numbers.
@@ -174,7 +174,7 @@ fn main(
 //%   for d in range(d4)
     o[lane * ROWS * D4 + ${ r * d4 + d }u] = o${ r }_${ d } * inverse${ r };
 //%   endfor
-    if (row${ r } <= q_last<% if globals %> && mark${ r } != GLOBAL<% endif %>) {
+    if (row${ r } <= q_last) {
         lse[s.lse + u32(position${ r })] = select(bitcast<u32>((m${ r } + log2(l${ r })) * LN2), MINUS_INF_BITS, l${ r } == 0.0);
     }
 //% endfor
@@ -182,11 +182,7 @@ fn main(
         let x = o[lane * ROWS * D4 + i];
         let row = q0 + i32(lane + i / D4 * LANES);
         if (row <= q_last) {
-            let position = origin + row * gap;
-//%   if globals
-            if (load_texel(mark_texel(batch, u32(position))) == GLOBAL) { continue; }
-//%   endif
-            store_out(s.out + u32(position) * P.out_row, i % D4 * 4u, x);
+            store_out(s.out + u32(origin + row * gap) * P.out_row, i % D4 * 4u, x);
         }
     }
 //% endif

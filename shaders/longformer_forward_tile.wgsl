@@ -7,7 +7,7 @@
 // Floor: 4·B·H·g·L·D operations. Few rows over many keys: the keys are split over workgroups, and
 // longformer_combine.wgsl merges the parts and scatters the rows.
 //% else
-// The rows of all other positions, one joint softmax over the band and the global keys:
+// The rows of all positions, those of global ones to be replaced; one joint softmax over the band and the global keys:
 //     i ∉ G:  out_i = softmax_j(scale · q_i·k_j) v_j,  j ∈ { i + t·δ : −left ≤ t ≤ right } ∪ G, valid
 // Keys in G are taken out of the band, so that each counts once.
 //
@@ -37,11 +37,7 @@
 //%   set k_row = "origin + min(i32(kt + r), rows - 1) * gap"
 //%   set v_row = "origin + min(i32(kt + r0 + n / D4), rows - 1) * gap"
 //% endif
-//% if marked and not global_rows
-//%   set stored = "row <= q_last && mark_of(batch, u32(origin + row * gap)) != GLOBAL"
-//% else
-//%   set stored = "row <= q_last"
-//% endif
+//% set stored = "row <= q_last"
 //% if not global_rows
 //%   set q_row = "origin + min(q0 + i32(n / DC4), q_last) * gap"
 //%   set out_row = "origin + row * gap"

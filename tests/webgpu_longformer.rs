@@ -307,7 +307,7 @@ fn a_sequence_of_262144_runs_in_linear_memory() {
     let plan = case.problem.plan_webgpu(gpu).unwrap();
     let bytes = plan.workspace_bytes() + plan.owned_bytes();
     // Four tensors of 32 MiB; the scores of the band alone would take 33 MiB a head.
-    assert!(bytes < 4 * 32 << 20, "{bytes} bytes: {}", plan.describe());
+    assert!(bytes < 4 * (32 << 20), "{bytes} bytes: {}", plan.describe());
     let got = case.problem.run_webgpu(gpu, &case.inputs()).unwrap();
     // Local rows, each from the keys that it sees.
     let row = |x: &[f32], i: usize| x[i * head_dim..][..head_dim].to_vec();

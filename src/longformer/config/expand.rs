@@ -13,7 +13,7 @@ pub enum Stage {
     Prepare,
     /// Copies q, k and v to textures ([`Kernel::Rows`]).
     Pack,
-    /// The rows of all positions that are not global.
+    /// The rows of all positions; those of global ones are replaced later.
     Local,
     /// Copies the global q, k and v to the same textures.
     PackGlobal,
