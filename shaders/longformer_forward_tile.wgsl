@@ -7,7 +7,8 @@
 // Floor: 4·B·H·g·L·D operations. Few rows over many keys: the keys are split over workgroups, and
 // longformer_combine.wgsl merges the parts and scatters the rows.
 //% else
-// The rows of all positions, those of global ones to be replaced; one joint softmax over the band and the global keys:
+// The rows of all positions (longformer_combine.wgsl replaces those of globals), one joint softmax
+// over the band and the global keys:
 //     i ∉ G:  out_i = softmax_j(scale · q_i·k_j) v_j,  j ∈ { i + t·δ : −left ≤ t ≤ right } ∪ G, valid
 // Keys in G are taken out of the band, so that each counts once.
 //
