@@ -2,6 +2,11 @@
 one run, CUDA events on both sides, the fastest of the launches.
 
     python3 benches/cuda_peers.py [--longhand target/release/longhand] [--quick] [--json FILE]
+    python3 benches/cuda_peers.py --longformer
+
+With --longformer: Longformer's attention, 256 keys on each side and 16 global positions, beside
+Hugging Face's LongformerSelfAttention (its linear layers replaced by the identity) and beside full
+attention by PyTorch's flash kernel.
 
 Prints a table: milliseconds, TFLOP/s of what the mask leaves, and the ratio of each peer's time to
 longhand's (above 1: longhand is faster). Needs PyTorch with CUDA and a built `longhand`.
@@ -25,8 +30,8 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 TOKENS = 16384
 
 
-def ours(program, batch, heads, length, dim, dtype, causal, repeats):
-    command = [program, "bench", "full", "--device", "cuda", "--batch", batch, "--heads", heads,
+def ours(program, batch, heads, length, dim, dtype, causal, repeats, kind="full"):
+    command = [program, "bench", kind, "--device", "cuda", "--batch", batch, "--heads", heads,
                "--lengths", length, "--head-dim", dim, "--dtype", dtype, "--repeats", repeats,
                "--json", "-"] + (["--causal"] if causal else [])
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
@@ -35,23 +40,69 @@ def ours(program, batch, heads, length, dim, dtype, causal, repeats):
     return json.loads(done.stdout), None
 
 
-def torch_ms(backend, q, k, v, causal, repeats):
+def best_ms(work, repeats):
     try:
-        with sdpa_kernel(BACKENDS[backend]):
-            for _ in range(3):
-                F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-            torch.cuda.synchronize()
-            best = float("inf")
-            for _ in range(repeats):
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
-                F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-                end.record()
-                end.synchronize()
-                best = min(best, begin.elapsed_time(end))
-            return best
+        for _ in range(3):
+            work()
+        torch.cuda.synchronize()
+        best = float("inf")
+        for _ in range(repeats):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            work()
+            end.record()
+            end.synchronize()
+            best = min(best, begin.elapsed_time(end))
+        return best
     except RuntimeError:
         return None
+
+
+def torch_ms(backend, q, k, v, causal, repeats):
+    with sdpa_kernel(BACKENDS[backend]):
+        return best_ms(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal), repeats)
+
+
+def hugging_face_ms(length, heads, dim, dtype, repeats):
+    try:
+        from transformers import LongformerConfig
+        from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return None
+    config = LongformerConfig(hidden_size=heads * dim, num_attention_heads=heads, attention_window=[512],
+                              attention_probs_dropout_prob=0.0)
+    layer = LongformerSelfAttention(config, 0).cuda().eval()
+    for name in ("query", "key", "value", "query_global", "key_global", "value_global"):
+        setattr(layer, name, torch.nn.Identity())
+    x = torch.randn(1, length, heads * dim, device="cuda", dtype=dtype)
+    is_global = torch.zeros(1, length, dtype=torch.bool, device="cuda")
+    is_global[0, [n * length // 16 for n in range(16)]] = True
+    mask = is_global.to(dtype) * 10000
+    masked = torch.zeros_like(is_global)
+
+    def work():
+        with torch.no_grad():
+            layer(x, attention_mask=mask, is_index_masked=masked, is_index_global_attn=is_global, is_global_attn=True)
+
+    return best_ms(work, repeats)
+
+
+def longformer(options):
+    heads, dim, repeats = 16, 64, 5
+    print("dtype length | longhand ms | Hugging Face ms (ratio) | flash full ms (ratio)")
+    for dtype in ("bf16", "f32"):
+        for length in (4096, 16384, 65536):
+            hugging_face = hugging_face_ms(length, heads, dim, DTYPES[dtype], repeats)
+            torch.cuda.empty_cache()
+            q, k, v = (torch.randn(1, heads, length, dim, device="cuda", dtype=DTYPES[dtype]) for _ in range(3))
+            flash = torch_ms("flash" if dtype != "f32" else "efficient", q, k, v, False, repeats)
+            del q, k, v
+            torch.cuda.empty_cache()
+            found, why = ours(options.longhand, 1, heads, length, dim, dtype, False, repeats, "longformer")
+            ms = found["rows"][0]["ms"] if found else None
+            show = lambda t: "-" if t is None else f"{t:.3f} ({t / ms:.2f})" if ms else f"{t:.3f}"
+            print(f"{dtype:5} {length:6} | {ms if ms else why} | {show(hugging_face)} | {show(flash)}", flush=True)
 
 
 def main():
@@ -59,7 +110,11 @@ def main():
     options.add_argument("--longhand", default="target/release/longhand")
     options.add_argument("--quick", action="store_true")
     options.add_argument("--json")
+    options.add_argument("--longformer", action="store_true")
     options = options.parse_args()
+    if options.longformer:
+        print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuda", torch.version.cuda)
+        return longformer(options)
     repeats = 10 if options.quick else 30
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuda", torch.version.cuda)
     cases = []

@@ -338,7 +338,7 @@ fn three_products_of_f32_and_the_combine() {
             Mutation(
                 "a low part of Q is lost",
                 LOOP,
-                "sub.rn.f32 %ql0, %qf0, %x6;",
+                "sub.rn.f32 %ql0, %qf0, %pf0;",
                 "mov.f32 %ql0, %zero;",
             ),
             Mutation(
@@ -348,10 +348,10 @@ fn three_products_of_f32_and_the_combine() {
                 "mov.f32 %kl1, %zero;",
             ),
             Mutation(
-                "rounded toward zero",
+                "a part of K is so far off that the other cannot hold the rest",
                 LOOP,
-                "cvt.rna.tf32.f32 %x6, %kf0;",
-                "and.b32 %x6, %kf0, 0xff000000;",
+                "add.u32 %x6, %kf0, 0x1000;",
+                "add.u32 %x6, %kf0, 0x1000000;",
             ),
         ],
     );

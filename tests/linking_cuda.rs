@@ -157,7 +157,7 @@ fn a_hosts_context_stream_and_memory_are_used_as_they_are() {
         }
     }
     assert_eq!(current(), before);
-    if let Some(mock) = mock {
+    if let Some(mock) = &mock {
         assert_eq!((mock.report(), mock.missing()), (String::new(), String::new()));
     }
 }
@@ -246,7 +246,7 @@ fn shared_memory_beyond_48_kib_is_asked_for() {
         unsafe { scale.launch(&stream, &launch().dynamic_shared(shared), &params) }.unwrap();
         stream.wait().unwrap();
     }
-    if let Some(mock) = mock {
+    if let Some(mock) = &mock {
         assert_eq!(mock.report(), "");
     }
 }
@@ -337,4 +337,60 @@ fn a_stream_of_another_context_is_refused() {
     }
     // SAFETY: as above, and nothing of it is left.
     unsafe { sys::cuCtxDestroy_v2(other) }.result().unwrap();
+}
+
+#[test]
+fn clusters_are_launched_where_the_device_has_them() {
+    let mock = mock::install();
+    for device in ["a100", "h100"] {
+        if let Some(mock) = &mock {
+            mock.set("device", device);
+        }
+        let Some(context) = open() else { return };
+        let stream = Stream::new(&context).unwrap();
+        let x = DeviceBuffer::with_bytes(&context, &stream, &bytes(|i| i as f32)).unwrap();
+        let scale = context.function(SCALE, "scale").unwrap();
+        let params = params(x.pointer(), x.pointer(), 2.0);
+        let clustered = Launch { cluster: Some([2, 1, 1]), ..launch() };
+        // SAFETY: the kernel's parameters; its memory lives until it is done.
+        let launched = unsafe { scale.launch(&stream, &clustered, &params) };
+        assert_eq!(launched.is_ok(), context.caps().compute_capability >= (9, 0), "{launched:?}");
+        let factor = if launched.is_ok() { 2.0 } else { 1.0 };
+        let mut got = vec![0; 4 * N as usize];
+        x.read(&stream, &mut got).unwrap();
+        assert_eq!(got, bytes(|i| factor * i as f32));
+    }
+}
+
+/// A host that captures its work and launches it as a graph can capture ours.
+#[test]
+fn a_launch_can_be_captured() {
+    use sys::{CUgraphInstantiate_flags as Instantiate, CUstreamCaptureMode as Mode};
+
+    let mock = mock::install();
+    if open().is_none() {
+        return;
+    }
+    let host = CudaContext::new(0).unwrap();
+    let hosts_stream = host.new_stream().unwrap();
+    let context = Context::with_cudarc(&host).unwrap();
+    let stream = Stream::with_cudarc(&context, &hosts_stream).unwrap();
+    let x = DeviceBuffer::with_bytes(&context, &stream, &bytes(|i| i as f32)).unwrap();
+    let scale = context.function(SCALE, "scale").unwrap();
+    let params = params(x.pointer(), x.pointer(), 2.0);
+    hosts_stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    // Also where the shared memory must be asked for first.
+    let large = launch().dynamic_shared(60_000);
+    // SAFETY: the kernel's parameters; its memory lives until it is done.
+    unsafe { scale.launch(&stream, &large, &params) }.unwrap();
+    if mock.is_some() {
+        assert!(stream.wait().is_err(), "nothing may wait while a stream captures");
+    }
+    let graph = hosts_stream.end_capture(Instantiate(0)).unwrap().expect("a graph");
+    for _ in 0..3 {
+        graph.launch().unwrap();
+    }
+    let mut got = vec![0; 4 * N as usize];
+    x.read(&stream, &mut got).unwrap();
+    assert_eq!(got, bytes(|i| 8.0 * i as f32));
 }

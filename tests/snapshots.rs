@@ -6,7 +6,11 @@ use longhand::webgpu::Caps;
 use longhand::{DType, Full, Shape};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
-    for (kernel, source) in problem.sources_webgpu(caps).unwrap() {
+    keep(name, problem.sources_webgpu(caps).unwrap());
+}
+
+fn keep(name: &str, sources: Vec<(String, String)>) {
+    for (kernel, source) in sources {
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!(format!("{kernel}.{name}"), source);
         });
@@ -47,4 +51,13 @@ fn rows_that_begin_off_a_multiple_of_four() {
 fn rows_on_a_cpu_adapter() {
     let caps = Caps { cpu: true, ..Caps::baseline() };
     snapshot("f32_d32", Full::new(shape(200, 200, 32), DType::F32).causal(), &caps);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn one_query_over_split_keys_in_ptx() {
+    let problem = Full::new(shape(1, 4096, 32), DType::BF16);
+    let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
+    assert_eq!(sources.len(), 2, "the attention and the combining kernel");
+    keep("sm80_bf16_d32_split", sources);
 }

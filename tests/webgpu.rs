@@ -29,7 +29,9 @@ fn check(name: &str, gpu: &Context, case: &Case) {
     let plan = p.plan_webgpu(gpu).unwrap();
     let got = raw::run_guarded(gpu, &plan, case, raw::GUARD).unwrap();
     let (out, lse) = errors(&got, &case.reference());
-    let within = out <= tolerance(p.dtype) && lse <= LSE;
+    // Flash-attention's rule: twice what a plain f32 evaluation of the same numbers is off.
+    let plain = || errors(&p.reference(&case.inputs()).expect("valid"), &case.reference()).1;
+    let within = out <= tolerance(p.dtype) && (lse <= LSE || lse <= 2.0 * plain());
     assert!(within, "{name} ({}): out {out:.2e}, lse {lse:.2e}: {p:?}", plan.describe());
 }
 

@@ -5,9 +5,10 @@
 //! than the bindings would be an invalid value of a Rust enum; and which functions exist there
 //! depends on the CUDA version that some other crate of the build asked for.
 
+use super::launch::Config;
 use crate::Error;
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUlaunchConfig, CUmodule, CUstream,
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream,
 };
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -123,7 +124,7 @@ functions! {
         params: *mut *mut c_void, extra: *mut *mut c_void
     );
     cuLaunchKernelEx(
-        config: *const CUlaunchConfig, function: CUfunction, params: *mut *mut c_void,
+        config: *const Config, function: CUfunction, params: *mut *mut c_void,
         extra: *mut *mut c_void
     );
     cuMemAlloc_v2(pointer: *mut CUdeviceptr, bytes: usize);

@@ -2,7 +2,7 @@
 
 use super::{Function, Stream};
 use crate::Error;
-use cudarc::driver::sys::{CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig};
+use cudarc::driver::sys::CUstream;
 use std::ffi::c_void;
 
 /// The shape of a launch.
@@ -29,6 +29,29 @@ impl Launch {
         Launch { dynamic_shared: bytes, ..self }
     }
 }
+
+/// `CUlaunchConfig`. cudarc has it in its bindings of CUDA 11.8 and later only.
+#[repr(C)]
+pub(crate) struct Config {
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+    stream: CUstream,
+    attributes: *const Attribute,
+    count: u32,
+}
+
+/// `CUlaunchAttribute`: which it is, and a union of 64 bytes.
+#[repr(C, align(8))]
+pub(crate) struct Attribute {
+    id: u32,
+    padding: u32,
+    value: [u32; 16],
+}
+
+const CLUSTER_DIMENSION: u32 = 4;
+
+const _: () = assert!(size_of::<Config>() == 56 && size_of::<Attribute>() == 72);
 
 // The driver's markers in `extra`: a pointer to the parameters, their size, the end.
 const PARAMS: *mut c_void = std::ptr::without_provenance_mut(1);
@@ -81,23 +104,16 @@ impl Function {
                 )
             }?);
         };
-        // SAFETY: all zeros are a value of this type: numbers and a union of numbers.
-        let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-        attribute.value.clusterDim.x = cluster[0];
-        attribute.value.clusterDim.y = cluster[1];
-        attribute.value.clusterDim.z = cluster[2];
-        let config = CUlaunchConfig {
-            gridDimX: grid[0],
-            gridDimY: grid[1],
-            gridDimZ: grid[2],
-            blockDimX: block[0],
-            blockDimY: block[1],
-            blockDimZ: block[2],
-            sharedMemBytes: launch.dynamic_shared,
-            hStream: stream.raw(),
-            attrs: &mut attribute,
-            numAttrs: 1,
+        let mut value = [0; 16];
+        value[..3].copy_from_slice(&cluster);
+        let attribute = Attribute { id: CLUSTER_DIMENSION, padding: 0, value };
+        let config = Config {
+            grid,
+            block,
+            dynamic_shared: launch.dynamic_shared,
+            stream: stream.raw(),
+            attributes: &attribute,
+            count: 1,
         };
         // SAFETY: as above; the configuration and its one attribute are locals.
         Ok(unsafe {

@@ -5,6 +5,22 @@
 //! gives it to [`Context::current`], [`Context::with_cudarc`] or [`Context::from_raw`]; else
 //! [`Context::open`] uses a device's primary context, which is the one that the CUDA runtime,
 //! PyTorch and cudarc use too. No call here changes which context is current on the caller's thread.
+//!
+//! A launch of a loaded kernel neither waits nor allocates, so that a host may capture it in a
+//! graph.
+//!
+//! ```no_run
+//! use longhand::cuda::Context;
+//! use longhand::{DType, Full, Shape, full::Inputs};
+//!
+//! let gpu = Context::open(0)?;
+//! println!("{}, {} multiprocessors", gpu.name(), gpu.caps().sm_count);
+//! let shape = Shape { batch: 1, heads_q: 2, heads_kv: 1, seqlen_q: 64, seqlen_k: 64, head_dim: 64 };
+//! let problem = Full::new(shape, DType::BF16).causal();
+//! let (q, kv) = (vec![0.5; 2 * 64 * 64], vec![0.25; 64 * 64]);
+//! let result = problem.run_cuda(&gpu, &Inputs::new(&q, &kv, &kv))?;
+//! # Ok::<(), longhand::Error>(())
+//! ```
 
 // The driver is C; every call of it is here and in the files of this folder.
 #![allow(unsafe_code)]

@@ -20,6 +20,11 @@ pub(crate) struct Source {
     pub(crate) least_fraction: f64,
 }
 
+/// With as many key heads as query heads: rows are not packed.
+fn apart(problem: Full) -> Full {
+    Full { shape: Shape { heads_kv: 4, ..problem.shape }, ..problem }
+}
+
 fn shape(head_dim: usize, seqlen_q: usize, seqlen_k: usize) -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q, seqlen_k, head_dim }
 }
@@ -83,6 +88,8 @@ fn problems() -> Vec<(Full, WithScalar)> {
         if head_dim == 128 {
             all.extend(single(half(large)).into_iter().map(|p| (p, false)));
             all.extend([(ragged(half(split)), true), (together(wide(split)), true)]);
+            all.extend([(apart(half(split)), true), (apart(near(half(split))), false)]);
+            all.push((near(half((5, 200)).softcap(30.0).key_padding()), true));
         }
     }
     all
@@ -133,11 +140,11 @@ pub(crate) fn all() -> Vec<Source> {
     sources
 }
 
-/// Long sequences without any option, in bf16 and f16, with the goal of each head dimension.
+/// Long sequences without any option, with the goal of each head dimension.
 pub(crate) fn plain() -> Vec<Source> {
     let mut sources = vec![];
     for (head_dim, least) in [(64, 0.5), (96, 0.5), (128, 0.6), (192, 0.5), (256, 0.6)] {
-        for dtype in [DType::BF16, DType::F16] {
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
             let problem = Full::new(shape(head_dim, 4096, 4096), dtype);
             let config = select(&problem, &Caps::a100()).expect("every head dimension has one");
             sources.push(Source { least_fraction: least, ..expand(&config, Stage::Forward) });

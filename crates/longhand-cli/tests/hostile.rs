@@ -5,7 +5,7 @@ mod common;
 
 use common::{Parts, error, raw, sample};
 use longhand::DType;
-use longhand_cli::container::{Values, encode};
+use longhand_cli::container::{Tensor, Values, encode};
 use longhand_cli::device::{Device, DeviceKind};
 use longhand_cli::failure::Failure;
 use longhand_cli::problem_file::ProblemFile;
@@ -132,13 +132,70 @@ fn metadata_that_is_missing_or_wrong_is_named() {
 
 #[test]
 fn ops_of_the_format_that_are_not_here_are_declined_and_not_called_wrong() {
-    for op in ["longformer", "lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"] {
+    for op in ["lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"] {
         let bytes = parts().metadata("op", op).bytes();
         let failure = ProblemFile::parse("f", &bytes, true).unwrap_err();
         assert!(matches!(failure, Failure::Declined(_)), "{failure}");
-        let said = format!("op '{op}': not in this build yet; this build computes: full");
+        let said =
+            format!("op '{op}': not in this build yet; this build computes: full, longformer");
         assert_says(&failure.to_string(), &[&said]);
     }
+}
+
+/// Tensors by name, to be changed before they are written.
+type Tensors = Vec<(&'static str, Tensor)>;
+
+/// A problem of Longformer's: 6 positions, 2 heads, 2 globals.
+fn longformer(params: &str, change: impl Fn(&mut Tensors)) -> Vec<u8> {
+    let f32s = || Tensor { shape: vec![1, 6, 2, 4], values: Values::F32(vec![0.5; 48]) };
+    let mut tensors = vec![
+        ("q", f32s()),
+        ("k", f32s()),
+        ("v", f32s()),
+        ("q_global", f32s()),
+        ("k_global", f32s()),
+        ("v_global", f32s()),
+        ("global_indices", Tensor { shape: vec![1, 2], values: Values::I32(vec![3, -1]) }),
+        ("key_valid", Tensor { shape: vec![1, 6], values: Values::U8(vec![1, 1, 1, 1, 1, 0]) }),
+    ];
+    change(&mut tensors);
+    let tensors = tensors.into_iter().map(|(name, t)| (name.to_owned(), t)).collect();
+    let metadata = [("format", "longhand-fixture/1"), ("op", "longformer"), ("params", params)];
+    let metadata = metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    encode(&metadata, &tensors)
+}
+
+#[test]
+fn longformers_files_are_checked_field_by_field() {
+    let params = |window: &str, more: &str| {
+        format!(
+            r#"{{"batch":1,"seqlen":6,"heads":2,"head_dim":4,"scale":0.5,"window":{window}{more}}}"#
+        )
+    };
+    let good = params("[1,2]", "");
+    let read = |bytes: &[u8]| ProblemFile::parse("f", bytes, true);
+    assert!(read(&longformer(&good, |_| {})).is_ok());
+    let error = |bytes: Vec<u8>| read(&bytes).unwrap_err().to_string();
+    let of = |window: &str, more: &str| error(longformer(&params(window, more), |_| {}));
+    assert_says(&of("[-1,2]", ""), &["params.window", "[-1, 2]", "from 0"]);
+    assert_says(&of("4", ""), &["params.window", "[left, right]"]);
+    assert_says(&of("[1,2]", r#","dilation":[1]"#), &["dilation", "2"]);
+    assert_says(&of("[1,2]", r#","dilation":[1,0]"#), &["params.dilation", "from 1"]);
+    assert_says(&of("[1,2]", r#","windw":1"#), &["params.windw", "unknown", "longformer"]);
+    let with = |change: &dyn Fn(&mut Tensors)| error(longformer(&good, change));
+    let globals = |list: Vec<i32>| {
+        with(&move |t| {
+            t[6].1 = Tensor { shape: vec![1, list.len()], values: Values::I32(list.clone()) }
+        })
+    };
+    assert_says(&globals(vec![6]), &["global_indices[0][0]", "6", "below 6"]);
+    assert_says(&globals(vec![2, 2]), &["global_indices[0][1]", "2", "twice"]);
+    assert_says(&globals(vec![-1, 2]), &["global_indices[0][1]", "follows a -1"]);
+    assert_says(&globals(vec![-2]), &["global_indices[0][0]", "-2"]);
+    assert_says(&with(&|t| drop(t.remove(4))), &["k_global", "absent"]);
+    assert_says(&with(&|t| t[7].1.values = Values::U8(vec![2; 6])), &["key_valid", "0 or 1"]);
+    assert_says(&with(&|t| t[0].0 = "query"), &["'query'", "none of that name"]);
+    assert_says(&with(&|t| t[1].1.shape = vec![6, 1, 2, 4]), &["'k'", "[6, 1, 2, 4]"]);
 }
 
 #[test]

@@ -311,12 +311,23 @@ fn sources_prints_what_would_run() {
     assert_eq!(ran.out, longhand(&["sources", "full", "--causal", "--head-dim", "128"]).out);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn sources_prints_ptx_on_a_machine_without_a_gpu() {
+    for target in ["sm80", "sm90a"] {
+        let ran = longhand(&["sources", "full", "--target", target, "--dtype", "bf16"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.out.contains(".visible .entry full_forward"), "{}", ran.out);
+    }
+    assert_refused(&["sources", "full", "--target", "sm80", "--this-gpu"], &["no device"]);
+}
+
 #[test]
 fn without_arguments_the_samples_run_on_every_device_there_is() {
     let ran = longhand(&[]);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("webgpu   not available"), "{}", ran.out);
-    assert!(ran.out.contains("32 results, 0 disagree"), "{}", ran.out);
+    assert!(ran.out.contains("44 results, 0 disagree"), "{}", ran.out);
 }
 
 /// On the CUDA driver's stand-in, whose device is simulated.

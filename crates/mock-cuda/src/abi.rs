@@ -24,6 +24,8 @@ pub(crate) mod code {
     pub(crate) const LAUNCH_FAILED: u32 = 719;
     pub(crate) const COOPERATIVE_LAUNCH_TOO_LARGE: u32 = 720;
     pub(crate) const NOT_SUPPORTED: u32 = 801;
+    pub(crate) const STREAM_CAPTURE_UNSUPPORTED: u32 = 900;
+    pub(crate) const ILLEGAL_STATE: u32 = 401;
     pub(crate) const INVALID_CLUSTER_SIZE: u32 = 912;
     pub(crate) const UNKNOWN: u32 = 999;
 }

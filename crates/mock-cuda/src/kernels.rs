@@ -22,6 +22,7 @@ pub(crate) struct Function {
 }
 
 /// A launch that passed the driver's own checks.
+#[derive(Clone)]
 pub(crate) struct Launching {
     pub(crate) ptx: Arc<ptx_sim::Module>,
     pub(crate) entry: String,
@@ -43,6 +44,7 @@ impl State {
     /// Parses PTX text for the current context; on failure the code and what the log says.
     pub(crate) fn load(&mut self, text: &[u8]) -> Result<u64, (u32, String)> {
         let context = self.current().map_err(|code| (code, String::new()))?;
+        self.not_capturing().map_err(|code| (code, String::new()))?;
         let rejected = |code: u32, text: String| Err((code, text));
         if text.starts_with(b"\x7fELF") || text.starts_with(&[0x50, 0xed, 0x55, 0xba]) {
             return rejected(code::NO_BINARY_FOR_GPU, "compiled code cannot be simulated".into());

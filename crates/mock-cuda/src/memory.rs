@@ -12,6 +12,7 @@ impl State {
     /// `bytes` for the current context.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<u64, u32> {
         let context = self.current()?;
+        self.not_capturing()?;
         if bytes == 0 {
             return Err(code::INVALID_VALUE);
         }

@@ -14,6 +14,8 @@ pub(crate) struct Stream {
     /// How many items were ever queued, and how many of them have run.
     pub(crate) submitted: u64,
     pub(crate) completed: u64,
+    /// What a capture has collected so far.
+    pub(crate) capture: Option<Vec<Work>>,
 }
 
 /// The `n`th item of a stream.
@@ -25,6 +27,7 @@ pub(crate) struct Item {
     work: Work,
 }
 
+#[derive(Clone)]
 pub(crate) enum Work {
     /// Host bytes to device memory, copied when queued.
     Write {
@@ -71,7 +74,14 @@ pub(crate) enum Work {
 
 impl Stream {
     pub(crate) fn new(context: u64, blocking: bool) -> Self {
-        Stream { context, blocking, queue: VecDeque::new(), submitted: 0, completed: 0 }
+        Stream {
+            context,
+            blocking,
+            queue: VecDeque::new(),
+            submitted: 0,
+            completed: 0,
+            capture: None,
+        }
     }
 }
 
@@ -101,6 +111,14 @@ impl State {
         after: Vec<Place>,
         work: Work,
     ) -> Result<u64, u32> {
+        if let Some(captured) = self.streams.get_mut(&stream).and_then(|s| s.capture.as_mut()) {
+            // One stream's work in its order is all that is played.
+            if !after.is_empty() || matches!(work, Work::Record { .. } | Work::Free { .. }) {
+                return Err(code::STREAM_CAPTURE_UNSUPPORTED);
+            }
+            captured.push(work);
+            return Ok(0);
+        }
         let mut after = after;
         let (context, blocking) = {
             let s = &self.streams[&stream];
@@ -144,12 +162,21 @@ impl State {
 
     /// Waits for everything on a stream.
     pub(crate) fn wait(&mut self, stream: u64) -> Result<(), u32> {
+        self.not_capturing()?;
         let (context, last) = {
             let s = self.streams.get(&stream).ok_or(code::INVALID_HANDLE)?;
             (s.context, s.submitted)
         };
         self.run_until(stream, last);
         self.health(context)
+    }
+
+    /// That no stream is capturing: what waits or allocates must not be called then.
+    pub(crate) fn not_capturing(&self) -> Result<(), u32> {
+        match self.streams.values().any(|s| s.capture.is_some()) {
+            true => Err(code::STREAM_CAPTURE_UNSUPPORTED),
+            false => Ok(()),
+        }
     }
 
     /// Waits for everything of a context.

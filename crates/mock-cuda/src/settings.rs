@@ -136,3 +136,51 @@ fn parse(pairs: &[(String, String)]) -> Result<Options, String> {
     let list: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();
     list.join(",").parse::<Options>().map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_compiles_what_its_release_brought() {
+        let mut settings = Settings::default();
+        for (driver, ptx) in [
+            ("11040", (7, 4)),
+            ("11080", (7, 8)),
+            ("12000", (8, 0)),
+            ("12040", (8, 4)),
+            ("12060", (8, 5)),
+            ("12080", (8, 7)),
+            ("12090", (8, 8)),
+            ("13000", (9, 0)),
+            ("13040", (9, 4)),
+        ] {
+            settings.set("driver", driver).expect("a driver");
+            assert_eq!(settings.ptx_version(), ptx, "{driver}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_is_ours_or_the_simulators_and_anything_else_is_refused() {
+        let mut settings = Settings::default();
+        for (key, value) in [
+            ("device", "v100"),
+            ("driver", "12.4"),
+            ("driver", "9000"),
+            ("mode", "later"),
+            ("pools", "2"),
+            ("memory", "much"),
+            ("sched", "fair"),
+            ("shed", "greedy"),
+        ] {
+            assert!(settings.set(key, value).is_err(), "{key}={value}");
+        }
+        assert_eq!(settings.options(), Options::default(), "nothing was kept");
+        settings.set("async", "late").expect("an option of the simulator");
+        settings.set("async", "early").expect("it may be set again");
+        settings.set("seed", "7").expect("both have a seed");
+        let options = settings.options();
+        assert_eq!((options.completion, options.seed), (ptx_sim::Completion::Early, 7));
+        assert_eq!(settings.seed, 7);
+    }
+}

@@ -3,7 +3,7 @@
 use crate::abi::code;
 use crate::kernels::{Function, Module};
 use crate::memory::Allocation;
-use crate::queue::Stream;
+use crate::queue::{Stream, Work};
 use crate::settings::Settings;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) events: BTreeMap<u64, Event>,
     pub(crate) modules: BTreeMap<u64, Module>,
     pub(crate) functions: BTreeMap<u64, Function>,
+    /// Captured work, of graphs and of what was instantiated from them.
+    pub(crate) graphs: BTreeMap<u64, Vec<Work>>,
     pub(crate) memory: BTreeMap<u64, Allocation>,
     /// Page-locked host memory: address and bytes.
     pub(crate) pinned: BTreeMap<u64, usize>,
@@ -93,6 +95,7 @@ impl State {
             events: BTreeMap::new(),
             modules: BTreeMap::new(),
             functions: BTreeMap::new(),
+            graphs: BTreeMap::new(),
             memory: BTreeMap::new(),
             pinned: BTreeMap::new(),
             clock: 0.0,

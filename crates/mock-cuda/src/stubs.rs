@@ -47,10 +47,10 @@ stubs! { of_12_0:
     cuGraphAddExternalSemaphoresWaitNode cuGraphAddHostNode cuGraphAddKernelNode_v2
     cuGraphAddMemAllocNode cuGraphAddMemFreeNode cuGraphAddMemcpyNode cuGraphAddMemsetNode
     cuGraphBatchMemOpNodeGetParams cuGraphBatchMemOpNodeSetParams cuGraphChildGraphNodeGetGraph
-    cuGraphClone cuGraphCreate cuGraphDebugDotPrint cuGraphDestroy cuGraphDestroyNode
+    cuGraphClone cuGraphCreate cuGraphDebugDotPrint cuGraphDestroyNode
     cuGraphEventRecordNodeGetEvent cuGraphEventRecordNodeSetEvent cuGraphEventWaitNodeGetEvent
     cuGraphEventWaitNodeSetEvent cuGraphExecBatchMemOpNodeSetParams
-    cuGraphExecChildGraphNodeSetParams cuGraphExecDestroy cuGraphExecEventRecordNodeSetEvent
+    cuGraphExecChildGraphNodeSetParams cuGraphExecEventRecordNodeSetEvent
     cuGraphExecEventWaitNodeSetEvent cuGraphExecExternalSemaphoresSignalNodeSetParams
     cuGraphExecExternalSemaphoresWaitNodeSetParams cuGraphExecGetFlags
     cuGraphExecHostNodeSetParams cuGraphExecKernelNodeSetParams_v2 cuGraphExecMemcpyNodeSetParams
@@ -58,14 +58,14 @@ stubs! { of_12_0:
     cuGraphExternalSemaphoresSignalNodeGetParams cuGraphExternalSemaphoresSignalNodeSetParams
     cuGraphExternalSemaphoresWaitNodeGetParams cuGraphExternalSemaphoresWaitNodeSetParams
     cuGraphGetEdges cuGraphGetNodes cuGraphGetRootNodes cuGraphHostNodeGetParams
-    cuGraphHostNodeSetParams cuGraphInstantiateWithFlags cuGraphInstantiateWithParams
+    cuGraphHostNodeSetParams cuGraphInstantiateWithParams
     cuGraphKernelNodeCopyAttributes cuGraphKernelNodeGetAttribute cuGraphKernelNodeGetParams_v2
-    cuGraphKernelNodeSetAttribute cuGraphKernelNodeSetParams_v2 cuGraphLaunch
+    cuGraphKernelNodeSetAttribute cuGraphKernelNodeSetParams_v2
     cuGraphMemAllocNodeGetParams cuGraphMemFreeNodeGetParams cuGraphMemcpyNodeGetParams
     cuGraphMemcpyNodeSetParams cuGraphMemsetNodeGetParams cuGraphMemsetNodeSetParams
     cuGraphNodeFindInClone cuGraphNodeGetDependencies cuGraphNodeGetDependentNodes
     cuGraphNodeGetEnabled cuGraphNodeGetType cuGraphNodeSetEnabled cuGraphReleaseUserObject
-    cuGraphRemoveDependencies cuGraphRetainUserObject cuGraphUpload cuGraphicsMapResources
+    cuGraphRemoveDependencies cuGraphRetainUserObject cuGraphicsMapResources
     cuGraphicsResourceGetMappedMipmappedArray cuGraphicsResourceGetMappedPointer_v2
     cuGraphicsResourceSetMapFlags_v2 cuGraphicsSubResourceGetMappedArray cuGraphicsUnmapResources
     cuGraphicsUnregisterResource cuImportExternalMemory cuImportExternalSemaphore
@@ -90,7 +90,7 @@ stubs! { of_12_0:
     cuModuleGetTexRef cuModuleLoadFatBinary cuParamSetSize cuParamSetTexRef cuParamSetf
     cuParamSeti cuParamSetv cuPointerSetAttribute cuProfilerInitialize cuProfilerStart
     cuProfilerStop cuSignalExternalSemaphoresAsync cuStreamAddCallback cuStreamAttachMemAsync
-    cuStreamBatchMemOp_v2 cuStreamBeginCapture_v2 cuStreamCopyAttributes cuStreamEndCapture
+    cuStreamBatchMemOp_v2 cuStreamCopyAttributes
     cuStreamGetAttribute cuStreamSetAttribute cuStreamUpdateCaptureDependencies
     cuStreamWaitValue32_v2 cuStreamWaitValue64_v2 cuStreamWriteValue32_v2 cuStreamWriteValue64_v2
     cuSurfObjectCreate cuSurfObjectDestroy cuSurfObjectGetResourceDesc cuSurfRefGetArray

@@ -20,8 +20,9 @@ fn successors(code: &[Inst], pc: usize) -> Vec<usize> {
     next
 }
 
-/// Sets every branch's `join` to its immediate post-dominator: Cooper, Harvey and Kennedy's
-/// algorithm on basic blocks of the reversed graph.
+/// Sets every branch's `join` to its immediate post-dominator. Lanes that leave the kernel on the way
+/// do not keep the others from meeting: with several exits, the one that most blocks lead to is the end for
+/// all of them, and the next one for those that are left.
 pub(crate) fn set_joins(code: &mut [Inst]) {
     let n = code.len();
     // Basic blocks: leaders are targets and what follows a branch or exit.
@@ -37,25 +38,52 @@ pub(crate) fn set_joins(code: &mut [Inst]) {
         }
     }
     let starts: Vec<usize> = (0..=n).filter(|&pc| leader[pc]).collect();
+    let blocks = starts.len() - 1;
     let block_of = |pc: usize| starts.partition_point(|&s| s <= pc) - 1;
-    let exit = starts.len() - 1;
-    let edges: Vec<Vec<usize>> = (0..exit)
-        .map(|b| {
-            let last = starts[b + 1] - 1;
-            successors(code, last).into_iter().map(block_of).collect()
-        })
+    let last = |b: usize| starts[b + 1] - 1;
+    let edges: Vec<Vec<usize>> = (0..blocks)
+        .map(|b| successors(code, last(b)).into_iter().filter(|&s| s < n).map(block_of).collect())
         .collect();
-    let mut before = vec![Vec::new(); starts.len()];
+    let mut before = vec![Vec::new(); blocks];
     for (b, next) in edges.iter().enumerate() {
         for &s in next {
             before[s].push(b);
         }
     }
-    // Post-order of the reversed graph from the exit.
+    let mut done = vec![false; blocks];
+    let mut ends: Vec<(bool, usize, usize)> = (0..blocks)
+        .filter(|&b| code[last(b)].guard.is_none())
+        .filter(|&b| matches!(code[last(b)].op, Op::Exit | Op::Trap))
+        .map(|b| {
+            let trap = matches!(code[last(b)].op, Op::Trap);
+            (trap, blocks - leading_to(b, &before, &done).len(), b)
+        })
+        .collect();
+    ends.sort_unstable();
+    for (_, _, end) in ends {
+        if done[end] {
+            continue;
+        }
+        let order = leading_to(end, &before, &done);
+        for (b, dom) in dominators(&order, &edges, blocks) {
+            done[b] = true;
+            if matches!(code[last(b)].op, Op::Bra { .. } | Op::Brx { .. }) {
+                code[last(b)].join = starts[dom] as u32;
+            }
+        }
+    }
+    // A loop without exit never reaches an end: its sides never meet.
+    for b in (0..blocks).filter(|&b| !done[b]) {
+        code[last(b)].join = n as u32;
+    }
+}
+
+/// Blocks that lead to `end` and are not done, in post-order of the reversed graph.
+fn leading_to(end: usize, before: &[Vec<usize>], done: &[bool]) -> Vec<usize> {
     let mut order = Vec::new();
-    let mut seen = vec![false; starts.len()];
-    let mut stack = vec![(exit, 0)];
-    seen[exit] = true;
+    let mut seen = done.to_vec();
+    let mut stack = vec![(end, 0)];
+    seen[end] = true;
     while let Some((b, i)) = stack.pop() {
         if let Some(&p) = before[b].get(i) {
             stack.push((b, i + 1));
@@ -67,16 +95,23 @@ pub(crate) fn set_joins(code: &mut [Inst]) {
             order.push(b);
         }
     }
-    let mut rank = vec![usize::MAX; starts.len()];
+    order
+}
+
+/// Immediate post-dominators of the blocks in `order`, whose last is the end: Cooper, Harvey and Kennedy's
+/// algorithm. What leads elsewhere does not count.
+fn dominators(order: &[usize], edges: &[Vec<usize>], blocks: usize) -> Vec<(usize, usize)> {
+    let Some(&end) = order.last() else { return Vec::new() };
+    let mut rank = vec![usize::MAX; blocks];
     for (i, &b) in order.iter().enumerate() {
         rank[b] = i;
     }
-    let mut dom = vec![usize::MAX; starts.len()];
-    dom[exit] = exit;
+    let mut dom = vec![usize::MAX; blocks];
+    dom[end] = end;
     let mut changed = true;
     while changed {
         changed = false;
-        for &b in order.iter().rev().filter(|&&b| b != exit) {
+        for &b in order.iter().rev().filter(|&&b| b != end) {
             let mut new = usize::MAX;
             for &s in edges[b].iter().filter(|&&s| dom[s] != usize::MAX) {
                 if new == usize::MAX {
@@ -99,13 +134,7 @@ pub(crate) fn set_joins(code: &mut [Inst]) {
             }
         }
     }
-    for b in 0..exit {
-        let last = starts[b + 1] - 1;
-        if matches!(code[last].op, Op::Bra { .. } | Op::Brx { .. }) {
-            // A loop without exit never reaches the end: its sides never meet.
-            code[last].join = if dom[b] == usize::MAX { n as u32 } else { starts[dom[b]] as u32 };
-        }
-    }
+    order.iter().map(|&b| (b, dom[b])).collect()
 }
 
 /// An upper estimate of the 32-bit registers a thread needs: the most that are alive at once.

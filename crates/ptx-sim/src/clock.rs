@@ -92,11 +92,6 @@ impl Clock {
         self.far.retain(|_, clock| *clock > 0);
     }
 
-    /// Forgets operations that nothing refers to any more.
-    pub(crate) fn forget(&mut self, gone: &dyn Fn(Actor) -> bool) {
-        self.far.retain(|actor, _| !gone(*actor));
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.far.is_empty() && self.near.iter().all(|c| *c == 0)
     }

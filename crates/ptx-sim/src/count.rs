@@ -51,6 +51,8 @@ pub struct Counters {
     pub total: Counts,
     /// By opcode as written.
     pub opcodes: BTreeMap<String, Counts>,
+    /// By group of instructions: `Int`, `F32`, `Mufu` and so on; loads, stores and control are `Move`.
+    pub classes: BTreeMap<String, Counts>,
     /// By the label that stands before the instruction.
     pub regions: BTreeMap<String, Counts>,
     /// Blocks that ran.
@@ -71,6 +73,8 @@ impl Counters {
             if let Some(sum) = all.opcodes.get_mut(opcode) {
                 sum.add(counts);
             }
+            let class = format!("{:?}", program.code[pc].class);
+            all.classes.entry(class).or_default().add(counts);
             all.regions.entry(program.label_of(pc).to_owned()).or_default().add(counts);
         }
         all

@@ -2,15 +2,18 @@
 
 mod arith;
 mod memory;
+mod names;
 mod warp;
 
 pub(crate) use arith::space_of;
 
-use crate::alu::Class;
+use crate::alu::{Class, Since};
 use crate::module::{Module, Param, Program};
-use crate::op::{Dst, Inst, Mem, Op, PSrc, Space, Special, Src, Symbol};
-use crate::parse::{Instruction, Kernel, Operand, Statement, Variable};
+use crate::op::{Dst, Inst, Mem, Op, PSrc, Space, Src, Symbol};
+use crate::parse::{Instruction, Kernel, Operand, Variable};
 use crate::{Diag, hopper};
+pub(crate) use names::truncate;
+use names::{since, special};
 use std::collections::HashMap;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<Diag>>;
@@ -79,6 +82,7 @@ pub(crate) fn lower(
     }
     flat.frames.push(Frame { parent: Some(0), ..Frame::default() });
     flat.walk(&kernel.body, 1)?;
+    flat.check_sizes(kernel)?;
     // A kernel that runs off its end returns.
     let mut code = Vec::with_capacity(flat.code.len() + 1);
     for (inst, frame) in &flat.code {
@@ -136,94 +140,6 @@ struct Flat<'a> {
     file: &'a str,
 }
 
-impl Flat<'_> {
-    fn walk(&mut self, body: &[Statement], frame: usize) -> Result<()> {
-        for statement in body {
-            match statement {
-                Statement::Block(inner) => {
-                    self.frames.push(Frame { parent: Some(frame), ..Frame::default() });
-                    let inner_frame = self.frames.len() - 1;
-                    self.walk(inner, inner_frame)?;
-                }
-                Statement::Instruction(inst) => self.code.push((inst.clone(), frame)),
-                Statement::Label(name, line, column) => {
-                    let at = self.code.len() as u32;
-                    if self.frames[frame].labels.insert(name.clone(), at).is_some() {
-                        return Err(Diag::text(
-                            "PTX-NAME",
-                            self.file,
-                            (*line, *column),
-                            format!("label {name} is defined twice"),
-                        ));
-                    }
-                    self.labels.push((name.clone(), at));
-                }
-                Statement::BranchTargets(name, targets) => {
-                    self.frames[frame].targets.insert(name.clone(), targets.clone());
-                }
-                Statement::Variable(variable) => self.variable(frame, variable),
-                Statement::Registers { bits, predicate, names, line, column } => {
-                    for (name, count) in names {
-                        let all: Vec<String> = match count {
-                            0 => vec![name.clone()],
-                            n => (0..*n).map(|i| format!("{name}{i}")).collect(),
-                        };
-                        for name in all {
-                            let slot = self.register(&name, *bits, *predicate);
-                            if self.frames[frame].names.insert(name.clone(), slot).is_some() {
-                                return Err(Diag::text(
-                                    "PTX-NAME",
-                                    self.file,
-                                    (*line, *column),
-                                    format!("{name} is declared twice"),
-                                ));
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn register(&mut self, name: &str, bits: u32, predicate: bool) -> Name {
-        if predicate {
-            self.names_p.push(name.to_owned());
-            self.preds += 1;
-            Name::Pred(self.preds - 1)
-        } else if bits == 64 {
-            self.names64.push(name.to_owned());
-            self.n64 += 1;
-            Name::R64(self.n64 - 1)
-        } else {
-            self.names32.push(name.to_owned());
-            self.n32 += 1;
-            Name::R32(self.n32 - 1, bits)
-        }
-    }
-
-    fn variable(&mut self, frame: usize, variable: &Variable) {
-        let align = variable.align.max(1);
-        let symbol = match (variable.space.as_str(), variable.size) {
-            (".shared", Some(size)) if !variable.external => {
-                let at = self.static_smem.next_multiple_of(align);
-                self.static_smem = at + size;
-                Name::Symbol(Symbol::Shared, at)
-            }
-            (".shared", _) => {
-                self.dynamic_align = self.dynamic_align.max(align);
-                Name::Symbol(Symbol::Dynamic, 0)
-            }
-            (_, size) => {
-                let at = self.local.next_multiple_of(align);
-                self.local = at + size.unwrap_or(0);
-                Name::Symbol(Symbol::Local, at)
-            }
-        };
-        self.frames[frame].names.insert(variable.name.clone(), symbol);
-    }
-}
-
 /// Decodes one instruction; collects the registers it touches.
 pub(crate) struct Decoder<'a> {
     flat: &'a Flat<'a>,
@@ -260,6 +176,13 @@ impl Decoder<'_> {
     fn op(&mut self) -> Result<(Op, Class)> {
         let opcode = self.inst.opcode.clone();
         let parts: Vec<&str> = opcode.split('.').collect();
+        let alone = ["ret", "exit", "trap", "brkpt", "bra", "pmevent"];
+        if parts.len() == 1 && !alone.contains(&parts[0]) {
+            return self.unsupported();
+        }
+        if let Some(since) = since(&parts) {
+            self.since(since)?;
+        }
         if let Some(found) = self.memory(&parts)? {
             return Ok(found);
         }
@@ -284,6 +207,20 @@ impl Decoder<'_> {
     pub(crate) fn wrong_type<T>(&self, message: &str) -> Result<T> {
         let message = format!("{}: {message}", self.inst.opcode);
         Err(Diag::text("PTX-TYPE", self.flat.file, self.place(), message))
+    }
+
+    /// The module must be for a version and an architecture that have the instruction.
+    pub(crate) fn since(&self, since: Since) -> Result<()> {
+        let (major, minor) = (u32::from(since.ptx.0), u32::from(since.ptx.1));
+        let (version, target) = (self.module.version, self.module.target);
+        if version < (major, minor) {
+            let (x, y) = version;
+            return self.wrong_type(&format!("needs PTX {major}.{minor}, the module says {x}.{y}"));
+        }
+        if target < u32::from(since.sm) {
+            return self.wrong_type(&format!("needs sm_{}, the module says sm_{target}", since.sm));
+        }
+        Ok(())
     }
 
     fn lookup(&self, name: &str) -> Result<Name> {
@@ -534,58 +471,4 @@ impl Decoder<'_> {
             _ => self.wrong_type("expected an integer literal"),
         }
     }
-}
-
-pub(crate) fn truncate(n: u64, bits: u8) -> u64 {
-    if bits >= 64 { n } else { n & ((1 << bits) - 1) }
-}
-
-fn special(name: &str) -> Option<(Special, u32)> {
-    use crate::op::MaskKind;
-    let axis = |text: &str| match text {
-        "x" => Some(0),
-        "y" => Some(1),
-        "z" => Some(2),
-        _ => None,
-    };
-    let name = name.strip_prefix('%')?;
-    if let Some((base, a)) = name.rsplit_once('.') {
-        let a = axis(a)?;
-        return Some((
-            match base {
-                "tid" => Special::Tid(a),
-                "ntid" => Special::Ntid(a),
-                "ctaid" => Special::Ctaid(a),
-                "nctaid" => Special::Nctaid(a),
-                "clusterid" => Special::ClusterId(a),
-                "nclusterid" => Special::NclusterId(a),
-                "cluster_ctaid" => Special::ClusterCtaid(a),
-                "cluster_nctaid" => Special::ClusterNctaid(a),
-                _ => return None,
-            },
-            32,
-        ));
-    }
-    Some(match name {
-        "laneid" => (Special::Laneid, 32),
-        "warpid" => (Special::Warpid, 32),
-        "nwarpid" => (Special::Nwarpid, 32),
-        "smid" => (Special::Smid, 32),
-        "nsmid" => (Special::Nsmid, 32),
-        "gridid" => (Special::Gridid, 64),
-        "cluster_ctarank" => (Special::ClusterRank, 32),
-        "cluster_nctarank" => (Special::ClusterSize, 32),
-        "is_explicit_cluster" => (Special::IsExplicitCluster, 32),
-        "lanemask_eq" => (Special::LaneMask(MaskKind::Eq), 32),
-        "lanemask_le" => (Special::LaneMask(MaskKind::Le), 32),
-        "lanemask_lt" => (Special::LaneMask(MaskKind::Lt), 32),
-        "lanemask_ge" => (Special::LaneMask(MaskKind::Ge), 32),
-        "lanemask_gt" => (Special::LaneMask(MaskKind::Gt), 32),
-        "clock" => (Special::Clock, 32),
-        "clock64" => (Special::Clock, 64),
-        "globaltimer" => (Special::GlobalTimer, 64),
-        "dynamic_smem_size" => (Special::DynamicSmem, 32),
-        "total_smem_size" => (Special::TotalSmem, 32),
-        _ => return None,
-    })
 }

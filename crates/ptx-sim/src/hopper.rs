@@ -5,6 +5,7 @@ mod cluster;
 mod decode;
 mod mbarrier;
 mod tensor;
+mod tma;
 mod wgmma;
 
 pub(crate) use bulk::OpKind;

@@ -53,3 +53,8 @@ impl std::fmt::Display for Report {
         Ok(())
     }
 }
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

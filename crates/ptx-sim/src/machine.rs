@@ -4,6 +4,7 @@ mod access;
 mod barrier;
 mod copy;
 mod exec;
+mod flow;
 mod matrix;
 mod memory;
 mod schedule;
@@ -32,6 +33,9 @@ const MOST_DIAGS: usize = 20;
 pub(crate) const SHARED_WINDOW: u64 = 0x7e00_0000_0000;
 pub(crate) const LOCAL_WINDOW: u64 = 0x7d00_0000_0000;
 pub(crate) const PARAM_WINDOW: u64 = 0x7c00_0000_0000;
+
+/// What was published at a location: up to which scope, by which block, and what it knew.
+type Published = (Scope, u32, Clock);
 
 /// A block that is running.
 pub(crate) struct Cta {
@@ -78,7 +82,7 @@ pub(crate) struct Machine<'a> {
     /// Barriers that may be complete: (slot, barrier).
     pub(crate) arrivals: Vec<(usize, u32)>,
     /// What strong writes published, by location: (scope, block, clock).
-    pub(crate) published: BTreeMap<(u64, u64), Vec<(Scope, u32, Clock)>>,
+    pub(crate) published: BTreeMap<(u64, u64), Vec<Published>>,
     pub(crate) hopper: hopper::LaunchState,
     pub(crate) words: Vec<u32>,
     pub(crate) sectors: Vec<u64>,
@@ -177,6 +181,11 @@ fn check(
             format!("{} bytes of parameters, the kernel takes {}", params.len(), entry.param_bytes);
         return fail("LAUNCH-PARAM", message);
     }
+    if u64::from(gx) * u64::from(gy) * u64::from(gz) > 1 << 31 {
+        let message =
+            format!("grid ({gx}, {gy}, {gz}) of more than 2^31 blocks cannot be simulated");
+        return fail("LAUNCH-DIM", message);
+    }
     if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65535 || gz > 65535 {
         let message = format!("grid ({gx}, {gy}, {gz}); x may be 1 to 2^31-1, y and z 1 to 65535");
         return fail("LAUNCH-DIM", message);
@@ -261,6 +270,11 @@ impl Machine<'_> {
             }
             scheduler.run(self);
         }
+    }
+
+    /// Blocks that wait for others to finish before they begin.
+    pub(crate) fn blocks_waiting(&self) -> u32 {
+        self.launch.grid.iter().product::<u32>() - self.next_cluster * self.cluster_size
     }
 
     fn occupancy(&self, entry: &Entry) -> u32 {

@@ -115,7 +115,11 @@ impl Module {
             }
             let at = module.global_bytes.next_multiple_of(variable.align.max(1));
             outer.globals.insert(variable.name.clone(), at);
-            module.global_bytes = at + variable.size.unwrap_or(0);
+            module.global_bytes = at.saturating_add(variable.size.unwrap_or(0));
+            if module.global_bytes > 1 << 28 {
+                let message = "more than 256 MiB of variables".to_owned();
+                return Err(Diag::text("PTX-PARSE", file, place, message));
+            }
             module.globals.push((variable, at));
         }
         for kernel in kernels {
@@ -136,7 +140,7 @@ impl Module {
         let mut bytes = 0u32;
         for p in &kernel.params {
             let offset = bytes.next_multiple_of(p.align.max(1));
-            bytes = offset + p.size;
+            bytes = offset.saturating_add(p.size).min(1 << 30);
             params.push(Param { name: p.name.clone(), offset, size: p.size, align: p.align });
         }
         let limit = if self.version >= (8, 1) { 32764 } else { 4096 };
@@ -159,7 +163,7 @@ impl Module {
         let mut program = lowered.program;
         cfg::set_joins(&mut program.code);
         let regs = match kernel.directives.iter().find(|(n, _)| n == "maxnreg") {
-            Some((_, v)) => v.first().copied().unwrap_or(255),
+            Some((_, v)) => v.first().copied().unwrap_or(255).clamp(16, 255),
             None => cfg::registers_alive(&program).clamp(16, 255),
         };
         Ok(Entry {
@@ -215,11 +219,7 @@ impl Module {
 }
 
 impl Program {
-    /// Number of a register in `names` by its file.
-    pub(crate) fn meta64(&self, index: u32) -> u32 {
-        self.n32 + index
-    }
-
+    /// Number of a predicate in `names`.
     pub(crate) fn meta_pred(&self, index: u32) -> u32 {
         self.n32 + self.n64 + index
     }

@@ -421,3 +421,17 @@ pub(crate) struct Inst {
     /// Of a branch: where its sides meet again.
     pub(crate) join: u32,
 }
+
+impl Op {
+    /// The mask of lanes that execute it together, where it has one.
+    pub(crate) fn members(&self) -> Option<Src> {
+        match self {
+            Op::Shfl { mask, .. }
+            | Op::Vote { mask, .. }
+            | Op::Match { mask, .. }
+            | Op::Redux { mask, .. }
+            | Op::BarWarp { mask } => Some(*mask),
+            _ => None,
+        }
+    }
+}

@@ -95,7 +95,7 @@ impl Default for Options {
             smem_base: None,
             smem_shift: 0,
             sms: 4,
-            step_budget: 2_000_000_000_000,
+            step_budget: 20_000_000_000,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The syntax tree of a PTX module. No recovery: the first error wins.
 
+mod declarations;
+mod operands;
+
 use crate::Diag;
 use crate::lex::{Lexed, Spanned, Token, lex};
 
@@ -94,16 +97,23 @@ pub(crate) struct Tree {
 
 pub(crate) fn parse(text: &str, file: &str) -> Result<Tree> {
     let Lexed { tokens, origins } = lex(text, file)?;
-    let mut p = Parser { tokens, at: 0, file: file.to_owned() };
+    let mut p = Parser { tokens, at: 0, depth: 0, file: file.to_owned() };
     let mut tree = p.module()?;
     tree.origins.extend(origins);
     tree.origins.sort();
     Ok(tree)
 }
 
+/// Bytes of a variable.
+const LARGEST: u32 = 1 << 26;
+
+/// Braces within braces that a text may have.
+const DEEPEST: u32 = 64;
+
 struct Parser {
     tokens: Vec<Spanned>,
     at: usize,
+    depth: u32,
     file: String,
 }
 
@@ -353,7 +363,7 @@ impl Parser {
                         .rev()
                         .take_while(|s| !matches!(s.token, Token::Punct('(' | ',')))
                         .any(|s| s.token == Token::Word(".ptr".into()));
-                    let n = self.small("an alignment")?;
+                    let n = self.alignment()?;
                     if !pointed {
                         align = n;
                     }
@@ -376,10 +386,33 @@ impl Parser {
                         return self.error(format!("parameter {word} has no type"));
                     }
                     let align = if align > 0 { align } else { bits / 8 };
+                    if count > LARGEST {
+                        return self
+                            .error(format!("parameter {word} has more than {LARGEST} elements"));
+                    }
                     return Ok(Parameter { name: word, size: bits / 8 * count, align });
                 }
             }
         }
+    }
+
+    /// One level further in.
+    fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth == DEEPEST {
+            return self.error(format!("more than {DEEPEST} levels within one another"));
+        }
+        self.depth += 1;
+        let parsed = parse(self);
+        self.depth -= 1;
+        parsed
+    }
+
+    fn alignment(&mut self) -> Result<u32> {
+        let n = self.small("an alignment")?;
+        if !n.is_power_of_two() || n > 1 << 16 {
+            return self.error(format!("alignment {n}: expected a power of two up to 65536"));
+        }
+        Ok(n)
     }
 
     fn block(&mut self) -> Result<Vec<Statement>> {
@@ -393,7 +426,7 @@ impl Parser {
                 }
                 Token::Punct('{') => {
                     self.next();
-                    statements.push(Statement::Block(self.block()?));
+                    statements.push(Statement::Block(self.deeper(Self::block)?));
                 }
                 Token::Punct('@') => statements.push(self.instruction()?),
                 Token::Punct(';') => {
@@ -438,239 +471,5 @@ impl Parser {
 
     fn label_follows(&self) -> bool {
         self.tokens.get(self.at + 1).is_some_and(|s| s.token == Token::Punct(':'))
-    }
-
-    fn registers(&mut self, line: u32, column: u32) -> Result<Statement> {
-        let mut lanes = 1;
-        let mut kind = self.word("a register type")?;
-        if let Some(n) = kind.strip_prefix(".v").and_then(|n| n.parse::<u32>().ok()) {
-            lanes = n;
-            kind = self.word("a register type")?;
-        }
-        let Some(bits) = type_bits(&kind) else {
-            self.at -= 1;
-            return self.expected("a register type");
-        };
-        if lanes != 1 || bits == 128 {
-            return Err(Diag::text(
-                "PTX-UNSUPPORTED",
-                &self.file,
-                (line, column),
-                "vector and 128-bit registers are not supported",
-            ));
-        }
-        let mut names = Vec::new();
-        loop {
-            let name = self.word("a register's name")?;
-            let mut count = 0;
-            if self.eat('<') {
-                count = self.small("a number of registers")?;
-                if count > 1 << 20 {
-                    return self.error(format!("{count} registers are more than any kernel has"));
-                }
-                self.need('>')?;
-                if count == 0 {
-                    return self.error(format!("{name}<0> declares no register"));
-                }
-            }
-            names.push((name, count));
-            if !self.eat(',') {
-                break;
-            }
-        }
-        self.need(';')?;
-        Ok(Statement::Registers { bits, predicate: bits == 1, names, line, column })
-    }
-
-    fn variables(&mut self) -> Result<Vec<Variable>> {
-        let (mut space, mut align, mut bits, mut external) = (String::new(), 0, 0, false);
-        let mut found = Vec::new();
-        loop {
-            let word = self.word("a variable declaration")?;
-            match word.as_str() {
-                ".extern" => external = true,
-                ".visible" | ".weak" => {}
-                ".global" | ".const" | ".shared" | ".local" => space = word,
-                ".align" => align = self.small("an alignment")?,
-                _ if word.starts_with('.') => match type_bits(&word) {
-                    Some(n) if (8..=64).contains(&n) => bits = n,
-                    _ => {
-                        self.at -= 1;
-                        return self.expected("a variable declaration");
-                    }
-                },
-                _ => {
-                    if space.is_empty() || bits == 0 {
-                        self.at -= 1;
-                        return self.expected("a variable's state space and type before its name");
-                    }
-                    let mut size = Some(bits / 8);
-                    while self.eat('[') {
-                        if self.eat(']') {
-                            size = None;
-                        } else {
-                            let n = self.small("an array size")?;
-                            size = size.and_then(|s| s.checked_mul(n));
-                            if size.is_none() {
-                                return self.error("the array is larger than 4 GiB");
-                            }
-                            self.need(']')?;
-                        }
-                    }
-                    let mut initial = Vec::new();
-                    if self.eat('=') {
-                        self.initial(bits / 8, &mut initial)?;
-                        size = Some(size.unwrap_or(initial.len() as u32));
-                    }
-                    let align = if align > 0 { align } else { bits / 8 };
-                    found.push(Variable {
-                        space: space.clone(),
-                        name: word,
-                        align,
-                        size,
-                        external,
-                        initial,
-                    });
-                    if !self.eat(',') {
-                        self.need(';')?;
-                        return Ok(found);
-                    }
-                }
-            }
-        }
-    }
-
-    fn initial(&mut self, bytes: u32, out: &mut Vec<u8>) -> Result<()> {
-        if self.eat('{') {
-            loop {
-                self.initial(bytes, out)?;
-                if !self.eat(',') {
-                    return self.need('}');
-                }
-            }
-        }
-        let value = match *self.peek() {
-            Token::Float(value, _) => {
-                self.next();
-                value
-            }
-            _ => self.int("a number")?,
-        };
-        out.extend_from_slice(&value.to_le_bytes()[..bytes as usize]);
-        Ok(())
-    }
-
-    fn instruction(&mut self) -> Result<Statement> {
-        let start = self.tokens[self.at].start;
-        let mut guard = None;
-        if self.eat('@') {
-            let negated = self.eat('!');
-            guard = Some((self.word("a predicate")?, negated));
-        }
-        let (line, column) = self.here();
-        let opcode = self.word("an instruction")?;
-        if opcode.starts_with(['.', '%']) {
-            self.at -= 1;
-            return self.expected("an instruction");
-        }
-        let mut operands = Vec::new();
-        if !self.is(';') {
-            loop {
-                operands.push(self.operand()?);
-                if !self.eat(',') {
-                    break;
-                }
-            }
-        }
-        if !self.is(';') {
-            return self.expected("`,` or `;`");
-        }
-        let span = (start, self.tokens[self.at].end);
-        self.next();
-        Ok(Statement::Instruction(Instruction { guard, opcode, operands, line, column, span }))
-    }
-
-    fn operand(&mut self) -> Result<Operand> {
-        let first = self.simple()?;
-        if self.eat('|') {
-            return Ok(Operand::Pair(Box::new(first), Box::new(self.simple()?)));
-        }
-        // `variable + 4` as an immediate address.
-        if let Operand::Name(_) = first
-            && (self.is('+') || self.is('-'))
-        {
-            let offset = self.offset()?;
-            return Ok(Operand::Address { base: Box::new(first), offset, coords: Vec::new() });
-        }
-        Ok(first)
-    }
-
-    fn offset(&mut self) -> Result<i64> {
-        if self.eat('+') {
-            Ok(self.int("an offset")? as i64)
-        } else if self.is('-') {
-            Ok(self.int("an offset")? as i64)
-        } else {
-            Ok(0)
-        }
-    }
-
-    fn simple(&mut self) -> Result<Operand> {
-        match self.peek().clone() {
-            Token::Word(word) => {
-                self.next();
-                Ok(Operand::Name(word))
-            }
-            Token::Int(_) | Token::Punct('-') => {
-                if let (Token::Punct('-'), Token::Float(bits, width)) =
-                    (self.peek().clone(), self.tokens[self.at + 1].token.clone())
-                {
-                    self.next();
-                    self.next();
-                    return Ok(Operand::Float(bits ^ (1 << (width - 1)), width));
-                }
-                Ok(Operand::Int(self.int("a number")?))
-            }
-            Token::Float(bits, width) => {
-                self.next();
-                Ok(Operand::Float(bits, width))
-            }
-            Token::Punct('!') => {
-                self.next();
-                Ok(Operand::Not(Box::new(self.simple()?)))
-            }
-            Token::Punct('{') => {
-                self.next();
-                let mut elements = Vec::new();
-                while !self.eat('}') {
-                    elements.push(self.simple()?);
-                    if !self.is('}') {
-                        self.need(',')?;
-                    }
-                }
-                Ok(Operand::Vector(elements))
-            }
-            Token::Punct('[') => {
-                self.next();
-                let base = Box::new(self.simple()?);
-                let offset = self.offset()?;
-                let mut coords = Vec::new();
-                if self.eat(',') {
-                    match self.simple()? {
-                        Operand::Vector(elements) => coords = elements,
-                        other => coords.push(other),
-                    }
-                }
-                self.need(']')?;
-                Ok(Operand::Address { base, offset, coords })
-            }
-            Token::Punct('(') => Err(Diag::text(
-                "PTX-UNSUPPORTED",
-                &self.file,
-                self.here(),
-                "call: device functions are not supported",
-            )),
-            _ => self.expected("an operand"),
-        }
     }
 }

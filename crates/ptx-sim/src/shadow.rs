@@ -61,7 +61,6 @@ pub(crate) struct Known<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conflict {
     pub(crate) actor: Actor,
-    pub(crate) clock: u32,
     pub(crate) pc: u32,
     pub(crate) lane: u8,
     /// The other party wrote.

@@ -11,6 +11,8 @@ pub(crate) enum State {
     Run,
     /// At barrier so-and-so.
     Bar(u32),
+    /// For the other lanes that its member mask names.
+    Members,
     /// At the cluster barrier.
     Cluster,
     /// Waits for the other warps of its warpgroup.
@@ -60,7 +62,6 @@ pub(crate) struct Copy {
     pub(crate) lane: u8,
     pub(crate) group: u32,
     pub(crate) clock: u32,
-    pub(crate) pc: u32,
     pub(crate) bytes: u8,
     pub(crate) src_bytes: u8,
     /// Offset in the block's shared memory.
@@ -113,6 +114,8 @@ pub(crate) struct Warp {
     pub(crate) splits: Vec<Split>,
     pub(crate) joins: Vec<Join>,
     pub(crate) turn: usize,
+    /// It used up its last turn.
+    pub(crate) tired: bool,
     /// Local memory, lane after lane.
     pub(crate) local: Vec<u8>,
     pub(crate) local_defined: Vec<bool>,
@@ -153,6 +156,7 @@ impl Warp {
             splits: vec![Split { pc: 0, mask: lanes, join: 0, state: State::Run, spinning: false }],
             joins: Vec::new(),
             turn: 0,
+            tired: false,
             local: vec![0xff; local],
             local_defined: vec![false; local],
             hopper: Default::default(),
@@ -215,9 +219,9 @@ impl Warp {
                 }
             }
             Dst::R64(r) => {
-                for lane in 0..32 {
+                for (lane, value) in value.iter().enumerate() {
                     if mask >> lane & 1 == 1 {
-                        self.r64[r as usize][lane] = u64::from(value[lane]);
+                        self.r64[r as usize][lane] = u64::from(*value);
                     }
                 }
             }
@@ -240,9 +244,9 @@ impl Warp {
                 }
             }
             Dst::R32(r) => {
-                for lane in 0..32 {
+                for (lane, value) in value.iter().enumerate() {
                     if mask >> lane & 1 == 1 {
-                        self.r32[r as usize][lane] = value[lane] as u32;
+                        self.r32[r as usize][lane] = *value as u32;
                     }
                 }
             }

@@ -15,9 +15,9 @@ const FEW_BLOCKS: usize = 128;
 /// How many blocks splitting aims at.
 const ENOUGH_BLOCKS: usize = 512;
 
-/// The fewest keys of a split. What follows from it depends on the problem, not on the device, so
-/// that results do not either.
-const SPLIT_LEN: usize = 512;
+/// About the fewest keys of a split. What follows from these three depends on the problem, not on the
+/// device, so that results do not either.
+const SPLIT_LEN: usize = 256;
 
 /// Threads of the combining kernel: a warp a row.
 pub(super) const COMBINE_THREADS: u32 = 128;
@@ -60,6 +60,9 @@ pub struct Config {
     pub ragged: bool,
     /// The keys are split over CTAs and a second kernel combines the parts.
     pub split: bool,
+    /// The rows of a CTA are those of all query heads that share a key head, so that few queries
+    /// read each key once.
+    pub packed: bool,
 }
 
 /// Picks the kernel for `problem` on a device, or says why there is none.
@@ -94,10 +97,11 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         key_padding: problem.key_padding,
         ragged: problem.ragged.is_some(),
         split: false,
+        packed: s.seqlen_q <= 32
+            && s.heads_q > s.heads_kv
+            && !problem.alibi
+            && problem.bias.is_none(),
     };
-    // The one case with no registers left for the addresses of a padded row's chunks.
-    let crowded = config.dtype == DType::F32 && head_dim == 256;
-    config.vec &= !(crowded && config.padded && config.has_options());
     let tiles = config.tiles(s.seqlen_q);
     let fits =
         |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
@@ -130,18 +134,23 @@ impl Config {
             rows,
             q_in_registers,
         };
+        let few = seqlen_q <= 64 || self.packed;
         if self.dtype == DType::F32 {
-            return match self.head_dim {
-                32 => vec![tile(64, 64, 16, false)],
-                64..=128 => vec![tile(64, 32, 16, false)],
-                192 => vec![tile(64, 16, 16, false)],
+            return match (few, self.head_dim) {
+                (true, 32) => vec![tile(64, 64, 16, false)],
+                (true, 64..=128) => vec![tile(64, 32, 16, false)],
+                // With 32 rows a warp takes K and V apart into TF32 for twice the products.
+                (false, 32) => vec![tile(128, 64, 32, false)],
+                (false, 64) => vec![tile(128, 32, 32, false)],
+                (false, 96 | 128) => vec![tile(128, 16, 32, false)],
+                (_, 192) => vec![tile(64, 16, 16, false)],
                 _ => vec![tile(64, 16, 16, false), tile(32, 16, 16, false)],
             };
         }
         // With 32 rows a warp reads K and V from shared memory half as often per product, but its
         // accumulators leave few registers for anything else.
-        let plain = !self.has_options() && !self.padded;
-        match (seqlen_q <= 64, self.head_dim) {
+        let plain = !self.has_options() && !self.left && !self.padded;
+        match (few, self.head_dim) {
             (true, ..=128) => vec![tile(64, 64, 16, true)],
             (true, _) => vec![tile(64, 32, 16, false)],
             (false, ..=64) => vec![tile(128, 64, 32, true)],
@@ -153,10 +162,9 @@ impl Config {
         }
     }
 
-    /// Whether scores are modified or masked by more than a position's right side.
+    /// Whether scores are modified, or masked by more than their position.
     fn has_options(&self) -> bool {
-        let modified = self.scaled || self.softcap || self.alibi || self.bias;
-        modified || self.left || self.key_padding
+        self.scaled || self.softcap || self.alibi || self.bias || self.key_padding
     }
 
     /// The same kernel for tensors whose rows begin anywhere.
@@ -199,8 +207,10 @@ impl Config {
     /// Keys of one split.
     pub(super) fn split_len(&self, problem: &Full) -> usize {
         let blocks = self.blocks(problem).max(1);
-        let wanted = ENOUGH_BLOCKS.div_ceil(blocks);
-        problem.shape.seqlen_k.div_ceil(wanted).next_multiple_of(64).max(SPLIT_LEN)
+        let seqlen_k = problem.shape.seqlen_k;
+        let splits = (seqlen_k / SPLIT_LEN).clamp(1, ENOUGH_BLOCKS.div_ceil(blocks));
+        // Whole tiles, whatever their size.
+        seqlen_k.div_ceil(splits).next_multiple_of(64).max(64)
     }
 
     /// Into how many parts the keys are split; 1 if they are not.
@@ -211,10 +221,18 @@ impl Config {
         }
     }
 
+    /// CTAs of one head, or of one key head if rows are packed.
+    pub(super) fn row_blocks(&self, problem: &Full) -> usize {
+        let s = &problem.shape;
+        let rows = if self.packed { s.heads_q / s.heads_kv * s.seqlen_q } else { s.seqlen_q };
+        rows.div_ceil(self.tile.block_m as usize)
+    }
+
     /// CTAs of unsplit keys.
     fn blocks(&self, problem: &Full) -> usize {
         let s = &problem.shape;
-        s.seqlen_q.div_ceil(self.tile.block_m as usize).saturating_mul(s.batch * s.heads_q)
+        let heads = if self.packed { s.heads_kv } else { s.heads_q };
+        self.row_blocks(problem).saturating_mul(s.batch * heads)
     }
 
     /// CTAs of `stage`.
@@ -255,6 +273,7 @@ impl Config {
                 alibi: false,
                 bias: false,
                 key_padding: false,
+                packed: false,
                 ..*self
             },
         }
@@ -266,8 +285,12 @@ impl Config {
         let mut text = format!("head_dim {}, sm_80 tile {block_m}x{block_n}", self.head_dim);
         let warps = self.threads(Stage::Forward) / 32;
         text += &format!(", {warps} warps of {} rows", self.tile.rows);
-        let flags =
-            [(self.split, "split keys"), (self.padded, "padded"), (!self.vec, "scalar loads")];
+        let flags = [
+            (self.packed, "heads packed"),
+            (self.split, "split keys"),
+            (self.padded, "padded"),
+            (!self.vec, "scalar loads"),
+        ];
         for (_, name) in flags.iter().filter(|(on, _)| *on) {
             text += ", ";
             text += name;
@@ -303,6 +326,7 @@ impl Config {
             key_padding => self.key_padding,
             ragged => self.ragged,
             split => self.split,
+            packed => self.packed,
             always_edge => self.key_padding || self.bias,
             ..rows.values()
         }

@@ -100,7 +100,7 @@ impl Params {
             bias_row,
             partial_rows: rows,
             partial_stats: splits as u64 * rows * u64::from(config.head_dim) * 4,
-            blocks: s.seqlen_q.div_ceil(config.tile.block_m as usize) as u32,
+            blocks: config.row_blocks(p) as u32,
             heads: s.heads_q as u32,
             group: (s.heads_q / s.heads_kv) as u32,
             splits: splits as u32,

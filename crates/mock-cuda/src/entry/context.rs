@@ -103,6 +103,7 @@ entries! {
     fn cuCtxSynchronize() {
         with(|s| {
             let context = s.current()?;
+            s.not_capturing()?;
             s.drain(context);
             s.health(context)
         })

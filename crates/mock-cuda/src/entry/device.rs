@@ -223,6 +223,13 @@ fn words(error: c_uint) -> Option<(&'static CStr, &'static CStr)> {
             (c"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE", c"too many blocks in cooperative launch")
         }
         801 => (c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
+        401 => {
+            (c"CUDA_ERROR_ILLEGAL_STATE", c"the operation cannot be performed in the present state")
+        }
+        900 => (
+            c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+            c"operation not permitted when stream is capturing",
+        ),
         912 => (c"CUDA_ERROR_INVALID_CLUSTER_SIZE", c"Invalid cluster size"),
         999 => (c"CUDA_ERROR_UNKNOWN", c"unknown error"),
         _ => return None,

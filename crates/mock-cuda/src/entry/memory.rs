@@ -37,6 +37,7 @@ entries! {
             if pointer == 0 {
                 return Ok(());
             }
+            s.not_capturing()?;
             // The driver waits for the device before it frees.
             s.drain(context);
             s.health(context)?;
@@ -252,7 +253,7 @@ impl State {
         }
         self.check_range(from, bytes as u64)?;
         let pinned = self.is_pinned(to as u64, bytes);
-        if pinned {
+        if pinned && self.streams[&stream].capture.is_none() {
             // What a host that does not wait would see.
             // SAFETY: the caller's memory is that long.
             unsafe { std::ptr::write_bytes(to, 0xff, bytes) };

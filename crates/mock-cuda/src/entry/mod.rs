@@ -4,6 +4,7 @@ mod context;
 mod device;
 mod event;
 mod function;
+mod graph;
 mod launch;
 mod memory;
 mod module;
@@ -19,6 +20,7 @@ pub(crate) fn tables() -> impl Iterator<Item = (&'static str, Address)> {
         device::table(),
         event::table(),
         function::table(),
+        graph::table(),
         launch::table(),
         memory::table(),
         module::table(),

@@ -86,16 +86,22 @@ entries! {
     }
 
     fn cuStreamIsCapturing(stream: u64, status: *mut c_uint) {
-        with(|s| s.stream(stream))?;
-        out(status, 0)
+        let capturing = ask(|s| {
+            let stream = s.stream(stream)?;
+            Ok(s.streams[&stream].capture.is_some())
+        })?;
+        out(status, c_uint::from(capturing))
     }
 
     fn cuStreamGetCaptureInfo_v2(
         stream: u64, status: *mut c_uint, _id: *mut u64, _graph: *mut u64,
         _dependencies: *mut *const u64, _count: *mut usize,
     ) {
-        with(|s| s.stream(stream))?;
-        out(status, 0)
+        let capturing = ask(|s| {
+            let stream = s.stream(stream)?;
+            Ok(s.streams[&stream].capture.is_some())
+        })?;
+        out(status, c_uint::from(capturing))
     }
 
     fn cuLaunchHostFunc(

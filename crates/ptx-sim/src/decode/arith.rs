@@ -63,26 +63,14 @@ impl Decoder<'_> {
             _ => {}
         }
         let Some(found) = alu::decode(&self.inst.opcode) else { return self.unsupported() };
-        let (major, minor) = (u32::from(found.since.ptx.0), u32::from(found.since.ptx.1));
-        if self.module.version < (major, minor) {
-            return self.wrong_type(&format!(
-                "needs PTX {major}.{minor}, the module says {}.{}",
-                self.module.version.0, self.module.version.1
-            ));
-        }
-        if self.module.target < u32::from(found.since.sm) {
-            return self.wrong_type(&format!(
-                "needs sm_{}, the module says sm_{}",
-                found.since.sm, self.module.target
-            ));
-        }
+        self.since(found.since)?;
         let sources = found.src.iter().take_while(|b| **b > 0).count();
         self.count(1 + sources)?;
         let wider = parts[0] == "cvt";
         let dst = self.dst_at_least(&self.operand(0)?, found.dst, wider)?;
         let mut src = [Src::Imm(0); 3];
-        for i in 0..sources {
-            src[i] = self.src_at_least(&self.operand(i + 1)?, found.src[i], wider)?;
+        for (i, slot) in src.iter_mut().enumerate().take(sources) {
+            *slot = self.src_at_least(&self.operand(i + 1)?, found.src[i], wider)?;
         }
         // `cvt` sign-extends for the wider register that its destination may be.
         let cut = match self.register_bits(&self.operand(0)?) {

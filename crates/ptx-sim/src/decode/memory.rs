@@ -35,16 +35,18 @@ impl Decoder<'_> {
             "st" if parts.get(1) != Some(&"async") => self.store(parts)?,
             "atom" => self.atomic(parts, true)?,
             "red" if parts.get(1) != Some(&"async") => self.atomic(parts, false)?,
-            "cp" if parts[1] == "async" && parts.get(2) != Some(&"bulk") => match parts[2] {
-                "ca" | "cg" => self.cp_async(parts)?,
-                "commit_group" => Op::CpCommit,
-                "wait_group" => {
-                    let n = self.immediate(&self.operand(0)?)?;
-                    Op::CpWait { keep: u32::try_from(n).unwrap_or(u32::MAX) }
+            "cp" if parts.len() > 2 && parts[1] == "async" && parts[2] != "bulk" => {
+                match parts[2] {
+                    "ca" | "cg" => self.cp_async(parts)?,
+                    "commit_group" => Op::CpCommit,
+                    "wait_group" => {
+                        let n = self.immediate(&self.operand(0)?)?;
+                        Op::CpWait { keep: u32::try_from(n).unwrap_or(u32::MAX) }
+                    }
+                    "wait_all" => Op::CpWaitAll,
+                    _ => return Ok(None),
                 }
-                "wait_all" => Op::CpWaitAll,
-                _ => return Ok(None),
-            },
+            }
             "ldmatrix" => {
                 self.count(2)?;
                 if !parts.contains(&"m8n8") || !parts.contains(&"b16") {
@@ -184,15 +186,23 @@ impl Decoder<'_> {
         let first = usize::from(returns);
         let mem = self.mem(&self.operand(first)?, space)?;
         let src = self.srcs(&self.operand(first + 1)?, bits)?;
-        let compare = match op {
-            AtomOp::Cas => Some(src[0]),
+        let compare = match (op, src.as_slice()) {
+            (AtomOp::Cas, [compare]) => Some(*compare),
+            (AtomOp::Cas, _) => return self.wrong_type("compares one value"),
+            (_, []) => return self.wrong_type("has no value"),
             _ => None,
         };
         let src = match op {
             AtomOp::Cas => self.srcs(&self.operand(first + 2)?, bits)?,
             _ => src,
         };
+        if !matches!(src.len(), 1 | 2 | 4 | 8) || op == AtomOp::Cas && src.len() != 1 {
+            return self.wrong_type(&format!("has {} values", src.len()));
+        }
         let dst = if returns { self.dsts(&self.operand(0)?, bits)? } else { Vec::new() };
+        if returns && dst.len() != src.len() {
+            return self.wrong_type(&format!("has {} results of {} values", dst.len(), src.len()));
+        }
         Ok(Op::Atom {
             mem,
             op,

@@ -75,7 +75,7 @@ pub(crate) fn decode(d: &mut Decoder<'_>, parts: &[&str]) -> Result<Option<Op>> 
         }
         "setmaxnreg" => {
             let n = d.immediate(&d.operand(0)?)? as u32;
-            if !(24..=256).contains(&n) || n % 8 != 0 {
+            if !(24..=256).contains(&n) || !n.is_multiple_of(8) {
                 return d.wrong_type(&format!(
                     "{n} registers; allowed are multiples of 8 from 24 to 256"
                 ));

@@ -91,7 +91,9 @@ impl Machine<'_> {
             }
             space => (space, address),
         };
-        let fits = |at: u64, bytes: usize| at + u64::from(len) <= bytes as u64;
+        let fits = |at: u64, bytes: usize| {
+            at.checked_add(u64::from(len)).is_some_and(|end| end <= bytes as u64)
+        };
         match space {
             Space::Global | Space::Generic => {
                 match self.device.global.find(address, u64::from(len)) {
@@ -363,20 +365,28 @@ impl Machine<'_> {
 
     pub(crate) fn fence(&mut self, warp: &mut Warp, exec: u32, scope: Scope) {
         for lane in super::exec::lanes(exec) {
-            let clock = warp.published_by(lane);
-            let fences = warp.fences[lane].get_or_insert_with(Box::<Fences>::default);
-            fences.released.insert(scope, clock);
-            let own = Clock::default();
-            // Everything pending whose scope this fence spans.
-            let mut gained = own;
-            for (s, clock) in &fences.pending {
-                if *s <= scope || scope >= Scope::Gpu {
-                    gained.join(clock);
-                }
+            self.acquire(warp, lane, scope);
+            self.release_at(warp, lane, scope);
+        }
+    }
+
+    /// What the lane's later strong writes publish is what is known now.
+    pub(crate) fn release_at(&mut self, warp: &mut Warp, lane: usize, scope: Scope) {
+        let clock = warp.published_by(lane);
+        warp.fences[lane].get_or_insert_with(Box::<Fences>::default).released.insert(scope, clock);
+    }
+
+    /// The lane learns what its earlier strong reads saw, as far as the scope spans it.
+    pub(crate) fn acquire(&mut self, warp: &mut Warp, lane: usize, scope: Scope) {
+        let Some(fences) = &warp.fences[lane] else { return };
+        let mut gained = Clock::default();
+        for (s, clock) in &fences.pending {
+            if *s <= scope {
+                gained.join(clock);
             }
-            if !gained.is_empty() {
-                warp.learn(1 << lane, &gained, None);
-            }
+        }
+        if !gained.is_empty() {
+            warp.learn(1 << lane, &gained, None);
         }
     }
 

@@ -80,7 +80,12 @@ impl Machine<'_> {
             bar.all = true;
         }
         let twice = bar.arrived.iter().any(|(w, lanes)| *w == warp.index && lanes & exec != 0);
-        let threads = if exec == warp.live() { 32 } else { exec.count_ones() };
+        // A warp counts as 32 threads, once all that live have come.
+        let of_warp = bar.arrived.iter().filter(|(w, _)| *w == warp.index);
+        let (before_it, came) =
+            of_warp.fold((0, exec), |(n, all), (_, lanes)| (n + lanes.count_ones(), all | lanes));
+        let whole = !twice && came & warp.live() == warp.live();
+        let threads = if whole { 32u32.saturating_sub(before_it) } else { exec.count_ones() };
         bar.threads += threads;
         bar.clock.join(&clock);
         bar.clock_async.join(&clock_async);
@@ -124,7 +129,9 @@ impl Machine<'_> {
         let bar = std::mem::take(&mut self.ctas[slot].bars[id as usize]);
         for waiting in &bar.waiting {
             let Some(warp) = &mut self.ctas[slot].warps[waiting.warp as usize] else { continue };
-            warp.meet(waiting.mask);
+            // All of the warp's lanes that wait meet, whichever instruction brought them here.
+            let of_warp = bar.waiting.iter().filter(|w| w.warp == waiting.warp);
+            warp.meet(of_warp.fold(0, |all, w| all | w.mask));
             warp.learn(waiting.mask, &bar.clock, Some(&bar.clock_async));
             for split in &mut warp.splits {
                 if split.state == State::Bar(id) && split.mask & waiting.mask != 0 {

@@ -65,7 +65,6 @@ impl Machine<'_> {
                 lane: lane as u8,
                 group: warp.committed[lane],
                 clock: warp.clock,
-                pc,
                 bytes: *bytes as u8,
                 src_bytes: takes[lane] as u8,
                 to: at as u32,

@@ -4,7 +4,7 @@ use super::Machine;
 use crate::alu::{self, Kind};
 use crate::hopper;
 use crate::op::{BoolOp, CarryOp, CmpFn, Dst, Inst, Op, Src};
-use crate::warp::{Join, Split, State, Warp};
+use crate::warp::Warp;
 
 /// Blends by mask.
 fn combine(op: BoolOp, a: u32, b: u32) -> u32 {
@@ -38,6 +38,13 @@ impl<'a> Machine<'a> {
             }
             let value = warp.preds[p as usize];
             exec &= if negated { !value } else { value };
+        }
+        if exec != warp.live()
+            && exec != 0
+            && let Some(mask) = inst.op.members()
+        {
+            let Some(together) = self.assemble(warp, s, exec, inst.guard, mask) else { return };
+            exec = together;
         }
         warp.splits[s].pc = pc + 1;
         warp.clock += 1;
@@ -385,107 +392,6 @@ impl<'a> Machine<'a> {
             }
         }
         warp.set64(dst, &out, exec);
-    }
-
-    fn branch(&mut self, warp: &mut Warp, s: usize, taken: u32, target: u32, join: u32) {
-        let split = warp.splits[s];
-        if taken == split.mask {
-            warp.splits[s].pc = target;
-            return;
-        }
-        let parent = self.join_at(warp, split, join);
-        warp.splits[s].mask = split.mask & !taken;
-        warp.splits[s].join = parent;
-        warp.splits.push(Split { pc: target, mask: taken, join: parent, ..split });
-    }
-
-    /// The join that the sides of a split's branch go to.
-    fn join_at(&self, warp: &mut Warp, split: Split, pc: u32) -> u32 {
-        if split.join != 0 && warp.joins[split.join as usize - 1].pc == pc {
-            return split.join;
-        }
-        let join = Join { pc, expected: split.mask, arrived: 0, parent: split.join, live: true };
-        match warp.joins.iter().position(|j| !j.live) {
-            Some(i) => {
-                warp.joins[i] = join;
-                i as u32 + 1
-            }
-            None => {
-                warp.joins.push(join);
-                warp.joins.len() as u32
-            }
-        }
-    }
-
-    /// If all lanes expected at a join have come or exited, they go on together.
-    fn meet_up(&mut self, warp: &mut Warp, join: u32) {
-        let j = warp.joins[join as usize - 1];
-        if !j.live || j.arrived != j.expected {
-            return;
-        }
-        warp.joins[join as usize - 1].live = false;
-        if j.arrived != 0 {
-            warp.splits.push(Split {
-                pc: j.pc,
-                mask: j.arrived,
-                join: j.parent,
-                state: State::Run,
-                spinning: false,
-            });
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn branch_by_index(
-        &mut self,
-        warp: &mut Warp,
-        s: usize,
-        pc: u32,
-        exec: u32,
-        index: Src,
-        targets: &[u32],
-        join: u32,
-    ) {
-        let index = self.value32(warp, index);
-        let split = warp.splits[s];
-        let parent = self.join_at(warp, split, join);
-        for (i, target) in targets.iter().enumerate() {
-            let mask = lanes(exec).filter(|&l| index[l] == i as u32).fold(0, |m, l| m | 1 << l);
-            if mask != 0 {
-                warp.splits.push(Split {
-                    pc: *target,
-                    mask,
-                    join: parent,
-                    state: State::Run,
-                    spinning: false,
-                });
-            }
-        }
-        if let Some(lane) = lanes(exec).find(|&l| index[l] as usize >= targets.len()) {
-            self.stop("BRX-INDEX", (warp, pc, Some(lane as u32)), || {
-                format!("index {} of {} targets", index[lane], targets.len())
-            });
-        }
-        let rest = split.mask & !exec;
-        if rest == 0 {
-            warp.splits.swap_remove(s);
-        } else {
-            warp.splits[s] = Split { mask: rest, join: parent, ..warp.splits[s] };
-        }
-    }
-
-    fn exit(&mut self, warp: &mut Warp, s: usize, exec: u32) {
-        warp.exited |= exec;
-        warp.splits[s].mask &= !exec;
-        if warp.splits[s].mask == 0 {
-            warp.splits.swap_remove(s);
-        }
-        for join in 0..warp.joins.len() {
-            if warp.joins[join].live {
-                warp.joins[join].expected &= !exec;
-                self.meet_up(warp, join as u32 + 1);
-            }
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::access::{Place, What, strength};
 use super::exec::lanes;
 use crate::count;
 use crate::num;
-use crate::op::{AtomOp, AtomType, Dst, Inst, Op, Order, Space};
+use crate::op::{AtomOp, AtomType, Dst, Inst, Op, Order};
 use crate::shadow::Strong;
 use crate::warp::Warp;
 
@@ -317,7 +317,7 @@ impl Machine<'_> {
             self.subscribe(warp, lane, at)
         };
         if order.acquire {
-            self.fence(warp, 1 << lane, order.scope);
+            self.acquire(warp, lane, order.scope);
         }
     }
 
@@ -364,7 +364,7 @@ impl Machine<'_> {
         for lane in lanes(exec) {
             let Some(place) = places[lane] else { continue };
             if order.release {
-                self.fence(warp, 1 << lane, order.scope);
+                self.release_at(warp, lane, order.scope);
             }
             // `red` never takes part in acquiring.
             if *returns {
@@ -377,8 +377,8 @@ impl Machine<'_> {
                 let at = key(self, place);
                 self.publish(warp, lane, at)
             };
-            if order.acquire {
-                self.fence(warp, 1 << lane, order.scope);
+            if order.acquire && *returns {
+                self.acquire(warp, lane, order.scope);
             }
             let strong = if strength(order) == Strong::No { Strong::Gpu } else { strength(order) };
             let what = What { pc, lane, write: true, strong, same_value: true, copy: false };
@@ -419,7 +419,6 @@ impl Machine<'_> {
         for d in dst {
             warp.mark(*d, exec, undefined, pc);
         }
-        let _ = Space::Global;
     }
 }
 

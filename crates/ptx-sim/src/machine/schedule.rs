@@ -61,10 +61,7 @@ impl Scheduler {
         let mut idle = 0;
         while machine.ctas.len() == resident && !machine.fatal {
             if machine.lane_steps > self.options.step_budget {
-                let message = format!("stopped after {} lane-instructions", machine.lane_steps);
-                let diag = Diag::new("TIMEOUT", &machine.kernel, message);
-                machine.diags.push(diag);
-                machine.fatal = true;
+                timeout(machine);
                 return;
             }
             idle = if self.sweep(machine) { 0 } else { idle + 1 };
@@ -160,14 +157,39 @@ impl Scheduler {
     }
 }
 
-/// The first warp that gets on runs.
+/// The first warp that gets on runs. One that used up a whole long turn, perhaps waiting in a loop for
+/// another, comes after those that did not.
 fn first(machine: &mut Machine<'_>, all: &[(usize, usize, u32)], n: u32) -> bool {
-    for &(slot, w, _) in all {
-        if machine.quantum(slot, w, n) {
-            return true;
+    for round in 0..2 {
+        for &(slot, w, _) in all {
+            let Some(warp) = &mut machine.ctas[slot].warps[w] else { continue };
+            if warp.tired {
+                continue;
+            }
+            let before = warp.clock;
+            let progress = machine.quantum(slot, w, n);
+            if let Some(warp) = &mut machine.ctas[slot].warps[w] {
+                warp.tired = n >= GREEDY && warp.clock - before >= GREEDY;
+            }
+            if progress {
+                return true;
+            }
+            if machine.fatal {
+                return false;
+            }
         }
-        if machine.fatal {
-            break;
+        if round == 0 {
+            // Everyone else waits: the tired begin again, in order.
+            let mut any = false;
+            for &(slot, w, _) in all {
+                if let Some(warp) = &mut machine.ctas[slot].warps[w] {
+                    any |= warp.tired;
+                    warp.tired = false;
+                }
+            }
+            if !any {
+                break;
+            }
         }
     }
     false
@@ -214,9 +236,35 @@ impl Machine<'_> {
     }
 }
 
+/// Stops a launch that used up its steps, and says where it spent them.
+fn timeout(machine: &mut Machine<'_>) {
+    let message = format!("stopped after {} lane-instructions", machine.lane_steps);
+    let hottest = (0..machine.counts.len()).max_by_key(|&pc| machine.counts[pc].lane_instructions);
+    let pc = hottest.unwrap_or(0);
+    let label = machine.program.label_of(pc);
+    let site = machine.site(pc as u32, None, None);
+    let mut notes = vec![format!("most of them after label {label:?}: {site}")];
+    let code = match machine.blocks_waiting() {
+        0 => "TIMEOUT",
+        n => {
+            notes.push(format!(
+                "{n} blocks have not begun: where blocks wait for one another, all must be resident"
+            ));
+            "GRID-COPROGRESS"
+        }
+    };
+    machine.diags.push(Diag { notes, ..Diag::new(code, &machine.kernel, message) });
+    machine.fatal = true;
+}
+
 /// Says who waits for what.
 fn deadlock(machine: &mut Machine<'_>) {
-    let (code, mut notes) = hopper::deadlock(machine);
+    let (mut code, mut notes) = hopper::deadlock(machine);
+    let mut splits =
+        machine.ctas.iter().flat_map(|c| c.warps.iter().flatten()).flat_map(|w| &w.splits);
+    if splits.any(|split| split.state == State::Members) {
+        code = "WARP-MASK";
+    }
     for (slot, cta) in machine.ctas.iter().enumerate() {
         for (id, bar) in cta.bars.iter().enumerate().filter(|(_, bar)| bar.threads > 0) {
             notes.push(format!(
@@ -232,6 +280,7 @@ fn deadlock(machine: &mut Machine<'_>) {
                 let what = match split.state {
                     State::Run => "waits in a loop".to_owned(),
                     State::Bar(id) => format!("waits at barrier {id}"),
+                    State::Members => "waits for the lanes that its mask names".into(),
                     State::Cluster => "waits at the cluster barrier".into(),
                     State::Group => "waits for its warpgroup".into(),
                     State::Registers => "waits for registers".into(),

@@ -127,7 +127,7 @@ impl Machine<'_> {
 }
 
 /// Source lane of `shfl.sync`, and whether it is in the segment: PTX ISA, shfl.sync.
-pub fn shuffle_source(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+fn shuffle_source(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
     let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
     let max = lane & segment | clamp & !segment;
     let min = lane & segment;

@@ -16,7 +16,13 @@ pub(super) struct Past {
     pub(super) swizzle: u8,
     /// 1 where word i of 16 bytes belongs to lane `lane + i`.
     pub(super) step: u8,
+    /// Of an entry beside the last write: it wrote, too.
+    pub(super) wrote: bool,
 }
+
+/// So many strong accesses that later ones did not follow are kept beside the last write: a cell that all blocks
+/// add to must not remember all of them.
+const STRONG: usize = 8;
 
 impl Past {
     pub(super) fn of(access: &Access, step: u8) -> Self {
@@ -28,12 +34,13 @@ impl Past {
             strong: access.strong,
             swizzle: access.swizzle,
             step,
+            wrote: false,
         }
     }
 
     /// By what lists of readers are sorted.
-    fn key(&self) -> (Actor, Strong) {
-        (self.actor, self.strong)
+    fn key(&self) -> (Actor, Strong, bool) {
+        (self.actor, self.strong, self.wrote)
     }
 
     /// As word `i` of the 16 bytes sees it.
@@ -43,22 +50,20 @@ impl Past {
 }
 
 /// The last write, and what came before that a later access may still race with: reads, and writes that
-/// a stronger one replaced.
+/// a strong one replaced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell<const N: usize> {
     pub(super) write: Past,
-    /// Reads; of a write replaced by a stronger one `wrote` has the bit.
-    reads: [Past; N],
-    wrote: u8,
+    past: [Past; N],
     /// Of the parts, plus one.
     pub(super) split: u32,
-    /// Of further reads, plus one.
+    /// Of further entries, plus one.
     more: u32,
 }
 
 impl<const N: usize> Default for Cell<N> {
     fn default() -> Self {
-        Cell { write: Past::default(), reads: [Past::default(); N], wrote: 0, split: 0, more: 0 }
+        Cell { write: Past::default(), past: [Past::default(); N], split: 0, more: 0 }
     }
 }
 
@@ -66,13 +71,13 @@ impl<const N: usize> Cell<N> {
     /// The cell of word `i`, or of a byte.
     pub(super) fn part(&self, i: u8, more: &mut Vec<Vec<Past>>) -> Cell<2> {
         let mut part = Cell { write: self.write.part(i), ..Cell::default() };
-        for (k, past) in self.reads.iter().enumerate().filter(|(_, past)| past.actor != 0) {
-            part.push(past.part(i), self.wrote >> k & 1 == 1, more);
+        for past in self.past.iter().filter(|past| past.actor != 0) {
+            part.push(past.part(i), more);
         }
         if let Some(list) = self.more.checked_sub(1) {
             for k in 0..more[list as usize].len() {
                 let past = more[list as usize][k].part(i);
-                part.push(past, false, more);
+                part.push(past, more);
             }
         }
         part
@@ -80,29 +85,17 @@ impl<const N: usize> Cell<N> {
 
     /// Forgets what came before the last write.
     pub(super) fn drop_readers(&mut self, more: &mut [Vec<Past>]) {
-        self.reads = [Past::default(); N];
-        self.wrote = 0;
+        self.past = [Past::default(); N];
         if self.more > 0 {
             more[self.more as usize - 1].clear();
         }
     }
 
-    /// Adds an entry. A replaced write has its place in the cell itself.
-    fn push(&mut self, past: Past, wrote: bool, more: &mut Vec<Vec<Past>>) {
-        let free = self.reads.iter().position(|p| p.actor == 0);
-        let at = match (free, wrote) {
-            (Some(at), _) => at,
-            (None, true) => {
-                let at = (0..N).find(|k| self.wrote >> k & 1 == 0).unwrap_or(0);
-                if self.wrote >> at & 1 == 0 {
-                    self.spill(self.reads[at], more);
-                }
-                at
-            }
-            (None, false) => return self.spill(past, more),
-        };
-        self.reads[at] = past;
-        self.wrote = self.wrote & !(1 << at) | u8::from(wrote) << at;
+    fn push(&mut self, past: Past, more: &mut Vec<Vec<Past>>) {
+        match self.past.iter_mut().find(|p| p.actor == 0) {
+            Some(free) => *free = past,
+            None => self.spill(past, more),
+        }
     }
 
     fn spill(&mut self, past: Past, more: &mut Vec<Vec<Past>>) {
@@ -125,15 +118,14 @@ impl<const N: usize> Cell<N> {
         more: &mut Vec<Vec<Past>>,
     ) -> bool {
         let own = self.write.actor == access.actor && access.actor & OPERATION != 0;
-        if access.strong != Strong::No || self.wrote != 0 || !(own || known.fast(&self.write, step))
+        if access.strong != Strong::No
+            || self.write.strong != Strong::No
+            || !(own || known.fast(&self.write, step))
         {
             return false;
         }
         if access.write {
-            if self.write.strong != Strong::No {
-                return false;
-            }
-            for read in &self.reads {
+            for read in &self.past {
                 if read.actor != 0 && !known.fast_after_read(read, step) {
                     return false;
                 }
@@ -145,7 +137,7 @@ impl<const N: usize> Cell<N> {
                 }
                 list.clear();
             }
-            self.reads = [Past::default(); N];
+            self.past = [Past::default(); N];
             self.write = Past::of(access, step);
             return true;
         }
@@ -158,8 +150,8 @@ impl<const N: usize> Cell<N> {
             }
             same || covered
         };
-        for old in &mut self.reads {
-            if old.actor == read.actor && old.strong == read.strong {
+        for old in &mut self.past {
+            if old.key() == read.key() {
                 return replace(old);
             }
         }
@@ -169,7 +161,7 @@ impl<const N: usize> Cell<N> {
                 return replace(&mut list[i]);
             }
         }
-        for old in &mut self.reads {
+        for old in &mut self.past {
             if old.actor == 0 || known.replaces(old, &read) && known.fast(old, step) {
                 *old = read;
                 return true;
@@ -195,79 +187,82 @@ impl<const N: usize> Cell<N> {
         if !own && !same {
             found = known.conflict(&w, true, access.strong);
         }
-        for (i, past) in self.reads.iter().enumerate() {
-            let wrote = self.wrote >> i & 1 == 1;
-            if (access.write || wrote) && !(past.actor == access.actor && operation) {
-                found = found.or_else(|| known.conflict(past, wrote, access.strong));
+        let list: &[Past] = match self.more {
+            0 => &[],
+            n => &more[n as usize - 1],
+        };
+        for past in self.past.iter().chain(list) {
+            if (access.write || past.wrote) && !(past.actor == access.actor && operation) {
+                found = found.or_else(|| known.conflict(past, past.wrote, access.strong));
             }
         }
         if !access.write {
             self.record(Past::of(access, 0), known, more);
             return found;
         }
-        let weaker = |past: &Past| past.actor != 0 && past.strong < access.strong;
-        if self.more > 0 {
-            let list = &mut more[self.more as usize - 1];
-            let others = list.iter().filter(|past| past.actor != access.actor || !operation);
-            found = found.or_else(|| {
-                others.clone().find_map(|past| known.conflict(past, false, access.strong))
-            });
-            list.retain(weaker);
-        }
-        // A strong write does not order what comes after it behind weaker accesses before it.
-        for (i, past) in self.reads.iter_mut().enumerate() {
-            if !weaker(past) {
-                *past = Past::default();
-                self.wrote &= !(1 << i);
-            }
-        }
         self.write = Past::of(access, 0);
-        if weaker(&w) {
-            let known_already =
-                (0..N).find(|i| self.wrote >> i & 1 == 1 && self.reads[*i].actor == w.actor);
-            match known_already {
-                Some(i) => self.reads[i] = w,
-                None => self.push(w, true, more),
+        if access.strong == Strong::No {
+            self.drop_readers(more);
+            return found;
+        }
+        if same && w.lane != access.lane {
+            self.write.lane = SEVERAL;
+        }
+        // A strong write does not order what comes after it behind weaker accesses before it, nor behind
+        // strong ones that it may come before as well.
+        let mut strong = 0;
+        let mut keep = |past: &Past| {
+            let keeps = past.actor != 0
+                && (past.strong < access.strong
+                    || strong < STRONG
+                        && known.order(past.actor, past.clock, past.lane) != Order::Ordered);
+            strong += usize::from(keeps && past.strong >= access.strong);
+            keeps
+        };
+        for past in &mut self.past {
+            if !keep(past) {
+                *past = Past::default();
             }
+        }
+        if self.more > 0 {
+            more[self.more as usize - 1].retain(&mut keep);
+        }
+        if keep(&w) && !same {
+            self.record(Past { wrote: true, ..w }, known, more);
         }
         found
     }
 
-    fn record(&mut self, read: Past, known: &Known<'_>, more: &mut Vec<Vec<Past>>) {
+    fn record(&mut self, new: Past, known: &Known<'_>, more: &mut Vec<Vec<Past>>) {
         let merge = |old: &mut Past| {
             let covered = match old.lane {
                 SEVERAL => known.sync.1 == u32::MAX,
                 lane => known.sync.1 >> lane & 1 == 1,
             };
-            // An older read that the lane's last warp barrier covers need not be kept.
-            let lane = match old.clock <= known.sync.0 && covered || old.lane == read.lane {
-                true => read.lane,
-                false => SEVERAL,
-            };
-            *old = Past { lane, ..read };
+            // An older access that the lane's last warp barrier covers need not be kept.
+            let own = new.actor == known.generic && old.clock <= known.sync.0 && covered;
+            let lane = if own || old.lane == new.lane { new.lane } else { SEVERAL };
+            *old = Past { lane, ..new };
         };
-        let mergeable = |old: &Past| old.actor == read.actor && old.strong == read.strong;
-        for (i, old) in self.reads.iter_mut().enumerate() {
-            if mergeable(old) && self.wrote >> i & 1 == 0 {
-                return merge(old);
-            }
+        if let Some(old) = self.past.iter_mut().find(|old| old.key() == new.key()) {
+            return merge(old);
         }
         if self.more > 0 {
             let list = &mut more[self.more as usize - 1];
-            if let Ok(i) = list.binary_search_by_key(&read.key(), Past::key) {
+            if let Ok(i) = list.binary_search_by_key(&new.key(), Past::key) {
                 return merge(&mut list[i]);
             }
         }
-        for (i, old) in self.reads.iter_mut().enumerate() {
-            let replaces = self.wrote >> i & 1 == 0
-                && known.replaces(old, &read)
+        for old in &mut self.past {
+            let replaces = !new.wrote
+                && known.replaces(old, &new)
                 && known.order(old.actor, old.clock, old.lane) == Order::Ordered;
             if old.actor == 0 || replaces {
-                *old = read;
+                *old = new;
                 return;
             }
         }
-        self.spill(read, more);
+        self.spill(new, more);
     }
 }
 
@@ -293,7 +288,7 @@ impl Known<'_> {
     /// is then ordered after the earlier. Of a copy of the asynchronous proxy that holds for copies that are
     /// complete.
     fn replaces(&self, old: &Past, read: &Past) -> bool {
-        old.strong >= read.strong && (!self.proxy || old.actor & OPERATION != 0)
+        !old.wrote && old.strong >= read.strong && (!self.proxy || old.actor & OPERATION != 0)
     }
 
     fn fast_after_read(&self, read: &Past, step: u8) -> bool {
@@ -315,7 +310,7 @@ impl Known<'_> {
         if kind == Order::Ordered || self.mutual(past.strong, strong, past.actor) {
             return None;
         }
-        let Past { actor, clock, pc, lane, .. } = *past;
-        Some(Conflict { actor, clock, pc, lane, wrote, kind })
+        let Past { actor, pc, lane, .. } = *past;
+        Some(Conflict { actor, pc, lane, wrote, kind })
     }
 }

@@ -109,7 +109,7 @@ pub(super) fn accumulate(
                         match tc {
                             Tc::Exact => one_row(acc, row, column),
                             Tc::Truncate { block, extra } => {
-                                truncate(acc, row, &column, block, extra)
+                                truncate(acc, row, column, block, extra)
                             }
                             Tc::Reverse => reverse(acc, row, column),
                         }
