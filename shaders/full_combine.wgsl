@@ -4,6 +4,8 @@
 //
 // Floor: bound by bandwidth; reads splits · rows · (D + 2) f32 once. One invocation owns one vec4 of
 // one row and adds the splits in order, so the result is bitwise reproducible.
+//% set partial_rows = "P.partial_rows"
+//% set not_empty = "l != 0.0"
 //% if f16
 enable f16;
 //% endif
@@ -31,25 +33,5 @@ fn main(
     if (i32(row) >= s.seqlen_q) { return; }
     let d = (n % D4) * 4u;
 
-    var m = NEG;
-    for (var split = 0u; split < P.splits; split++) {
-        let at = (split * P.partial_rows + local_row) * (HEAD_DIM + 2u) + HEAD_DIM;
-        // A split in which the row sees nothing has l = 0 and no say in the maximum.
-        if (partial[at + 1u] != 0.0) { m = max(m, partial[at]); }
-    }
-    var sum = 0.0;
-    var o = vec4<f32>();
-    for (var split = 0u; split < P.splits; split++) {
-        let at = (split * P.partial_rows + local_row) * (HEAD_DIM + 2u);
-        let l = partial[at + HEAD_DIM + 1u];
-        if (l != 0.0) {
-            let weight = exp2(partial[at + HEAD_DIM] - m);
-            sum += weight * l;
-            o += weight * vec4<f32>(partial[at + d], partial[at + d + 1u], partial[at + d + 2u], partial[at + d + 3u]);
-        }
-    }
-    store_out(s.out + row * P.out_row, d, o * select(1.0 / sum, 0.0, sum == 0.0));
-    if (d == 0u) {
-        lse[s.lse + row] = select(bitcast<u32>((m + log2(sum)) * LN2), MINUS_INF_BITS, sum == 0.0);
-    }
+//% include "shared/merge.wgsl"
 }

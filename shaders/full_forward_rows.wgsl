@@ -100,18 +100,7 @@ fn main(
         var s${ r }_${ j } = 0.0;
 //%   endfor
 //% endfor
-//% for d in range(d4)
-//%   for j in range(keys)
-        let k${ j }_${ d } = textureLoad(kv_texels_of, kv${ j } + vec2<i32>(${ d }, 0));
-//%   endfor
-//%   for c in "xyzw"
-//%     for j in range(keys)
-//%       for r in range(rows)
-        s${ r }_${ j } += q${ r }_${ d }.${ c } * k${ j }_${ d }.${ c };
-//%       endfor
-//%     endfor
-//%   endfor
-//% endfor
+//% include "shared/rows_scores.wgsl"
         // ---- mask, online softmax
 //% for j in range(keys)
 //%   if key_padding
@@ -124,26 +113,7 @@ fn main(
         s${ r }_${ j } = select(MASKED, s${ r }_${ j }, key + ${ j } >= see${ r }.x && key + ${ j } < see${ r }.y<% if key_padding %> && valid${ j }<% endif %>);
 //%   endfor
 //% endfor
-//% for r in range(rows)
-        let m${ r }_new = <% for j in range(keys) %>max(s${ r }_${ j }, <% endfor %>m${ r }<% for j in range(keys) %>)<% endfor %>;
-        let alpha${ r } = exp2(m${ r } - m${ r }_new);
-//%   for j in range(keys)
-        let p${ r }_${ j } = select(exp2(s${ r }_${ j } - m${ r }_new), 0.0, s${ r }_${ j } <= NEG);
-        // Of a masked key not even the value: 0 · v would be NaN where v is inf or NaN.
-        let keep${ r }_${ j } = vec4<u32>(select(0xffffffffu, 0u, s${ r }_${ j } <= NEG));
-//%   endfor
-        l${ r } = l${ r } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j }<% endfor %>;
-        m${ r } = m${ r }_new;
-//% endfor
-        // ---- O += P V
-//% for d in range(d4)
-//%   for j in range(keys)
-        let v${ j }_${ d } = bitcast<vec4<u32>>(textureLoad(kv_texels_of, kv${ j } + vec2<i32>(${ d4 + d }, 0)));
-//%   endfor
-//%   for r in range(rows)
-        o${ r }_${ d } = o${ r }_${ d } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j } * bitcast<vec4<f32>>(v${ j }_${ d } & keep${ r }_${ j })<% endfor %>;
-//%   endfor
-//% endfor
+//% include "shared/rows_update.wgsl"
     }
 
     // ---- O / l and lse, the long list of stores through workgroup memory

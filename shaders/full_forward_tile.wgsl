@@ -14,58 +14,23 @@
 // at a time, so its size does not grow with D.
 //
 // Bitwise reproducible: every sum has one owner and a fixed order.
+//% set first_tile = "kt == k_begin / BLOCK_N * BLOCK_N"
+//% set q_row = "min(q0 + i32(n / DC4), q_last)"
+//% set k_row = "min(i32(kt + r), s.seqlen_k - 1)"
+//% set v_row = "min(i32(kt + r0 + n / D4), s.seqlen_k - 1)"
+//% set stored = "row <= q_last"
+//% set out_row = "row"
+//% set partial_row = "split * P.partial_rows + id / (P.blocks * P.splits) * P.seqlen_q + u32(row)"
 //% if f16
 enable f16;
 //% endif
 //% include "shared/full_bindings.wgsl"
 
-const BLOCK_M = ${ block_m }u;
-const BLOCK_N = ${ block_n }u;
-const TR = ${ tr }u;
-const TC = ${ tc }u;
-const HEAD_DIM = ${ head_dim }u;
-const MR = BLOCK_M / TR;
-const D4 = HEAD_DIM / 4u;
-const OC = D4 / TC;                 // vec4 columns of O per invocation
-const DC4 = ${ dc }u / 4u;          // vec4s of the head dimension staged at a time
-const CHUNKS = D4 / DC4;
-const LD = DC4 + 1u;                // odd: neighbouring rows start in different banks
-const VR = ${ vr }u;                // rows of V staged at a time
-const VBASE = ${ vbase }u;
-const STAGE = ${ stage }u;
-const LP = BLOCK_N / 4u + 1u;
-//% if stage_f16
-alias Staged = vec4<f16>;
-//% else
-alias Staged = vec4<f32>;
-//% endif
-
-var<workgroup> sh: array<Staged, STAGE>;             // Q chunk and K chunk, then V rows
-var<workgroup> ps: array<vec4<f32>, BLOCK_M * LP>;   // P: one vec4 = four keys of a row
-//% if not subgroups
-var<workgroup> red: array<f32, BLOCK_M * TC>;
-//% endif
-// Set once a V row of a boundary tile holds inf or NaN: then 0 · V is no longer 0.
-var<workgroup> not_finite: atomic<u32>;
+//% include "shared/tile_memory.wgsl"
 
 //% include "shared/full_sequence.wgsl"
 
-//% if subgroups
-fn row_max(x: f32) -> f32 {
-    var y = x;
-//%   for step in subgroup_steps
-    y = max(y, subgroupShuffleXor(y, ${ step }u));
-//%   endfor
-    return y;
-}
-fn row_sum(x: f32) -> f32 {
-    var y = x;
-//%   for step in subgroup_steps
-    y += subgroupShuffleXor(y, ${ step }u);
-//%   endfor
-    return y;
-}
-//% endif
+//% include "shared/tile_reduce.wgsl"
 
 @compute @workgroup_size(TR * TC)
 fn main(
@@ -110,40 +75,7 @@ fn main(
 //% endif
 
     for (var kt = k_begin / BLOCK_N * BLOCK_N; kt < k_end; kt += BLOCK_N) {
-        // ---- S = Q Kᵀ, DC elements of the head dimension at a time
-        var score = array<vec4<f32>, MR>();
-        for (var c = 0u; c < CHUNKS; c++) {
-            workgroupBarrier();
-//% if chunks == 1
-            if (kt == k_begin / BLOCK_N * BLOCK_N) {
-//% else
-            {
-//% endif
-                for (var n = lane; n < BLOCK_M * DC4; n += TR * TC) {
-                    let row = min(q0 + i32(n / DC4), q_last);
-                    let x = load_q(s.q + u32(row) * P.q_row, (c * DC4 + n % DC4) * 4u);
-                    sh[(n / DC4) * LD + n % DC4] = Staged(x);
-                }
-            }
-            // Key r lies at slot (r % 4) TC + r / 4, so that neighbours tc read neighbouring rows.
-            for (var n = lane; n < BLOCK_N * DC4; n += TR * TC) {
-                let r = n / DC4;
-                let row = min(i32(kt + r), s.seqlen_k - 1);
-                let x = load_k(s.k + u32(row) * P.k_row, (c * DC4 + n % DC4) * 4u);
-                sh[(BLOCK_M + (r % 4u) * TC + r / 4u) * LD + n % DC4] = Staged(x);
-            }
-            workgroupBarrier();
-            for (var d = 0u; d < DC4; d++) {
-                let k0 = vec4<f32>(sh[(BLOCK_M + tc) * LD + d]);
-                let k1 = vec4<f32>(sh[(BLOCK_M + TC + tc) * LD + d]);
-                let k2 = vec4<f32>(sh[(BLOCK_M + 2u * TC + tc) * LD + d]);
-                let k3 = vec4<f32>(sh[(BLOCK_M + 3u * TC + tc) * LD + d]);
-                for (var i = 0u; i < MR; i++) {
-                    let q4 = vec4<f32>(sh[(tr * MR + i) * LD + d]);
-                    score[i] += vec4<f32>(dot(q4, k0), dot(q4, k1), dot(q4, k2), dot(q4, k3));
-                }
-            }
-        }
+//% include "shared/tile_scores.wgsl"
 
         // ---- scale, modify, mask
         let j = i32(kt + tc * 4u);
@@ -188,110 +120,10 @@ fn main(
             score[i] = x;
         }
 
-        // ---- online softmax
-//% if not subgroups
-        for (var i = 0u; i < MR; i++) {
-            let x = score[i];
-            red[(tr * MR + i) * TC + tc] = max(max(x.x, x.y), max(x.z, x.w));
-        }
-        workgroupBarrier();
-//% endif
-        for (var i = 0u; i < MR; i++) {
-            let x = score[i];
-//% if subgroups
-            let m_new = max(m[i], row_max(max(max(x.x, x.y), max(x.z, x.w))));
-//% else
-            var m_new = m[i];
-            for (var t = 0u; t < TC; t++) { m_new = max(m_new, red[(tr * MR + i) * TC + t]); }
-//% endif
-            let alpha = exp2(m[i] - m_new);
-            // Not p = 2^(NEG − m): m is NEG too while nothing was seen.
-            let p = select(exp2(x - m_new), vec4<f32>(), x <= vec4<f32>(NEG));
-            l[i] = l[i] * alpha + (p.x + p.y + p.z + p.w);
-            m[i] = m_new;
-            ps[(tr * MR + i) * LP + tc] = p;
-            for (var c = 0u; c < OC; c++) { acc[i][c] *= alpha; }
-        }
+//% include "shared/tile_softmax.wgsl"
 
-        // ---- O += P V, VR rows of V at a time
-        for (var r0 = 0u; r0 < BLOCK_N; r0 += VR) {
-            workgroupBarrier();
-            for (var n = lane; n < VR * D4; n += TR * TC) {
-                let row = min(i32(kt + r0 + n / D4), s.seqlen_k - 1);
-                let x = load_v(s.v + u32(row) * P.v_row, (n % D4) * 4u);
-                if (edge && any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
-                    atomicStore(&not_finite, 1u);
-                }
-                sh[VBASE + n] = Staged(x);
-            }
-            workgroupBarrier();
-            // Bounds of two loops rather than a branch: a CPU adapter skips a loop with no lane in it,
-            // but runs both sides of a branch.
-            let finite_rows = select(0u, VR, atomicLoad(&not_finite) == 0u);
-            for (var r = 0u; r < finite_rows; r += 4u) {
-                var p = array<vec4<f32>, MR>();
-                for (var i = 0u; i < MR; i++) { p[i] = ps[(tr * MR + i) * LP + (r0 + r) / 4u]; }
-                for (var c = 0u; c < OC; c++) {
-                    let at = VBASE + r * D4 + c * TC + tc;
-                    let v0 = vec4<f32>(sh[at]);
-                    let v1 = vec4<f32>(sh[at + D4]);
-                    let v2 = vec4<f32>(sh[at + 2u * D4]);
-                    let v3 = vec4<f32>(sh[at + 3u * D4]);
-                    for (var i = 0u; i < MR; i++) {
-                        acc[i][c] += p[i].x * v0 + p[i].y * v1 + p[i].z * v2 + p[i].w * v3;
-                    }
-                }
-            }
-            // The same, but a masked key adds nothing even where its value is inf or NaN.
-            for (var r = finite_rows; r < VR; r++) {
-                for (var c = 0u; c < OC; c++) {
-                    let v0 = vec4<f32>(sh[VBASE + r * D4 + c * TC + tc]);
-                    for (var i = 0u; i < MR; i++) {
-                        let p = ps[(tr * MR + i) * LP + (r0 + r) / 4u][r % 4u];
-                        acc[i][c] += select(p * v0, vec4<f32>(), vec4<bool>(p == 0.0));
-                    }
-                }
-            }
-        }
+//% include "shared/tile_values.wgsl"
     }
 
-    // ---- l over the row's invocations
-//% if not subgroups
-    workgroupBarrier();
-    for (var i = 0u; i < MR; i++) { red[(tr * MR + i) * TC + tc] = l[i]; }
-    workgroupBarrier();
-//% endif
-    for (var i = 0u; i < MR; i++) {
-//% if subgroups
-        let sum = row_sum(l[i]);
-//% else
-        var sum = 0.0;
-        for (var t = 0u; t < TC; t++) { sum += red[(tr * MR + i) * TC + t]; }
-//% endif
-        let row = q0 + i32(tr * MR + i);
-        if (row <= q_last) {
-//% if split
-            let at = (split * P.partial_rows + id / (P.blocks * P.splits) * P.seqlen_q + u32(row)) * (HEAD_DIM + 2u);
-            for (var c = 0u; c < OC; c++) {
-                let d = (c * TC + tc) * 4u;
-                partial[at + d] = acc[i][c].x;
-                partial[at + d + 1u] = acc[i][c].y;
-                partial[at + d + 2u] = acc[i][c].z;
-                partial[at + d + 3u] = acc[i][c].w;
-            }
-            if (tc == 0u) {
-                partial[at + HEAD_DIM] = m[i];
-                partial[at + HEAD_DIM + 1u] = sum;
-            }
-//% else
-            let inverse = select(1.0 / sum, 0.0, sum == 0.0);
-            for (var c = 0u; c < OC; c++) {
-                store_out(s.out + u32(row) * P.out_row, (c * TC + tc) * 4u, acc[i][c] * inverse);
-            }
-            if (tc == 0u) {
-                lse[s.lse + u32(row)] = select(bitcast<u32>((m[i] + log2(sum)) * LN2), MINUS_INF_BITS, sum == 0.0);
-            }
-//% endif
-        }
-    }
+//% include "shared/tile_store.wgsl"
 }

@@ -3,13 +3,13 @@
 
 use longhand::full::Bias;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Shape};
+use longhand::{DType, Full, Longformer, Shape};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
-    keep(name, problem.sources_webgpu(caps).unwrap());
+    assert_sources(name, problem.sources_webgpu(caps).unwrap());
 }
 
-fn keep(name: &str, sources: Vec<(String, String)>) {
+fn assert_sources(name: &str, sources: Vec<(String, String)>) {
     for (kernel, source) in sources {
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!(format!("{kernel}.{name}"), source);
@@ -59,5 +59,21 @@ fn one_query_over_split_keys_in_ptx() {
     let problem = Full::new(shape(1, 4096, 32), DType::BF16);
     let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
     assert_eq!(sources.len(), 2, "the attention and the combining kernel");
-    keep("sm80_bf16_d32_split", sources);
+    assert_sources("sm80_bf16_d32_split", sources);
+}
+
+#[test]
+fn longformers_tiles_with_globals_padding_and_dilation() {
+    let problem = Longformer::new([1, 4096, 2, 64], 256, DType::F32)
+        .globals(4)
+        .key_padding()
+        .dilation(&[1, 2]);
+    assert_sources("f32_d64_all", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
+#[test]
+fn longformers_rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    let problem = Longformer::new([1, 4096, 2, 32], 256, DType::BF16).globals(4);
+    assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
 }

@@ -13,7 +13,7 @@ use crate::{DType, Declined, Error, Strides};
 pub const HEAD_DIMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
 
 /// Below this many workgroups a GPU is not filled, and the keys are split.
-const FEW_WORKGROUPS: usize = 64;
+pub(crate) const FEW_WORKGROUPS: usize = 64;
 
 /// Keys of one split. Fixed, so that results do not depend on the device.
 pub const SPLIT_LEN: usize = 512;
@@ -51,7 +51,7 @@ pub enum Kernel {
 }
 
 /// Invocations of a workgroup of [`Kernel::Rows`]: one vector of a software rasteriser.
-pub(super) const LANES: u32 = 8;
+pub(crate) const LANES: u32 = 8;
 
 /// Everything that the expanded source depends on; the key of the pipeline cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,17 +116,27 @@ fn loads_by_vec4(problem: &Full) -> bool {
     problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
 }
 
-/// The kernel for CPU adapters, if this is one and the textures are large enough.
-fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
-    let width = (caps.max_texture_size / 2).min(4096);
+/// Texels along the textures of [`Kernel::Rows`].
+pub(crate) fn texture_width(caps: &Caps) -> u32 {
+    (caps.max_texture_size / 2).min(4096)
+}
+
+/// Rows of an invocation of [`Kernel::Rows`] and keys of a step.
+pub(crate) fn rows_and_keys(head_dim: u32) -> (u32, u32) {
     // More rows share a key's reads, but are spilled and take longer to compile. Up to 64 the fastest
     // that lavapipe compiles within a second; beyond, it takes longer whatever the shape.
-    let (rows, keys) = match head_dim {
+    match head_dim {
         32 => (6, 2),
         64 | 96 => (4, 1),
         128 => (3, 1),
         _ => (2, 1),
-    };
+    }
+}
+
+/// The kernel for CPU adapters, if this is one and the textures are large enough.
+fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
+    let width = texture_width(caps);
+    let (rows, keys) = rows_and_keys(head_dim);
     let kernel = Kernel::Rows { rows, keys, texture_width: width };
     let fits = |slot| {
         let [width, height] = kernel.texture_size(
@@ -248,7 +258,7 @@ impl Kernel {
     }
 
     /// How many texture rows of `slot` lie side by side, as a power of two's exponent.
-    fn texel_shift(&self, head_dim: u32, slot: Slot) -> u32 {
+    pub(crate) fn texel_shift(&self, head_dim: u32, slot: Slot) -> u32 {
         let Kernel::Rows { texture_width, .. } = *self else { return 0 };
         (texture_width / texels_of_row(head_dim, slot)).max(1).ilog2()
     }
@@ -265,7 +275,7 @@ impl Kernel {
 }
 
 /// Texels of a row of q, of a key and its value, or of a key's validity.
-pub(super) fn texels_of_row(head_dim: u32, slot: Slot) -> u32 {
+pub(crate) fn texels_of_row(head_dim: u32, slot: Slot) -> u32 {
     match slot {
         Slot::QTexels => head_dim / 4,
         Slot::KvTexels => head_dim / 2,

@@ -6,12 +6,13 @@ mod host;
 mod params;
 
 pub use crate::timing::Timing;
+pub use crate::webgpu::Bound;
 pub use args::Args;
 
 use super::Full;
 use super::config::{Config, Kernel, LANES, SPLIT_LEN, Slot, Stage, select, texels_of_row};
 use crate::Error;
-use crate::webgpu::{Access, Caps, Checked, Context, Pipeline};
+use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
 use chunk::{Chunk, chunks, element_bytes, range};
 use params::Params;
 use std::sync::Arc;
@@ -41,27 +42,10 @@ impl std::fmt::Debug for Plan {
     }
 }
 
-/// A plan with its buffers, ready to be recorded any number of times.
-pub struct Bound {
-    dispatches: Vec<Dispatch>,
-}
-
-impl std::fmt::Debug for Bound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bound").field("dispatches", &self.dispatches.len()).finish_non_exhaustive()
-    }
-}
-
-struct Dispatch {
-    pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-    grid: [u32; 2],
-}
-
 /// What `bind` makes beside the bind groups.
 struct Made {
     /// The params of every chunk.
-    uniform: wgpu::Buffer,
+    uniform: Uniforms,
     /// The textures of [`Kernel::Rows`], large enough for every chunk.
     textures: Vec<(Slot, wgpu::TextureView)>,
 }
@@ -90,7 +74,14 @@ fn pipelines(context: &Context, config: &Config) -> Result<Pipelines, Error> {
         let config = config.of_stage(stage);
         let slots = config.slots(stage);
         let accesses: Vec<Access> = slots.iter().map(|slot| access(*slot, stage)).collect();
-        Ok((stage, context.pipeline((config, stage), || config.source(stage), &accesses)?))
+        Ok((
+            stage,
+            context.pipeline(
+                PipelineKey::Full(config, stage),
+                || config.source(stage),
+                &accesses,
+            )?,
+        ))
     };
     config.stages().into_iter().map(build).collect()
 }
@@ -197,37 +188,28 @@ impl Plan {
             compiled = pipelines(&self.context, &config)?;
         }
         let dispatches = self.context.checked(|| {
-            let made = Made { uniform: self.uniform(&tensors, &config), textures: self.textures() };
+            let params = |chunk| self.params(&tensors, &config, chunk);
+            let blocks: Vec<Params> = self.chunks.iter().map(params).collect();
+            let uniform = Uniforms::new(&self.context, &blocks);
+            let made = Made { uniform, textures: self.textures() };
             let mut dispatches = vec![];
             for (n, chunk) in self.chunks.iter().enumerate() {
                 for (stage, pipeline) in &compiled {
                     let slots = config.of_stage(*stage).slots(*stage);
                     dispatches.push(Dispatch {
                         bind_group: self.bind_group(pipeline, &slots, &tensors, &made, n, chunk),
-                        grid: self.fold(self.workgroups(*stage, chunk)),
+                        grid: self.context.fold(self.workgroups(*stage, chunk)),
                         pipeline: pipeline.clone(),
                     });
                 }
             }
             dispatches
         })?;
-        Ok(Bound { dispatches })
+        Ok(Bound::new("longhand full forward", dispatches))
     }
 
     fn textures(&self) -> Vec<(Slot, wgpu::TextureView)> {
-        let make = |(slot, [width, height]): (Slot, [u32; 2])| {
-            let texture = self.context.device().create_texture(&wgpu::TextureDescriptor {
-                label: Some("longhand texels"),
-                size: wgpu::Extent3d { width, height, depth_or_array_layers: 1 },
-                mip_level_count: 1,
-                sample_count: 1,
-                dimension: wgpu::TextureDimension::D2,
-                format: texture_format(slot),
-                usage: wgpu::TextureUsages::STORAGE_BINDING,
-                view_formats: &[],
-            });
-            (slot, texture.create_view(&Default::default()))
-        };
+        let make = |(slot, size)| (slot, self.context.texels(size, texture_format(slot)));
         self.texture_sizes().into_iter().map(make).collect()
     }
 
@@ -267,12 +249,6 @@ impl Plan {
             * self.splits()) as u64
     }
 
-    /// `n` workgroups as a grid of two dimensions within the device's limit.
-    fn fold(&self, n: u64) -> [u32; 2] {
-        let y = n.div_ceil(u64::from(self.context.caps().max_workgroups_per_dimension)).max(1);
-        [n.div_ceil(y) as u32, y as u32]
-    }
-
     fn part<'a>(
         &self,
         tensors: &Tensors<'a>,
@@ -302,11 +278,7 @@ impl Plan {
         chunk: &Chunk,
     ) -> wgpu::BindGroup {
         let resource = |slot: &Slot| match slot {
-            Slot::Params => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &made.uniform,
-                offset: n as u64 * self.uniform_step(),
-                size: std::num::NonZeroU64::new(size_of::<Params>() as u64),
-            }),
+            Slot::Params => made.uniform.block(n),
             slot if slot.is_texture() => {
                 let found = made.textures.iter().find(|(s, _)| s == slot);
                 wgpu::BindingResource::TextureView(
@@ -315,65 +287,7 @@ impl Plan {
             }
             slot => wgpu::BindingResource::Buffer(self.part(tensors, *slot, chunk).0),
         };
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
-            .zip(slots)
-            .map(|(binding, slot)| wgpu::BindGroupEntry { binding, resource: resource(slot) })
-            .collect();
-        self.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("longhand"),
-            layout: &pipeline.layout,
-            entries: &entries,
-        })
-    }
-
-    fn uniform_step(&self) -> u64 {
-        let alignment = self.context.device().limits().min_uniform_buffer_offset_alignment;
-        (size_of::<Params>() as u64).next_multiple_of(u64::from(alignment))
-    }
-
-    fn uniform(&self, tensors: &Tensors<'_>, config: &Config) -> wgpu::Buffer {
-        let step = self.uniform_step();
-        let buffer = self.context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("longhand params"),
-            size: step * self.chunks.len().max(1) as u64,
-            usage: wgpu::BufferUsages::UNIFORM,
-            mapped_at_creation: true,
-        });
-        for (n, chunk) in self.chunks.iter().enumerate() {
-            let at = n as u64 * step;
-            let params = self.params(tensors, config, chunk);
-            if let Ok(mut mapped) = buffer.get_mapped_range_mut(at..at + size_of::<Params>() as u64)
-            {
-                mapped.copy_from_slice(bytemuck::bytes_of(&params));
-            }
-        }
-        buffer.unmap();
-        buffer
-    }
-}
-
-impl Bound {
-    /// Records the launch into `encoder`, in a compute pass of its own. Allocates nothing, waits
-    /// for nothing.
-    pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
-        if self.dispatches.is_empty() {
-            return;
-        }
-        let descriptor = wgpu::ComputePassDescriptor {
-            label: Some("longhand full forward"),
-            timestamp_writes: None,
-        };
-        self.record_in(&mut encoder.begin_compute_pass(&descriptor));
-    }
-
-    /// Records the launch into a compute pass of yours. Changes its pipeline and bind group 0.
-    pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for dispatch in &self.dispatches {
-            let [x, y] = dispatch.grid;
-            pass.set_pipeline(&dispatch.pipeline.pipeline);
-            pass.set_bind_group(0, &dispatch.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
-        }
+        self.context.bind_group(pipeline, slots.iter().map(resource).collect())
     }
 }
 
@@ -387,7 +301,7 @@ impl Kernel {
         }
     }
 
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Kernel::Tile { block_m, tc, stage_f16, subgroups, split, .. } => format!(
                 "tile {block_m}x{}{}{}{}",

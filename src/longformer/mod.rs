@@ -20,11 +20,15 @@
 //! lengths. NeMo's dialect (globals counted twice), BigBird's blocks and
 //! `sliding_chunks_no_overlap` are other functions.
 
+#[cfg(feature = "webgpu")]
+pub mod config;
 mod convert;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod inputs;
 mod reference;
+#[cfg(feature = "webgpu")]
+pub mod webgpu;
 
 pub use convert::{globals_from_mask, masks_from_hugging_face};
 pub use inputs::Inputs;
@@ -284,7 +288,7 @@ impl Longformer {
         rows * (4 * self.head_dim * self.dtype.bytes() + 4) as f64
     }
 
-    fn tensors(&self) -> Vec<(&'static str, Strides)> {
+    pub(crate) fn tensors(&self) -> Vec<(&'static str, Strides)> {
         let l = &self.layout;
         let mut all = vec![("q", l.q), ("k", l.k), ("v", l.v), ("out", l.out)];
         if self.has_global_tensors() {

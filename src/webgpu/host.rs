@@ -1,7 +1,9 @@
 //! Host data to a device and back: for tests, tools and first steps, not for speed.
 
-use super::Context;
+use super::{Bound, Context, DeviceTimer};
+use crate::timing::{Timing, milliseconds};
 use crate::{DType, Error};
+use std::time::Instant;
 
 /// A buffer with a tensor in it.
 pub(crate) struct HostBuffer {
@@ -102,5 +104,36 @@ impl Context {
         self.checked(|| {
             self.queue().submit([encoder.finish()]);
         })
+    }
+
+    /// Runs `bound` by itself and waits for it.
+    pub(crate) fn launch(&self, bound: &Bound) -> Result<(), Error> {
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        bound.record(&mut encoder);
+        self.submit(encoder)?;
+        self.wait()
+    }
+
+    /// Times `plan`, which plans and binds and says what memory that takes, with the first launch,
+    /// and then `repeats` launches. No launch if it binds nothing, having no result to compute.
+    pub(crate) fn time_launches(
+        &self,
+        plan: impl FnOnce() -> Result<(Option<Bound>, u64), Error>,
+        repeats: usize,
+    ) -> Result<Timing, Error> {
+        let timer = DeviceTimer::new(self)?;
+        let started = Instant::now();
+        let (bound, workspace_bytes) = plan()?;
+        let mut timing =
+            Timing { first_ms: 0.0, best_ms: 0.0, workspace_bytes, clock: timer.clock() };
+        let Some(bound) = bound else { return Ok(timing) };
+        self.launch(&bound)?;
+        timing.first_ms = milliseconds(started.elapsed());
+        timing.best_ms = f64::INFINITY;
+        for _ in 0..repeats.max(1) {
+            let took = timer.time(|pass| bound.record_in(pass))?;
+            timing.best_ms = timing.best_ms.min(milliseconds(took));
+        }
+        Ok(timing)
     }
 }

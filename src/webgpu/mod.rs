@@ -7,16 +7,21 @@
 mod binding;
 mod caps;
 mod host;
+mod launch;
 mod pipeline;
 mod timer;
 
 pub use crate::timing::Clock;
 pub use binding::Binding;
 pub use caps::Caps;
+pub use launch::Bound;
 pub use timer::DeviceTimer;
 
 pub(crate) use binding::{Checked, Usage, check_aliasing};
 pub(crate) use host::HostBuffer;
+#[cfg(test)]
+pub(crate) use launch::members_of_params;
+pub(crate) use launch::{Dispatch, Steps, Uniforms};
 pub(crate) use pipeline::{Access, Pipeline, PipelineKey};
 
 use crate::Error;

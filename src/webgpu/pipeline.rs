@@ -3,7 +3,11 @@
 use std::num::NonZeroU64;
 
 /// What a pipeline is cached under: a kind's configuration and which of its kernels.
-pub(crate) type PipelineKey = (crate::full::config::Config, crate::full::config::Stage);
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum PipelineKey {
+    Full(crate::full::config::Config, crate::full::config::Stage),
+    Longformer(crate::longformer::config::Config, crate::longformer::config::Stage),
+}
 
 /// How a kernel uses a binding; its number is the position in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

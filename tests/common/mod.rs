@@ -6,6 +6,8 @@ pub mod cuda;
 pub mod guard;
 #[cfg(feature = "cuda")]
 pub mod longformer;
+#[cfg(feature = "webgpu")]
+pub mod longformer_webgpu;
 #[cfg(feature = "cuda")]
 pub mod mock;
 #[cfg(feature = "cuda")]

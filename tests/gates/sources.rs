@@ -3,8 +3,9 @@
 
 use longhand::full::config::{Config, Stage, select};
 use longhand::full::{Bias, Ragged};
+use longhand::longformer::config as longformer;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Shape};
+use longhand::{DType, Full, Longformer, Shape};
 use std::collections::HashSet;
 
 /// A source and what the host believes of it.
@@ -81,6 +82,37 @@ fn problems() -> Vec<Full> {
     all
 }
 
+/// Longformer's: nothing beside the band, globals with and without projections of their own, key
+/// padding, dilation, and all of it.
+fn longformers() -> Vec<Longformer> {
+    let mut all = vec![];
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for head_dim in [32, 64, 96, 128, 192, 256, 40, 33] {
+            let plain = Longformer::new([2, 4096, 2, head_dim], 64, dtype);
+            all.push(plain.clone());
+            for globals in [4, 100] {
+                let some = plain.clone().globals(globals);
+                all.push(some.clone().shared_projections());
+                all.push(some.key_padding().dilation(&[1, 2]).causal());
+            }
+            all.push(plain.clone().key_padding());
+            all.push(plain.dilation(&[1, 2]));
+        }
+    }
+    all
+}
+
+fn expand_longformer(config: &longformer::Config, caps: Caps) -> Vec<Source> {
+    let stage = |stage| Source {
+        label: format!("{stage:?} of {config:?}"),
+        text: config.source(stage),
+        caps,
+        workgroup_bytes: config.workgroup_bytes(stage),
+        bindings: config.slots(stage).len(),
+    };
+    config.stages().into_iter().map(stage).collect()
+}
+
 /// All sources, each once.
 pub(crate) fn all() -> Vec<Source> {
     let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
@@ -97,6 +129,19 @@ pub(crate) fn all() -> Vec<Source> {
                 let new =
                     expand(&config, caps).into_iter().filter(|s| texts.insert(s.text.clone()));
                 sources.extend(new);
+            }
+        }
+    }
+    let mut configs = HashSet::new();
+    for caps in devices() {
+        for problem in longformers() {
+            let selected = longformer::select(&problem, &caps)
+                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
+            for config in [selected, selected.with_scalar_loads()] {
+                if configs.insert(config) {
+                    let new = expand_longformer(&config, caps);
+                    sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
+                }
             }
         }
     }

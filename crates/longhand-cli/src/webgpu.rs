@@ -45,23 +45,19 @@ impl Gpu {
     /// Longformer's forward pass.
     pub(crate) fn longformer(
         &self,
-        _problem: &Longformer,
-        _inputs: &LongformerInputs<f32>,
+        problem: &Longformer,
+        inputs: &LongformerInputs<f32>,
     ) -> Result<longformer::Output<f32>> {
-        Err(crate::failure::Failure::declined(
-            "device webgpu: no longformer kernel in this build yet",
-        ))
+        Ok(problem.run_webgpu(&self.context, &inputs.as_inputs())?)
     }
 
     pub(crate) fn time_longformer(
         &self,
-        _problem: &Longformer,
-        _inputs: &LongformerInputs<f32>,
-        _repeats: usize,
+        problem: &Longformer,
+        inputs: &LongformerInputs<f32>,
+        repeats: usize,
     ) -> Result<Timing> {
-        Err(crate::failure::Failure::declined(
-            "device webgpu: no longformer kernel in this build yet",
-        ))
+        Ok(timing(problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?))
     }
 
     pub(crate) fn time(
@@ -70,18 +66,22 @@ impl Gpu {
         inputs: &OwnedInputs<f32>,
         repeats: usize,
     ) -> Result<Timing> {
-        let timing = problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?;
-        Ok(Timing {
-            first_ms: Some(timing.first_ms),
-            best_ms: timing.best_ms,
-            workspace_bytes: timing.workspace_bytes,
-        })
+        Ok(timing(problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?))
     }
 
     /// The kernel variant and tile sizes of a problem.
     pub(crate) fn describe(&self, problem: &Full) -> Result<String> {
         Ok(problem.plan_webgpu(&self.context)?.describe())
     }
+
+    pub(crate) fn describe_longformer(&self, problem: &Longformer) -> Result<String> {
+        Ok(problem.plan_webgpu(&self.context)?.describe())
+    }
+}
+
+#[cfg(feature = "webgpu")]
+fn timing(of: longhand::full::webgpu::Timing) -> Timing {
+    Timing { first_ms: Some(of.first_ms), best_ms: of.best_ms, workspace_bytes: of.workspace_bytes }
 }
 
 /// Looks at every adapter.
@@ -108,12 +108,25 @@ pub(crate) fn report() -> Report {
 /// for WebGPU's guaranteed limits.
 #[cfg(feature = "webgpu")]
 pub(crate) fn sources(problem: &Full, here: bool) -> Result<Vec<(String, String)>> {
-    let caps = match here {
-        true => *Gpu::open()?.context.caps(),
+    Ok(problem.sources_webgpu(&caps(here)?)?)
+}
+
+/// The same of Longformer's.
+#[cfg(feature = "webgpu")]
+pub(crate) fn sources_longformer(
+    problem: &Longformer,
+    here: bool,
+) -> Result<Vec<(String, String)>> {
+    Ok(problem.sources_webgpu(&caps(here)?)?)
+}
+
+#[cfg(feature = "webgpu")]
+fn caps(here: bool) -> Result<Caps> {
+    match here {
+        true => Ok(*Gpu::open()?.context.caps()),
         // WGSL's f16 is an option of a device; without it f16 storage is unpacked by hand.
-        false => Caps::baseline(),
-    };
-    Ok(problem.sources_webgpu(&caps)?)
+        false => Ok(Caps::baseline()),
+    }
 }
 
 #[cfg(not(feature = "webgpu"))]
@@ -162,6 +175,10 @@ mod absent {
         pub(crate) fn describe(&self, _: &Full) -> Result<String> {
             declined()
         }
+
+        pub(crate) fn describe_longformer(&self, _: &Longformer) -> Result<String> {
+            declined()
+        }
     }
 
     pub(crate) fn report() -> Report {
@@ -171,7 +188,11 @@ mod absent {
     pub(crate) fn sources(_: &Full, _here: bool) -> Result<Vec<(String, String)>> {
         declined()
     }
+
+    pub(crate) fn sources_longformer(_: &Longformer, _here: bool) -> Result<Vec<(String, String)>> {
+        declined()
+    }
 }
 
 #[cfg(not(feature = "webgpu"))]
-pub(crate) use absent::{report, sources};
+pub(crate) use absent::{report, sources, sources_longformer};

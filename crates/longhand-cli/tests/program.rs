@@ -379,7 +379,6 @@ mod simulated {
             let entry = format!(".visible .entry longformer_{kernel}(");
             assert!(ran.out.contains(&entry), "no {entry}");
         }
-        assert_refused(&["sources", "longformer"], &["declined", "WGSL"]);
         assert_refused(&["sources", "longformer", "--bias"], &["--bias"]);
         let ran = simulated(&["doctor"]);
         let line =

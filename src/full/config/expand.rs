@@ -2,6 +2,7 @@
 
 use super::{Config, Kernel, LANES};
 use crate::template::expand;
+use minijinja::value::merge_maps;
 use minijinja::{Value, context};
 
 /// One kernel of a launch.
@@ -146,30 +147,20 @@ impl Config {
         match (stage, self.kernel) {
             (Stage::Pack, _) => expand("full_pack.wgsl", values),
             (Stage::Combine, _) => expand("full_combine.wgsl", values),
-            (Stage::Forward, Kernel::Rows { rows, keys, .. }) => expand(
+            (Stage::Forward, Kernel::Rows { .. }) => expand(
                 "full_forward_rows.wgsl",
                 context! {
-                    rows, keys,
-                    lanes => LANES,
-                    d4 => self.head_dim / 4,
                     modified => self.softcap || self.alibi || self.bias,
-                    ..values
+                    ..merge_maps([self.kernel.values(self.head_dim), values])
                 },
             ),
-            (Stage::Forward, Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split }) => {
-                let (stage, vbase, vr) = self.kernel.stage(self.head_dim);
-                expand(
-                    "full_forward_tile.wgsl",
-                    context! {
-                        block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
-                        block_n => self.kernel.block_n(),
-                        chunks => self.head_dim / dc,
-                        always_edge => self.key_padding || self.bias,
-                        subgroup_steps => (0..tc.ilog2()).map(|n| 1 << n).collect::<Vec<u32>>(),
-                        ..values
-                    },
-                )
-            }
+            (Stage::Forward, Kernel::Tile { .. }) => expand(
+                "full_forward_tile.wgsl",
+                context! {
+                    always_edge => self.key_padding || self.bias,
+                    ..merge_maps([self.kernel.values(self.head_dim), values])
+                },
+            ),
         }
     }
 
@@ -192,6 +183,26 @@ impl Config {
             bias => self.bias,
             key_padding => slots.contains(&Slot::KeyValid) || slots.contains(&Slot::ValidTexels),
             ragged => self.ragged,
+        }
+    }
+}
+
+impl Kernel {
+    /// What the templates of a kernel's shape take from it.
+    pub(crate) fn values(&self, head_dim: u32) -> Value {
+        match *self {
+            Kernel::Rows { rows, keys, .. } => {
+                context! { rows, keys, lanes => LANES, d4 => head_dim / 4 }
+            }
+            Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split } => {
+                let (stage, vbase, vr) = self.stage(head_dim);
+                context! {
+                    block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
+                    block_n => self.block_n(),
+                    chunks => head_dim / dc,
+                    subgroup_steps => (0..tc.ilog2()).map(|n| 1 << n).collect::<Vec<u32>>(),
+                }
+            }
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use super::{Args, Bound, Plan};
 use crate::full::{Full, Inputs, Output};
-use crate::timing::{Timing, milliseconds};
-use crate::webgpu::{Binding, Context, DeviceTimer, HostBuffer};
+use crate::timing::Timing;
+use crate::webgpu::{Binding, Context, HostBuffer};
 use crate::{DType, Error};
-use std::time::Instant;
 
 impl Full {
     /// Uploads `inputs` as the problem's dtype, runs, waits and reads back: for tests, tools and
@@ -17,7 +16,7 @@ impl Full {
     ) -> Result<Output<f32>, Error> {
         let uploaded = Uploaded::new(self, context, inputs)?;
         if let Some(bound) = uploaded.bind(&self.plan_webgpu(context)?)? {
-            uploaded.launch(context, &bound)?;
+            context.launch(&bound)?;
         }
         uploaded.read()
     }
@@ -31,26 +30,11 @@ impl Full {
         repeats: usize,
     ) -> Result<Timing, Error> {
         let uploaded = Uploaded::new(self, context, inputs)?;
-        let timer = DeviceTimer::new(context)?;
-        let started = Instant::now();
-        let plan = self.plan_webgpu(context)?;
-        let mut timing = Timing {
-            first_ms: 0.0,
-            best_ms: 0.0,
-            workspace_bytes: plan.workspace_bytes() + plan.owned_bytes(),
-            clock: timer.clock(),
+        let plan = || {
+            let plan = self.plan_webgpu(context)?;
+            Ok((uploaded.bind(&plan)?, plan.workspace_bytes() + plan.owned_bytes()))
         };
-        let Some(bound) = uploaded.bind(&plan)? else {
-            return Ok(timing);
-        };
-        uploaded.launch(context, &bound)?;
-        timing.first_ms = milliseconds(started.elapsed());
-        timing.best_ms = f64::INFINITY;
-        for _ in 0..repeats.max(1) {
-            let took = timer.time(|pass| bound.record_in(pass))?;
-            timing.best_ms = timing.best_ms.min(milliseconds(took));
-        }
-        Ok(timing)
+        context.time_launches(plan, repeats)
     }
 }
 
@@ -135,13 +119,6 @@ impl<'a> Uploaded<'a> {
             )
         };
         plan.bind(&args).map(Some)
-    }
-
-    fn launch(&self, context: &Context, bound: &Bound) -> Result<(), Error> {
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        bound.record(&mut encoder);
-        context.submit(encoder)?;
-        context.wait()
     }
 
     fn read(&self) -> Result<Output<f32>, Error> {

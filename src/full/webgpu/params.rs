@@ -3,7 +3,9 @@
 use super::chunk::{Chunk, range};
 use super::{Plan, Tensors};
 use crate::Strides;
+
 use crate::full::config::{Config, SPLIT_LEN, Slot, Stage};
+use crate::webgpu::Steps;
 
 /// The uniform block of `shaders/shared/full_bindings.wgsl`, field by field.
 #[repr(C)]
@@ -44,16 +46,6 @@ pub(super) struct Params {
     rows_k: u32,
 }
 
-/// A tensor's base and strides, in elements.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Steps {
-    base: u32,
-    batch: u32,
-    row: u32,
-    head: u32,
-}
-
 impl Plan {
     pub(super) fn params(&self, tensors: &Tensors<'_>, config: &Config, chunk: &Chunk) -> Params {
         let p = &self.problem;
@@ -66,12 +58,7 @@ impl Plan {
             let (_, residual) = self.part(tensors, slot, chunk);
             residual.wrapping_sub(range(p, slot, chunk).0 as u32)
         };
-        let steps = |slot: Slot, strides: &Strides| Steps {
-            base: base(slot),
-            batch: strides.batch as u32,
-            row: strides.seqlen as u32,
-            head: strides.head as u32,
-        };
+        let steps = |slot: Slot, strides: &Strides| Steps::new(base(slot), strides);
         let log2e = std::f64::consts::LOG2_E;
         let (scale, softcap) = match p.softcap > 0.0 {
             true => (p.softmax_scale / p.softcap, p.softcap * log2e),
@@ -128,20 +115,6 @@ mod tests {
     use crate::{DType, Full, Shape};
     use std::mem::offset_of;
 
-    /// A shader's view of the block: names and offsets.
-    fn members(source: &str) -> (Vec<(String, usize)>, usize) {
-        let module = naga::front::wgsl::parse_str(source).expect("the gates check it");
-        let of_type = |(_, t): (_, &naga::Type)| match &t.inner {
-            naga::TypeInner::Struct { members, span } if t.name.as_deref() == Some("Params") => {
-                Some((members.clone(), *span as usize))
-            }
-            _ => None,
-        };
-        let (members, span) = module.types.iter().find_map(of_type).expect("every kernel has it");
-        let named = |m: naga::StructMember| (m.name.unwrap_or_default(), m.offset as usize);
-        (members.into_iter().map(named).collect(), span)
-    }
-
     #[test]
     fn every_field_lies_where_the_shader_reads_it() {
         macro_rules! offsets {
@@ -172,7 +145,7 @@ mod tests {
         let sources = Full::new(shape, DType::F32).sources_webgpu(&Caps::baseline()).unwrap();
         assert_eq!(sources.len(), 2, "one that splits, so both kernels are looked at");
         for (kernel, source) in sources {
-            let (members, span) = members(&source);
+            let (members, span) = crate::webgpu::members_of_params(&source);
             assert_eq!(members, expected, "{kernel}");
             assert_eq!(span, size_of::<Params>(), "{kernel}");
         }

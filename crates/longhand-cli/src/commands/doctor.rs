@@ -85,9 +85,7 @@ fn look_at_gpus(finding: &mut Finding) {
     finding.details = report.adapters;
     opened(finding, report.opened, |gpu, problem| match problem {
         Sample::Full(problem) => gpu.describe(problem),
-        Sample::Longformer(_) => {
-            Err(Failure::declined("no longformer kernel for this device in this build yet"))
-        }
+        Sample::Longformer(problem) => gpu.describe_longformer(problem),
     });
 }
 
@@ -122,7 +120,7 @@ fn opened<G>(
     }
 }
 
-/// A problem of either kind.
+/// A problem of any kind.
 enum Sample {
     Full(Full),
     Longformer(Longformer),
@@ -141,11 +139,12 @@ fn samples() -> Vec<(String, Sample)> {
         all.extend(dtypes.map(|dtype| problem(4096, head_dim, dtype)));
     }
     all.push(problem(1, 128, DType::F16));
-    for dtype in [DType::F32, DType::F16] {
-        let name = format!("longformer {dtype} head_dim 64 seqlen 4096 window 256 + 1 + 256");
-        let problem = Longformer::new([1, 4096, 12, 64], 256, dtype).globals(16);
-        all.push((name, Sample::Longformer(problem)));
-    }
+    all.extend([DType::F32, DType::F16].map(|dtype| {
+        let problem = Longformer::new([1, 4096, 12, 64], 256, dtype).globals(16).key_padding();
+        let name =
+            format!("longformer {dtype} head_dim 64 seqlen 4096 window 256+1+256, 16 globals");
+        (name, Sample::Longformer(problem))
+    }));
     all
 }
 

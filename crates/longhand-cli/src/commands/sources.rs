@@ -11,6 +11,7 @@ const EXAMPLES: &str = "Examples:
   longhand sources full --target wgsl --head-dim 128 --dtype f16 --causal --seqlen 8192
   longhand sources full --target sm80 --head-dim 128 --dtype bf16 --causal
   longhand sources longformer --target sm80 --window-left 128 --window-right 128 --dtype f16
+  longhand sources longformer --globals 4 --dilation 2 --key-padding --window-left 64
   longhand sources full --this-gpu --heads 32 --heads-kv 8 --window-left 1024";
 
 #[derive(clap::Args)]
@@ -63,8 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
     let sources = match options.kind.as_str() {
         "full" => full(options),
-        "longformer" => longformer(options),
-        kind => Err(Failure::declined(format!("op '{kind}': no kernel in this build yet"))),
+        _ => longformer(options),
     }?;
     let several = sources.len() > 1;
     for (name, text) in sources {
@@ -76,9 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
-type Sources = Vec<(String, String)>;
-
-fn full(options: &Options) -> Result<Sources> {
+fn full(options: &Options) -> Result<Vec<(String, String)>> {
     let seqlen_q = options.seqlen_q.unwrap_or(options.seqlen);
     let seqlen_k = options.seqlen_k.unwrap_or(options.seqlen);
     let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;
@@ -100,10 +98,10 @@ fn full(options: &Options) -> Result<Sources> {
     }
 }
 
-fn longformer(options: &Options) -> Result<Sources> {
-    let lengths = [options.seqlen_q, options.seqlen_k];
+fn longformer(options: &Options) -> Result<Vec<(String, String)>> {
     for (name, given) in [
-        ("--seqlen-q and --seqlen-k", lengths != [None, None]),
+        ("--seqlen-q", options.seqlen_q.is_some()),
+        ("--seqlen-k", options.seqlen_k.is_some()),
         ("--bias", options.bias),
         ("--ragged", options.ragged),
     ] {
@@ -113,12 +111,9 @@ fn longformer(options: &Options) -> Result<Sources> {
     }
     let mut problem = options.longformer.problem(&options.problem, options.seqlen)?;
     problem.key_padding = options.key_padding;
-    let arch = match options.target {
-        Target::Wgsl => {
-            return Err(Failure::declined("op 'longformer': no WGSL kernel in this build yet"));
-        }
-        Target::Sm80 => cuda::Arch::Sm80,
-        Target::Sm90a => cuda::Arch::Sm90a,
-    };
-    cuda::longformer_sources(&problem, arch, options.this_gpu)
+    match options.target {
+        Target::Wgsl => webgpu::sources_longformer(&problem, options.this_gpu),
+        Target::Sm80 => cuda::longformer_sources(&problem, cuda::Arch::Sm80, options.this_gpu),
+        Target::Sm90a => cuda::longformer_sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
+    }
 }

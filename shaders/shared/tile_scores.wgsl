@@ -1,0 +1,35 @@
+//# Tile kernels: the scores of one tile, of the rows `q_row` and the keys `k_row`.
+        // ---- S = Q Kᵀ, DC elements of the head dimension at a time
+        var score = array<vec4<f32>, MR>();
+        for (var c = 0u; c < CHUNKS; c++) {
+            workgroupBarrier();
+//% if chunks == 1
+            if (${ first_tile }) {
+//% else
+            {
+//% endif
+                for (var n = lane; n < BLOCK_M * DC4; n += TR * TC) {
+                    let row = ${ q_row };
+                    let x = load_q(s.q + u32(row) * P.q_row, (c * DC4 + n % DC4) * 4u);
+                    sh[(n / DC4) * LD + n % DC4] = Staged(x);
+                }
+            }
+            // Key r lies at slot (r % 4) TC + r / 4, so that neighbours tc read neighbouring rows.
+            for (var n = lane; n < BLOCK_N * DC4; n += TR * TC) {
+                let r = n / DC4;
+                let row = ${ k_row };
+                let x = load_k(s.k + u32(row) * P.k_row, (c * DC4 + n % DC4) * 4u);
+                sh[(BLOCK_M + (r % 4u) * TC + r / 4u) * LD + n % DC4] = Staged(x);
+            }
+            workgroupBarrier();
+            for (var d = 0u; d < DC4; d++) {
+                let k0 = vec4<f32>(sh[(BLOCK_M + tc) * LD + d]);
+                let k1 = vec4<f32>(sh[(BLOCK_M + TC + tc) * LD + d]);
+                let k2 = vec4<f32>(sh[(BLOCK_M + 2u * TC + tc) * LD + d]);
+                let k3 = vec4<f32>(sh[(BLOCK_M + 3u * TC + tc) * LD + d]);
+                for (var i = 0u; i < MR; i++) {
+                    let q4 = vec4<f32>(sh[(tr * MR + i) * LD + d]);
+                    score[i] += vec4<f32>(dot(q4, k0), dot(q4, k1), dot(q4, k2), dot(q4, k3));
+                }
+            }
+        }
