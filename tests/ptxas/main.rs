@@ -4,6 +4,7 @@
 //! written. `./check --setup` installs the tools; results are kept by content under target/.
 
 mod budget;
+mod longformer;
 mod sources;
 mod tools;
 
@@ -136,7 +137,7 @@ fn print_budgets(tools: &Tools, sources: &[Source]) {
 #[test]
 fn the_main_loop_leaves_the_tensor_cores_enough_time() {
     let Some(tools) = Tools::find() else { return };
-    for source in sources::plain() {
+    for source in sources::plain().into_iter().chain(longformer::plain()) {
         for assembler in &tools.assemblers {
             let code = tools.assemble(assembler, &source.text).code;
             let estimate = main_loop(&code).expect("every forward kernel has one");

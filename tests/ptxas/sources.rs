@@ -29,7 +29,7 @@ fn shape(head_dim: usize, seqlen_q: usize, seqlen_k: usize) -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q, seqlen_k, head_dim }
 }
 
-fn devices() -> [Caps; 2] {
+pub(crate) fn devices() -> [Caps; 2] {
     // The least shared memory of any device from sm_80 on.
     let small = Caps { compute_capability: (8, 6), max_shared_opt_in: 101_376, ..Caps::a100() };
     [Caps::a100(), small]
@@ -134,7 +134,9 @@ pub(crate) fn all() -> Vec<Source> {
             }
         }
     }
-    assert!(sources.len() > 100, "only {} sources", sources.len());
+    let more = super::longformer::all().into_iter();
+    sources.extend(more.filter(|source| texts.insert(source.text.clone())));
+    assert!(sources.len() > 200, "only {} sources", sources.len());
     sources
 }
 

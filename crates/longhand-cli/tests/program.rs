@@ -365,6 +365,28 @@ mod simulated {
     }
 
     #[test]
+    fn longformers_samples_agree_and_its_kernels_are_printed_and_named() {
+        for dtype in ["f32", "f16", "bf16"] {
+            let files = [sample_arg("globals_scattered_w4"), sample_arg("dilation_1_2_3")];
+            let ran =
+                simulated(&["check", &files[0], &files[1], "--device", "cuda", "--dtype", dtype]);
+            assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+            assert!(ran.out.contains(" 0 failed"), "{}", ran.out);
+        }
+        let ran = longhand(&["sources", "longformer", "--target", "sm80", "--dtype", "bf16"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        for kernel in ["index", "forward", "combine"] {
+            let entry = format!(".visible .entry longformer_{kernel}(");
+            assert!(ran.out.contains(&entry), "no {entry}");
+        }
+        assert_refused(&["sources", "longformer", "--bias"], &["--bias"]);
+        let ran = simulated(&["doctor"]);
+        let line =
+            ran.out.lines().find(|line| line.contains("longformer f16") && line.contains("sm_80"));
+        assert!(line.is_some(), "{}", ran.out);
+    }
+
+    #[test]
     fn run_writes_the_same_bytes_each_time() {
         let folder = folder("simulated");
         let input = sample_arg("gqa_h4_kv2_causal");
