@@ -5,7 +5,6 @@
 // Floor: bound by bandwidth; reads splits · rows · (D + 2) f32 once. One invocation owns one vec4 of
 // one row and adds the splits in order, so the result is bitwise reproducible.
 //% set partial_rows = "P.partial_rows"
-//% set not_empty = "l != 0.0"
 //% if f16
 enable f16;
 //% endif

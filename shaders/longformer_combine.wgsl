@@ -5,8 +5,6 @@
 // Floor: bound by bandwidth; reads splits · B · H · g · (D + 2) f32 once. One invocation owns one
 // vec4 of one row and adds the splits in order, so the result is bitwise reproducible.
 //% set partial_rows = "partial_rows"
-//# NaN is neither equal nor, on some drivers, unequal to 0; a part that is NaN must count.
-//% set not_empty = "!(l == 0.0)"
 //% if f16
 enable f16;
 //% endif

@@ -257,10 +257,19 @@ fn large_scores_and_one_huge_key_lose_nothing() {
 fn nan_in_one_row_stays_with_the_rows_that_see_it() {
     for (name, gpu) in devices() {
         let mut random = Random(4);
-        let problem = Full::new(shape(1, (1, 1), (70, 70), 32), DType::F32).causal();
-        for (tensor, at) in
-            [("q", 37), ("k", 41), ("v", 45), ("v", 3), ("k inf", 50), ("v inf", 69)]
-        {
+        // The second list of keys is split.
+        for (seqlen_k, tensor, at) in [
+            (70, "q", 37),
+            (70, "k", 41),
+            (70, "v", 45),
+            (70, "v", 3),
+            (70, "k inf", 50),
+            (70, "v inf", 69),
+            (1100, "q", 37),
+            (1100, "k", 1040),
+            (1100, "v", 1040),
+        ] {
+            let problem = Full::new(shape(1, (1, 1), (70, seqlen_k), 32), DType::F32).causal();
             let mut case = Case::new(problem, &mut random);
             let value = if tensor.ends_with("inf") { f32::INFINITY } else { f32::NAN };
             match tensor.as_bytes()[0] {
