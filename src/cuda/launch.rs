@@ -1,7 +1,7 @@
 //! Launches.
 
 use super::{Function, Stream};
-use crate::Error;
+use crate::{DType, Error, Strides};
 use cudarc::driver::sys::CUstream;
 use std::ffi::c_void;
 
@@ -146,4 +146,38 @@ pub(crate) fn address(name: &str, at: u64, alignment: u64, may_be_null: bool) ->
         return Err(Error::invalid(name, format!("{at:#x}"), rule));
     }
     Ok(())
+}
+
+/// [`address`] of a tensor that the problem has if `used`. Only a workspace may be given in vain.
+pub(crate) fn optional_address(
+    name: &str,
+    given: Option<u64>,
+    used: bool,
+    alignment: u64,
+    may_be_null: bool,
+) -> Result<(), Error> {
+    match (given, used) {
+        (Some(at), true) => address(name, at, alignment, may_be_null),
+        (None, true) => Err(Error::invalid(name, "absent", "the problem says that it is given")),
+        (Some(_), false) if name != "workspace" => {
+            Err(Error::invalid(name, "given", "the problem says that there is none"))
+        }
+        (_, false) => Ok(()),
+    }
+}
+
+/// A tensor's steps in bytes, as the kernels take them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Steps {
+    pub(crate) batch: u64,
+    pub(crate) row: u64,
+    pub(crate) head: u64,
+}
+
+impl Steps {
+    pub(crate) fn new(strides: &Strides, dtype: DType) -> Self {
+        let bytes = |elements: usize| (elements * dtype.bytes()) as u64;
+        Steps { batch: bytes(strides.batch), row: bytes(strides.seqlen), head: bytes(strides.head) }
+    }
 }

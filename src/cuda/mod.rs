@@ -27,6 +27,7 @@
 
 mod caps;
 mod driver;
+pub(crate) mod host;
 pub(crate) mod launch;
 mod memory;
 mod module;

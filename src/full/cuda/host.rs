@@ -1,11 +1,10 @@
 //! From host tensors to host results: for tests, tools and first steps.
 
 use super::{Args, Plan};
-use crate::cuda::{Context, DeviceBuffer, DeviceTimer, Stream};
+use crate::cuda::{Context, DeviceBuffer, Stream, host};
 use crate::full::{Full, Inputs, Output};
-use crate::timing::{Timing, milliseconds};
+use crate::timing::Timing;
 use crate::{DType, Error};
-use std::time::Instant;
 
 impl Full {
     /// Uploads `inputs` as the problem's dtype, runs, waits and reads back: for tests, tools and
@@ -33,23 +32,11 @@ impl Full {
     ) -> Result<Timing, Error> {
         let stream = Stream::new(context)?;
         let uploaded = Uploaded::new(self, context, &stream, inputs)?;
-        let timer = DeviceTimer::new(context)?;
-        let started = Instant::now();
-        let plan = self.plan_cuda(context)?;
-        let workspace = DeviceBuffer::new(context, plan.workspace_bytes() as usize)?;
-        uploaded.launch(&plan, &stream, &workspace)?;
-        stream.wait()?;
-        let mut timing = Timing {
-            first_ms: milliseconds(started.elapsed()),
-            best_ms: f64::INFINITY,
-            workspace_bytes: plan.workspace_bytes(),
-            clock: timer.clock(),
+        let plan = || self.plan_cuda(context);
+        let launch = |plan: &Plan, stream: &Stream, workspace: &DeviceBuffer| {
+            uploaded.launch(plan, stream, workspace)
         };
-        for _ in 0..repeats.max(1) {
-            let took = timer.time(&stream, |stream| uploaded.launch(&plan, stream, &workspace))?;
-            timing.best_ms = timing.best_ms.min(milliseconds(took));
-        }
-        Ok(timing)
+        host::time(context, &stream, repeats, plan, Plan::workspace_bytes, launch)
     }
 }
 
@@ -79,12 +66,7 @@ impl Uploaded {
         let bytes = |x: &[u8]| DeviceBuffer::with_bytes(context, stream, x);
         let floats = |x: &[f32], dtype: DType| bytes(&dtype.encode(x));
         let words = |x: &[i32]| bytes(bytemuck::cast_slice(x));
-        // Gaps between the result's rows stay 0.
-        let zeros = |len: usize, dtype: DType| {
-            let buffer = DeviceBuffer::new(context, len * dtype.bytes())?;
-            buffer.fill(stream, 0)?;
-            Ok::<_, Error>(buffer)
-        };
+        let zeros = |len, dtype| host::zeros(context, stream, len, dtype);
         Ok(Uploaded {
             problem: *problem,
             q: floats(inputs.q, problem.dtype)?,
@@ -119,14 +101,9 @@ impl Uploaded {
     }
 
     fn read(&self, stream: &Stream) -> Result<Output<f32>, Error> {
-        let floats = |buffer: &DeviceBuffer, len: usize, dtype: DType| {
-            let mut bytes = vec![0; len * dtype.bytes()];
-            buffer.read(stream, &mut bytes)?;
-            Ok::<_, Error>(dtype.decode(&bytes))
-        };
         Ok(Output {
-            out: floats(&self.out, self.problem.spans()[3], self.problem.dtype)?,
-            lse: floats(&self.lse, self.problem.lse_len(), DType::F32)?,
+            out: host::read(&self.out, stream, self.problem.spans()[3], self.problem.dtype)?,
+            lse: host::read(&self.lse, stream, self.problem.lse_len(), DType::F32)?,
         })
     }
 }

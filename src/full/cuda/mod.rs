@@ -8,7 +8,7 @@ mod host;
 mod params;
 
 use super::Full;
-use crate::cuda::launch::address;
+use crate::cuda::launch::{address, optional_address};
 use crate::cuda::{Caps, Context, Function, Launch, Stream};
 use crate::{Error, Strides};
 use config::{Config, Stage, select};
@@ -174,24 +174,7 @@ impl Plan {
             ("workspace", args.workspace, self.workspace_bytes() > 0, 16, false),
         ];
         for (name, given, used, alignment, may_be_null) in optional {
-            match (given, used) {
-                (Some(at), true) => address(name, at, alignment, may_be_null)?,
-                (None, true) => {
-                    return Err(Error::invalid(
-                        name,
-                        "absent",
-                        "the problem says that it is given",
-                    ));
-                }
-                (Some(_), false) if name != "workspace" => {
-                    return Err(Error::invalid(
-                        name,
-                        "given",
-                        "the problem says that there is none",
-                    ));
-                }
-                (_, false) => {}
-            }
+            optional_address(name, given, used, alignment, may_be_null)?;
         }
         Ok(())
     }

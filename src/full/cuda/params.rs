@@ -3,6 +3,7 @@
 use super::Args;
 use super::config::{Config, partial_rows};
 use crate::Strides;
+use crate::cuda::launch::Steps;
 use crate::full::Full;
 
 /// The parameter of `kernels/shared/full_params.ptx`, field by field. Steps are in bytes.
@@ -46,23 +47,10 @@ pub(super) struct Params {
     softcap: f32,
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Steps {
-    batch: u64,
-    row: u64,
-    head: u64,
-}
-
 impl Params {
     pub(super) fn new(p: &Full, config: &Config, args: &Args) -> Self {
         let s = &p.shape;
-        let bytes = p.dtype.bytes() as u64;
-        let steps = |strides: &Strides| Steps {
-            batch: strides.batch as u64 * bytes,
-            row: strides.seqlen as u64 * bytes,
-            head: strides.head as u64 * bytes,
-        };
+        let steps = |strides: &Strides| Steps::new(strides, p.dtype);
         let log2e = std::f64::consts::LOG2_E;
         let (scale, softcap) = match p.softcap > 0.0 {
             true => (p.softmax_scale / p.softcap, p.softcap * log2e),

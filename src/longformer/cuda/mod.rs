@@ -9,7 +9,7 @@ mod params;
 
 use super::Longformer;
 use crate::Error;
-use crate::cuda::launch::address;
+use crate::cuda::launch::{address, optional_address};
 use crate::cuda::{Caps, Context, Function, Launch, Stream};
 use config::{Config, Stage, select};
 use params::Params;
@@ -179,18 +179,7 @@ impl Plan {
             ("workspace", args.workspace, self.workspace_bytes() > 0, 16),
         ];
         for (name, given, used, alignment) in optional {
-            match (given, used) {
-                (Some(at), true) => address(name, at, alignment, false)?,
-                (None, true) => {
-                    let rule = "the problem says that it is given";
-                    return Err(Error::invalid(name, "absent", rule));
-                }
-                (Some(_), false) if name != "workspace" => {
-                    let rule = "the problem says that there is none";
-                    return Err(Error::invalid(name, "given", rule));
-                }
-                (_, false) => {}
-            }
+            optional_address(name, given, used, alignment, false)?;
         }
         Ok(())
     }

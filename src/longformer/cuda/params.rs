@@ -3,6 +3,7 @@
 use super::Args;
 use super::config::{Config, Workspace, partial_rows};
 use crate::Strides;
+use crate::cuda::launch::Steps;
 use crate::longformer::Longformer;
 
 /// The parameter of `kernels/shared/longformer_params.ptx`, field by field. Steps are in bytes.
@@ -51,22 +52,9 @@ pub(super) struct Params {
     scale: f32,
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct Steps {
-    batch: u64,
-    row: u64,
-    head: u64,
-}
-
 impl Params {
     pub(super) fn new(p: &Longformer, config: &Config, args: &Args) -> Self {
-        let bytes = p.dtype.bytes() as u64;
-        let steps = |strides: &Strides| Steps {
-            batch: strides.batch as u64 * bytes,
-            row: strides.seqlen as u64 * bytes,
-            head: strides.head as u64 * bytes,
-        };
+        let steps = |strides: &Strides| Steps::new(strides, p.dtype);
         let l = &p.layout;
         let own = p.has_global_tensors();
         // With shared projections the global rows read the local tensors.
