@@ -1,20 +1,29 @@
 //! The CUDA device: the one place of this program that speaks to that backend.
 
+#[cfg(feature = "cuda")]
 use crate::device::Timing;
 use crate::failure::Result;
+#[cfg(feature = "cuda")]
 use crate::full_file::OwnedInputs;
+#[cfg(feature = "cuda")]
 use crate::longformer_file::LongformerInputs;
+#[cfg(feature = "cuda")]
 use longhand::full::Output;
-use longhand::{Full, Longformer, longformer};
+#[cfg(feature = "cuda")]
+use longhand::longformer;
+use longhand::{Full, Longformer};
 
 #[cfg(feature = "cuda")]
 use crate::failure::Failure;
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 
+#[cfg(not(feature = "cuda"))]
+pub(crate) use crate::absent::Gpu;
+
 /// An open GPU.
+#[cfg(feature = "cuda")]
 pub struct Gpu {
-    #[cfg(feature = "cuda")]
     context: Context,
 }
 
@@ -33,13 +42,14 @@ pub(crate) enum Arch {
     Sm90a,
 }
 
+/// The driver's first device; `CUDA_VISIBLE_DEVICES` says which that is.
+#[cfg(feature = "cuda")]
+pub(crate) fn open() -> Result<Gpu> {
+    Ok(Gpu { context: Context::open(0)? })
+}
+
 #[cfg(feature = "cuda")]
 impl Gpu {
-    /// The driver's first device; `CUDA_VISIBLE_DEVICES` says which that is.
-    pub(crate) fn open() -> Result<Self> {
-        Ok(Gpu { context: Context::open(0)? })
-    }
-
     /// The device's name and capability, and the driver.
     pub(crate) fn name(&self) -> String {
         describe(self.context.name(), self.context.caps())
@@ -138,7 +148,7 @@ pub(crate) fn report() -> Report {
     Report {
         // What hinders this hinders opening too, which says so.
         devices: Context::devices().unwrap_or_default().into_iter().map(line).collect(),
-        opened: Gpu::open().map(facts),
+        opened: open().map(facts),
     }
 }
 
@@ -151,7 +161,7 @@ pub(crate) fn sources(problem: &Full, arch: Arch, here: bool) -> Result<Vec<(Str
 
 /// As `sources`, of Longformer.
 #[cfg(feature = "cuda")]
-pub(crate) fn longformer_sources(
+pub(crate) fn sources_longformer(
     problem: &Longformer,
     arch: Arch,
     here: bool,
@@ -162,7 +172,7 @@ pub(crate) fn longformer_sources(
 #[cfg(feature = "cuda")]
 fn caps(arch: Arch, here: bool) -> Result<Caps> {
     Ok(match (here, arch) {
-        (true, _) => *Gpu::open()?.context.caps(),
+        (true, _) => *open()?.context.caps(),
         (false, Arch::Sm80) => Caps::a100(),
         (false, Arch::Sm90a) => Caps::h100(),
     })
@@ -171,75 +181,28 @@ fn caps(arch: Arch, here: bool) -> Result<Caps> {
 #[cfg(not(feature = "cuda"))]
 mod absent {
     use super::*;
-    use crate::failure::Failure;
+    use crate::absent::declined;
 
-    fn declined<T>() -> Result<T> {
-        Err(Failure::declined("device cuda: not in this build (feature cuda is off)"))
-    }
-
-    impl Gpu {
-        pub(crate) fn open() -> Result<Self> {
-            declined()
-        }
-
-        pub(crate) fn name(&self) -> String {
-            String::new()
-        }
-
-        pub(crate) fn is_simulated(&self) -> bool {
-            false
-        }
-
-        pub(crate) fn forward(&self, _: &Full, _: &OwnedInputs<f32>) -> Result<Output<f32>> {
-            declined()
-        }
-
-        pub(crate) fn longformer(
-            &self,
-            _: &Longformer,
-            _: &LongformerInputs<f32>,
-        ) -> Result<longformer::Output<f32>> {
-            declined()
-        }
-
-        pub(crate) fn time_longformer(
-            &self,
-            _: &Longformer,
-            _: &LongformerInputs<f32>,
-            _: usize,
-        ) -> Result<Timing> {
-            declined()
-        }
-
-        pub(crate) fn time(&self, _: &Full, _: &OwnedInputs<f32>, _: usize) -> Result<Timing> {
-            declined()
-        }
-
-        pub(crate) fn describe(&self, _: &Full) -> Result<String> {
-            declined()
-        }
-
-        pub(crate) fn describe_longformer(&self, _: &Longformer) -> Result<String> {
-            declined()
-        }
+    pub(crate) fn open() -> Result<Gpu> {
+        declined("cuda")
     }
 
     pub(crate) fn report() -> Report {
-        Report { devices: Vec::new(), opened: declined() }
+        Report { devices: Vec::new(), opened: declined("cuda") }
     }
 
     pub(crate) fn sources(_: &Full, _: Arch, _here: bool) -> Result<Vec<(String, String)>> {
-        declined()
+        declined("cuda")
     }
 
-    pub(crate) fn longformer_sources(
+    pub(crate) fn sources_longformer(
         _: &Longformer,
         _: Arch,
         _here: bool,
     ) -> Result<Vec<(String, String)>> {
-        declined()
+        declined("cuda")
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use absent::{longformer_sources, report, sources};
+pub(crate) use absent::{open, report, sources, sources_longformer};

@@ -73,8 +73,8 @@ impl Device {
     pub fn open(kind: DeviceKind) -> Result<Self> {
         match kind {
             DeviceKind::Reference | DeviceKind::Cpu => Ok(Device::Host(kind)),
-            DeviceKind::Webgpu => Ok(Device::Webgpu(Box::new(webgpu::Gpu::open()?))),
-            DeviceKind::Cuda => Ok(Device::Cuda(Box::new(cuda::Gpu::open()?))),
+            DeviceKind::Webgpu => Ok(Device::Webgpu(Box::new(webgpu::open()?))),
+            DeviceKind::Cuda => Ok(Device::Cuda(Box::new(cuda::open()?))),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The program `longhand`: runs, checks and measures the attention kernels of the crate of that
 //! name. The parts that tests need (reading problem files, comparing results) are public.
 
+#[cfg(not(all(feature = "cuda", feature = "webgpu")))]
+mod absent;
 pub mod cli;
 mod commands;
 pub mod compare;

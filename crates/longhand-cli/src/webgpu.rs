@@ -1,18 +1,27 @@
 //! The WebGPU device: the one place of this program that speaks to that backend.
 
+#[cfg(feature = "webgpu")]
 use crate::device::Timing;
 use crate::failure::Result;
+#[cfg(feature = "webgpu")]
 use crate::full_file::OwnedInputs;
+#[cfg(feature = "webgpu")]
 use crate::longformer_file::LongformerInputs;
+#[cfg(feature = "webgpu")]
 use longhand::full::Output;
-use longhand::{Full, Longformer, longformer};
+#[cfg(feature = "webgpu")]
+use longhand::longformer;
+use longhand::{Full, Longformer};
 
 #[cfg(feature = "webgpu")]
 use longhand::webgpu::{Caps, Context};
 
+#[cfg(not(feature = "webgpu"))]
+pub(crate) use crate::absent::Gpu;
+
 /// An open GPU.
+#[cfg(feature = "webgpu")]
 pub struct Gpu {
-    #[cfg(feature = "webgpu")]
     context: Context,
 }
 
@@ -24,14 +33,15 @@ pub(crate) struct Report {
     pub(crate) opened: Result<(Gpu, Vec<String>)>,
 }
 
+/// The adapter whose name contains `LONGHAND_ADAPTER`, or the fastest.
+#[cfg(feature = "webgpu")]
+pub(crate) fn open() -> Result<Gpu> {
+    let want = std::env::var("LONGHAND_ADAPTER").ok();
+    Ok(Gpu { context: Context::open(want.as_deref())? })
+}
+
 #[cfg(feature = "webgpu")]
 impl Gpu {
-    /// The adapter whose name contains `LONGHAND_ADAPTER`, or the fastest.
-    pub(crate) fn open() -> Result<Self> {
-        let want = std::env::var("LONGHAND_ADAPTER").ok();
-        Ok(Gpu { context: Context::open(want.as_deref())? })
-    }
-
     /// The adapter's name, backend and kind.
     pub(crate) fn name(&self) -> String {
         let info = self.context.info();
@@ -100,7 +110,7 @@ pub(crate) fn report() -> Report {
                 format!("found: {name} ({backend}, {kind:?}) {}", driver.trim())
             })
             .collect(),
-        opened: Gpu::open().map(facts).map(|(name, caps, gpu)| (gpu, vec![name, caps])),
+        opened: open().map(facts).map(|(name, caps, gpu)| (gpu, vec![name, caps])),
     }
 }
 
@@ -123,7 +133,7 @@ pub(crate) fn sources_longformer(
 #[cfg(feature = "webgpu")]
 fn caps(here: bool) -> Result<Caps> {
     match here {
-        true => Ok(*Gpu::open()?.context.caps()),
+        true => Ok(*open()?.context.caps()),
         // WGSL's f16 is an option of a device; without it f16 storage is unpacked by hand.
         false => Ok(Caps::baseline()),
     }
@@ -132,67 +142,24 @@ fn caps(here: bool) -> Result<Caps> {
 #[cfg(not(feature = "webgpu"))]
 mod absent {
     use super::*;
-    use crate::failure::Failure;
+    use crate::absent::declined;
 
-    fn declined<T>() -> Result<T> {
-        Err(Failure::declined("device webgpu: not in this build (feature webgpu is off)"))
-    }
-
-    impl Gpu {
-        pub(crate) fn open() -> Result<Self> {
-            declined()
-        }
-
-        pub(crate) fn name(&self) -> String {
-            String::new()
-        }
-
-        pub(crate) fn forward(&self, _: &Full, _: &OwnedInputs<f32>) -> Result<Output<f32>> {
-            declined()
-        }
-
-        pub(crate) fn longformer(
-            &self,
-            _: &Longformer,
-            _: &LongformerInputs<f32>,
-        ) -> Result<longformer::Output<f32>> {
-            declined()
-        }
-
-        pub(crate) fn time_longformer(
-            &self,
-            _: &Longformer,
-            _: &LongformerInputs<f32>,
-            _: usize,
-        ) -> Result<Timing> {
-            declined()
-        }
-
-        pub(crate) fn time(&self, _: &Full, _: &OwnedInputs<f32>, _: usize) -> Result<Timing> {
-            declined()
-        }
-
-        pub(crate) fn describe(&self, _: &Full) -> Result<String> {
-            declined()
-        }
-
-        pub(crate) fn describe_longformer(&self, _: &Longformer) -> Result<String> {
-            declined()
-        }
+    pub(crate) fn open() -> Result<Gpu> {
+        declined("webgpu")
     }
 
     pub(crate) fn report() -> Report {
-        Report { adapters: Vec::new(), opened: declined() }
+        Report { adapters: Vec::new(), opened: declined("webgpu") }
     }
 
     pub(crate) fn sources(_: &Full, _here: bool) -> Result<Vec<(String, String)>> {
-        declined()
+        declined("webgpu")
     }
 
     pub(crate) fn sources_longformer(_: &Longformer, _here: bool) -> Result<Vec<(String, String)>> {
-        declined()
+        declined("webgpu")
     }
 }
 
 #[cfg(not(feature = "webgpu"))]
-pub(crate) use absent::{report, sources, sources_longformer};
+pub(crate) use absent::{open, report, sources, sources_longformer};

@@ -113,7 +113,7 @@ fn longformer(options: &Options) -> Result<Vec<(String, String)>> {
     problem.key_padding = options.key_padding;
     match options.target {
         Target::Wgsl => webgpu::sources_longformer(&problem, options.this_gpu),
-        Target::Sm80 => cuda::longformer_sources(&problem, cuda::Arch::Sm80, options.this_gpu),
-        Target::Sm90a => cuda::longformer_sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
+        Target::Sm80 => cuda::sources_longformer(&problem, cuda::Arch::Sm80, options.this_gpu),
+        Target::Sm90a => cuda::sources_longformer(&problem, cuda::Arch::Sm90a, options.this_gpu),
     }
 }
