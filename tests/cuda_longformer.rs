@@ -3,10 +3,11 @@
 
 mod common;
 
+use common::Random;
 use common::cuda::{Device, on_devices, on_simulated};
 use common::guard::GUARD;
-use common::longformer::{Case, odd, random_problem, run_guarded};
-use common::{Random, errors_of};
+use common::longformer::{Case, errors, odd, random_problem};
+use common::longformer_cuda::run_guarded;
 use longhand::full::Inputs as FullInputs;
 use longhand::longformer::{Layout, Output};
 use longhand::{DType, Full, Longformer, Shape};
@@ -42,10 +43,6 @@ fn check_at(device: &Device, case: &Case, guard: usize) -> Output<f32> {
     let what = format!("{} ({})", device.name, plan.describe());
     assert!(within, "{what}: out {out:.2e} > {most:.2e}, lse {lse:.2e}: {p:?}");
     got
-}
-
-fn errors(got: &Output<f32>, expected: &Output<f64>) -> (f64, f64) {
-    errors_of((&got.out, &got.lse), (&expected.out, &expected.lse))
 }
 
 #[test]

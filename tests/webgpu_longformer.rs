@@ -5,7 +5,8 @@
 
 mod common;
 
-use common::longformer_webgpu::{Case, errors, random_problem, run_guarded};
+use common::longformer::{Case, errors, random_problem};
+use common::longformer_webgpu::run_guarded;
 use common::{Random, baseline_gpu, device, device_with, guard, tolerance};
 use longhand::longformer::{Inputs, Layout, Output};
 use longhand::webgpu::{Caps, Context};
@@ -141,7 +142,7 @@ fn full(gpu: &Context, case: &Case, window: Window) -> longhand::full::Output<f3
     };
     let mut full = Full::new(shape, p.dtype).window(window);
     (full.causal, full.key_padding) = (p.causal, p.key_padding);
-    let mut inputs = longhand::full::Inputs::new(&case.local[0], &case.local[1], &case.local[2]);
+    let mut inputs = longhand::full::Inputs::new(&case.q, &case.k, &case.v);
     inputs.key_valid = case.key_valid.as_deref();
     full.run_webgpu(gpu, &inputs).unwrap()
 }
@@ -250,7 +251,9 @@ fn nan_in_a_row_stays_with_the_rows_that_see_it() {
             for tensor in 0..6 {
                 let mut case = clean.clone();
                 let all = match tensor {
-                    0..3 => &mut case.local[tensor],
+                    0 => &mut case.q,
+                    1 => &mut case.k,
+                    2 => &mut case.v,
                     _ => &mut case.global.as_mut().unwrap()[tensor - 3],
                 };
                 all[at * 32 + 5] = f32::NAN;
@@ -316,10 +319,10 @@ fn a_sequence_of_262144_runs_in_linear_memory() {
         let keys: Vec<usize> =
             near.filter(|j| ![200_000, 5].contains(j)).chain([5, 200_000]).collect();
         let (k, v): (Vec<f32>, Vec<f32>) = (
-            keys.iter().flat_map(|&j| row(&case.local[1], j)).collect(),
-            keys.iter().flat_map(|&j| row(&case.local[2], j)).collect(),
+            keys.iter().flat_map(|&j| row(&case.k, j)).collect(),
+            keys.iter().flat_map(|&j| row(&case.v, j)).collect(),
         );
-        assert_row(&got, i, &row(&case.local[0], i), &k, &v);
+        assert_row(&got, i, &row(&case.q, i), &k, &v);
     }
     let [q, k, v] = case.global.as_ref().unwrap();
     for i in [5, 200_000] {

@@ -4,8 +4,9 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod guard;
-#[cfg(feature = "cuda")]
 pub mod longformer;
+#[cfg(feature = "cuda")]
+pub mod longformer_cuda;
 #[cfg(feature = "webgpu")]
 pub mod longformer_webgpu;
 #[cfg(feature = "cuda")]
