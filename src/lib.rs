@@ -25,6 +25,7 @@ pub mod cuda;
 mod error;
 pub mod full;
 pub mod longformer;
+pub mod lsh;
 mod problem;
 mod real;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
@@ -37,6 +38,7 @@ pub mod webgpu;
 pub use error::{Declined, Error};
 pub use full::Full;
 pub use longformer::Longformer;
+pub use lsh::Lsh;
 pub use problem::{DType, Shape, Strides, Window};
 pub use real::Real;
 

@@ -2,11 +2,10 @@
 
 use crate::failure::Result;
 use crate::full_file::FullFile;
-use crate::longformer_file::LongformerFile;
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use crate::{cuda, webgpu};
-use longhand::{DType, Full, Longformer};
+use longhand::DType;
 use std::time::Instant;
 
 /// Where attention may run.
@@ -109,47 +108,20 @@ impl Device {
 
     /// Computes a problem in `dtype`. Gradients, if asked for, need the file's `grad.out`.
     pub fn compute(&self, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
-        let file = match file {
-            ProblemFile::Full(file) => file,
-            ProblemFile::Longformer(file) => return self.longformer(file, dtype, backward),
-        };
-        let problem = Full { dtype, ..file.problem };
-        let output = match self {
+        let results = match self {
             Device::Host(_) => return on_host(file, dtype, backward),
-            Device::Webgpu(gpu) => gpu.forward(&problem, &file.inputs)?,
-            Device::Cuda(gpu) => gpu.forward(&problem, &file.inputs)?,
+            Device::Webgpu(gpu) => gpu.forward(file, dtype)?,
+            Device::Cuda(gpu) => gpu.forward(file, dtype)?,
         };
         let reason = || format!("device {}: no backward kernel in this build yet", self.name());
-        Ok(Computed {
-            results: from_parts(file, &output, None, dtype),
-            backward_declined: backward.then(reason),
-        })
-    }
-
-    fn longformer(&self, file: &LongformerFile, dtype: DType, backward: bool) -> Result<Computed> {
-        let problem = Longformer { dtype, ..file.problem.clone() };
-        let output = match self {
-            Device::Host(_) => {
-                let mut results = file.reference::<f64>(dtype, backward)?;
-                for (name, x) in &mut results {
-                    let dtype = if name == "lse" { DType::F32 } else { dtype };
-                    x.iter_mut().for_each(|x| *x = dtype.round(*x));
-                }
-                return Ok(Computed { results, backward_declined: None });
-            }
-            Device::Webgpu(gpu) => gpu.longformer(&problem, &file.inputs)?,
-            Device::Cuda(gpu) => gpu.longformer(&problem, &file.inputs)?,
-        };
-        let reason = || format!("device {}: no backward kernel in this build yet", self.name());
-        Ok(Computed {
-            results: file.results(&output, None),
-            backward_declined: backward.then(reason),
-        })
+        Ok(Computed { results, backward_declined: backward.then(reason) })
     }
 
     /// Times the forward pass of a problem in `dtype`, best of `repeats`.
     pub fn time(&self, file: &ProblemFile, dtype: DType, repeats: usize) -> Result<Timing> {
         match (self, file) {
+            (Device::Webgpu(gpu), _) => gpu.time(file, dtype, repeats),
+            (Device::Cuda(gpu), _) => gpu.time(file, dtype, repeats),
             (Device::Host(_), ProblemFile::Full(file)) => {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
                 on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
@@ -158,19 +130,9 @@ impl Device {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
                 on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
             }
-            (Device::Webgpu(gpu), ProblemFile::Full(file)) => {
-                gpu.time(&Full { dtype, ..file.problem }, &file.inputs, repeats)
-            }
-            (Device::Cuda(gpu), ProblemFile::Full(file)) => {
-                gpu.time(&Full { dtype, ..file.problem }, &file.inputs, repeats)
-            }
-            (Device::Webgpu(gpu), ProblemFile::Longformer(file)) => {
-                let problem = Longformer { dtype, ..file.problem.clone() };
-                gpu.time_longformer(&problem, &file.inputs, repeats)
-            }
-            (Device::Cuda(gpu), ProblemFile::Longformer(file)) => {
-                let problem = Longformer { dtype, ..file.problem.clone() };
-                gpu.time_longformer(&problem, &file.inputs, repeats)
+            (Device::Host(_), ProblemFile::Lsh(file)) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
             }
         }
     }
@@ -190,8 +152,25 @@ fn on_clock(
     Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
 }
 
-/// By the definition, in f64.
-fn on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Computed> {
+/// By the definition, in f64, the results rounded as a device stores them.
+fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+    let mut results = match file {
+        ProblemFile::Full(file) => full_on_host(file, dtype, backward)?,
+        ProblemFile::Longformer(file) => file.reference::<f64>(dtype, backward)?,
+        ProblemFile::Lsh(file) => file.reference::<f64>(dtype, backward)?,
+    };
+    for (name, x) in &mut results {
+        let stored = match name.as_str() {
+            "lse" | "lse_rounds" | "grad.bias" => DType::F32,
+            "buckets" => continue,
+            _ => dtype,
+        };
+        x.iter_mut().for_each(|x| *x = stored.round(*x));
+    }
+    Ok(Computed { results, backward_declined: None })
+}
+
+fn full_on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Results> {
     let inputs = file.inputs.stored_as::<f64>(dtype);
     let output = file.problem.reference(&inputs.as_inputs())?;
     let gradients = match file.grad_out.as_ref().filter(|_| backward) {
@@ -201,8 +180,5 @@ fn on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Computed> {
         }
         None => None,
     };
-    Ok(Computed {
-        results: from_parts(file, &output, gradients.as_ref(), dtype),
-        backward_declined: None,
-    })
+    Ok(from_parts(file, &output, gradients.as_ref(), dtype))
 }

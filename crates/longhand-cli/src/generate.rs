@@ -3,8 +3,9 @@
 use crate::failure::{Failure, Result};
 use crate::full_file::{FullFile, OwnedInputs};
 use crate::longformer_file::{LongformerFile, LongformerInputs};
+use crate::lsh_file::{LshFile, LshInputs};
 use crate::problem_file::ProblemFile;
-use longhand::{Full, Longformer};
+use longhand::{Full, Longformer, Lsh};
 use std::collections::BTreeMap;
 
 /// The most that generated inputs may take.
@@ -46,6 +47,29 @@ pub fn longformer(problem: &Longformer) -> Result<ProblemFile> {
             global_indices: (globals > 0).then(|| row.repeat(problem.batch)),
             key_valid: None,
         },
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
+/// A problem of LSH attention with inputs and rotations of its own.
+pub fn lsh(problem: &Lsh) -> Result<ProblemFile> {
+    problem.validate()?;
+    let elements = problem.span(&problem.layout.qk);
+    let rotations = if problem.is_hashed() { problem.rotations_len() } else { 0 };
+    fits((elements as u64 * 2 + rotations as u64).saturating_mul(4))?;
+    let rotations = problem.is_hashed().then(|| problem.rotations(3));
+    let inputs = LshInputs {
+        qk: normal(1, elements),
+        v: normal(2, elements),
+        rotations,
+        ..LshInputs::default()
+    };
+    Ok(ProblemFile::Lsh(LshFile {
+        name: "generated".to_owned(),
+        problem: problem.clone(),
+        inputs,
         grad_out: None,
         expected: BTreeMap::new(),
         tolerance: None,

@@ -14,6 +14,8 @@ pub mod full_file;
 pub mod generate;
 pub mod longformer_file;
 mod longformer_naive;
+pub mod lsh_file;
+mod lsh_naive;
 pub mod naive;
 pub mod params;
 mod plot;

@@ -4,9 +4,9 @@
 use crate::compare::tolerance;
 use crate::failure::Result;
 use crate::full_file::{FullFile, OwnedInputs};
-use crate::longformer_naive;
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
+use crate::{longformer_naive, lsh_naive};
 use longhand::full::{Gradients, Output};
 use longhand::{DType, Full};
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub fn evaluate(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Resu
             file.reference::<f32>(dtype, backward)
         }
         ProblemFile::Longformer(file) => longformer_naive::evaluate(file, dtype, backward),
+        ProblemFile::Lsh(file) if dtype == DType::F32 => file.reference::<f32>(dtype, backward),
+        ProblemFile::Lsh(file) => lsh_naive::evaluate(file, dtype, backward),
     }
 }
 
@@ -54,7 +56,7 @@ pub fn tolerances_by(
     dtype: DType,
     reference: &Results,
 ) -> Result<BTreeMap<String, f64>> {
-    let naive = evaluate(file, dtype, reference.contains_key("grad.q"))?;
+    let naive = evaluate(file, dtype, reference.keys().any(|name| name.starts_with("grad.")))?;
     let of = |(name, x): (&String, &Vec<f64>)| {
         (name.clone(), tolerance(name, dtype, x, &reference[name]))
     };
@@ -66,6 +68,7 @@ pub fn reference(file: &ProblemFile, backward: bool) -> Result<Results> {
     let file = match file {
         ProblemFile::Full(file) => file,
         ProblemFile::Longformer(file) => return file.reference::<f64>(DType::F32, backward),
+        ProblemFile::Lsh(file) => return file.reference::<f64>(DType::F32, backward),
     };
     let inputs = file.inputs.stored_as::<f64>(DType::F32);
     let output = file.problem.reference(&inputs.as_inputs())?;

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::strict_json::{self, Json};
+use longhand::lsh::Wrap;
 use longhand::{Shape, Window};
 
 /// What `params` of op `full` says.
@@ -87,6 +88,90 @@ pub fn read_longformer_params(text: &str) -> Result<LongformerParams> {
     })
 }
 
+/// What `params` of op `lsh` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LshParams {
+    /// Sequences.
+    pub batch: usize,
+    /// Positions.
+    pub seqlen: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Elements of a row.
+    pub head_dim: usize,
+    /// `scale`.
+    pub scale: f64,
+    /// `causal`.
+    pub causal: bool,
+    /// Items of a chunk.
+    pub chunk_len: usize,
+    /// Rounds.
+    pub num_hashes: usize,
+    /// Factors.
+    pub num_buckets: Vec<usize>,
+    /// Chunks seen before a position's own.
+    pub chunks_before: usize,
+    /// Chunks seen after it.
+    pub chunks_after: usize,
+    /// `key_norm_eps`.
+    pub key_norm_eps: f64,
+    /// `self_mask_value`.
+    pub self_mask_value: f64,
+    /// `mask_value`.
+    pub mask_value: f64,
+    /// `wrap`.
+    pub wrap: Wrap,
+    /// `duplicates_once`.
+    pub duplicates_once: bool,
+}
+
+const LSH_KEYS: [&str; 16] = [
+    "batch",
+    "seqlen",
+    "heads",
+    "head_dim",
+    "scale",
+    "causal",
+    "chunk_len",
+    "num_hashes",
+    "num_buckets",
+    "chunks_before",
+    "chunks_after",
+    "key_norm_eps",
+    "self_mask_value",
+    "mask_value",
+    "wrap",
+    "duplicates_once",
+];
+
+/// Reads the JSON text of `params` of op `lsh`.
+pub fn read_lsh_params(text: &str) -> Result<LshParams> {
+    let entries = entries(text, "lsh", &LSH_KEYS)?;
+    let p = Entries(&entries);
+    let chunks = |key: &str, default: usize| match p.get(key) {
+        None => Ok(default),
+        Some(_) => p.size(key),
+    };
+    Ok(LshParams {
+        batch: p.size("batch")?,
+        seqlen: p.size("seqlen")?,
+        heads: p.size("heads")?,
+        head_dim: p.size("head_dim")?,
+        scale: p.number("scale", None)?,
+        causal: p.flag("causal", false)?,
+        chunk_len: p.size("chunk_len")?,
+        num_hashes: p.size("num_hashes")?,
+        num_buckets: p.factors()?,
+        chunks_before: chunks("chunks_before", 1)?,
+        chunks_after: chunks("chunks_after", 0)?,
+        key_norm_eps: p.number("key_norm_eps", Some(1e-6))?,
+        self_mask_value: p.number("self_mask_value", Some(-1e5))?,
+        mask_value: p.number("mask_value", Some(-1e9))?,
+        wrap: p.wrap()?,
+        duplicates_once: p.flag("duplicates_once", false)?,
+    })
+}
+
 /// The object that `params` must be, without unknown keys.
 fn entries(text: &str, op: &str, keys: &[&str]) -> Result<Vec<(String, Json)>> {
     let json = strict_json::parse(text)
@@ -163,6 +248,30 @@ impl Entries<'_> {
                 }
             }
             _ => self.wrong("window", SIDES_RULE),
+        }
+    }
+
+    fn factors(&self) -> Result<Vec<usize>> {
+        let one = |json: &Json| match *json {
+            Json::Integer(n) if (1..1 << 31).contains(&n) => Some(n as usize),
+            _ => None,
+        };
+        let all = match self.get("num_buckets") {
+            Some(Json::Array(all)) => all.iter().map(one).collect::<Option<Vec<usize>>>(),
+            _ => None,
+        };
+        match all {
+            Some(all) => Ok(all),
+            None => self.wrong("num_buckets", "even integers, the factors"),
+        }
+    }
+
+    fn wrap(&self) -> Result<Wrap> {
+        match self.get("wrap") {
+            None => Ok(Wrap::AcrossRounds),
+            Some(Json::Text(s)) if s == "across_rounds" => Ok(Wrap::AcrossRounds),
+            Some(Json::Text(s)) if s == "per_round" => Ok(Wrap::PerRound),
+            _ => self.wrong("wrap", "\"across_rounds\" or \"per_round\""),
         }
     }
 

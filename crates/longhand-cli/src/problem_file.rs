@@ -8,7 +8,8 @@ use crate::container::{Container, Tensor, Values, read_file};
 use crate::failure::{Failure, Result};
 use crate::full_file::{self, FullFile};
 use crate::longformer_file::{self, LongformerFile};
-use longhand::DType;
+use crate::lsh_file::{self, LshFile};
+use longhand::{DType, Full, Longformer, Lsh};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -16,15 +17,46 @@ use std::path::Path;
 pub const FORMAT: &str = "longhand-fixture/1";
 
 /// Ops that this build computes.
-pub const OPS_HERE: [&str; 2] = ["full", "longformer"];
+pub const OPS_HERE: [&str; 3] = ["full", "longformer", "lsh"];
 
 /// Ops of the format that this build knows by name only.
-pub const OPS_LATER: [&str; 5] = ["lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"];
+pub const OPS_LATER: [&str; 4] = ["transformer_xl", "xlnet", "rel_pos", "t5_bias"];
 
 /// `x` after storage as `dtype`.
 pub fn stored_as<T: From<f32>>(x: &[f32], dtype: DType) -> Vec<T> {
     let round = |&x: &f32| T::from(dtype.round(f64::from(x)) as f32);
     x.iter().map(round).collect()
+}
+
+/// A problem of any kind, without tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Problem {
+    /// Full attention.
+    Full(Full),
+    /// Longformer's.
+    Longformer(Longformer),
+    /// Reformer's.
+    Lsh(Lsh),
+}
+
+impl Problem {
+    /// Floating-point operations of a forward pass, as its table counts them.
+    pub fn flops(&self) -> f64 {
+        match self {
+            Problem::Full(p) => p.flops(),
+            Problem::Longformer(p) => p.flops(p.max_globals),
+            Problem::Lsh(p) => p.flops(),
+        }
+    }
+
+    /// Bytes that a forward pass must at least move.
+    pub fn bytes(&self) -> f64 {
+        match self {
+            Problem::Full(p) => p.bytes(),
+            Problem::Longformer(p) => p.bytes(),
+            Problem::Lsh(p) => p.bytes(),
+        }
+    }
 }
 
 /// One problem, read from a file and checked.
@@ -34,6 +66,8 @@ pub enum ProblemFile {
     Full(FullFile),
     /// Op `longformer`.
     Longformer(LongformerFile),
+    /// Op `lsh`.
+    Lsh(LshFile),
 }
 
 impl From<FullFile> for ProblemFile {
@@ -45,6 +79,12 @@ impl From<FullFile> for ProblemFile {
 impl From<LongformerFile> for ProblemFile {
     fn from(file: LongformerFile) -> Self {
         ProblemFile::Longformer(file)
+    }
+}
+
+impl From<LshFile> for ProblemFile {
+    fn from(file: LshFile) -> Self {
+        ProblemFile::Lsh(file)
     }
 }
 
@@ -69,10 +109,22 @@ impl ProblemFile {
                 "longformer" => {
                     ProblemFile::Longformer(longformer_file::parse(name, &file, with_expected)?)
                 }
+                "lsh" => ProblemFile::Lsh(lsh_file::parse(name, &file, with_expected)?),
                 _ => ProblemFile::Full(full_file::parse(name, &file, with_expected)?),
             })
         };
         parse().map_err(|e: Failure| e.at(name))
+    }
+
+    /// What is computed, stored as `dtype`.
+    pub fn problem(&self, dtype: DType) -> Problem {
+        match self {
+            ProblemFile::Full(f) => Problem::Full(Full { dtype, ..f.problem }),
+            ProblemFile::Longformer(f) => {
+                Problem::Longformer(Longformer { dtype, ..f.problem.clone() })
+            }
+            ProblemFile::Lsh(f) => Problem::Lsh(Lsh { dtype, ..f.problem.clone() }),
+        }
     }
 
     /// Its op.
@@ -80,6 +132,7 @@ impl ProblemFile {
         match self {
             ProblemFile::Full(_) => "full",
             ProblemFile::Longformer(_) => "longformer",
+            ProblemFile::Lsh(_) => "lsh",
         }
     }
 
@@ -88,6 +141,7 @@ impl ProblemFile {
         match self {
             ProblemFile::Full(f) => &f.name,
             ProblemFile::Longformer(f) => &f.name,
+            ProblemFile::Lsh(f) => &f.name,
         }
     }
 
@@ -96,6 +150,7 @@ impl ProblemFile {
         match self {
             ProblemFile::Full(f) => &f.expected,
             ProblemFile::Longformer(f) => &f.expected,
+            ProblemFile::Lsh(f) => &f.expected,
         }
     }
 
@@ -104,6 +159,7 @@ impl ProblemFile {
         match self {
             ProblemFile::Full(f) => f.grad_out.is_some(),
             ProblemFile::Longformer(f) => f.grad_out.is_some(),
+            ProblemFile::Lsh(f) => f.grad_out.is_some(),
         }
     }
 
@@ -112,6 +168,7 @@ impl ProblemFile {
         match self {
             ProblemFile::Full(f) => crate::results::result_shape(&f.problem, &f.inputs, name),
             ProblemFile::Longformer(f) => f.result_shape(name),
+            ProblemFile::Lsh(f) => f.result_shape(name),
         }
     }
 
@@ -126,6 +183,10 @@ impl ProblemFile {
                 let p = &f.problem;
                 [p.batch, p.heads, p.seqlen, p.seqlen]
             }
+            ProblemFile::Lsh(f) => {
+                let p = &f.problem;
+                [p.batch, p.heads, p.seqlen, p.seqlen]
+            }
         };
         sizes.iter().fold(4, |n, &f| n.saturating_mul(f as u64))
     }
@@ -134,7 +195,7 @@ impl ProblemFile {
     pub fn into_full(self) -> Option<FullFile> {
         match self {
             ProblemFile::Full(file) => Some(file),
-            ProblemFile::Longformer(_) => None,
+            _ => None,
         }
     }
 
@@ -142,7 +203,15 @@ impl ProblemFile {
     pub fn into_longformer(self) -> Option<LongformerFile> {
         match self {
             ProblemFile::Longformer(file) => Some(file),
-            ProblemFile::Full(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The problem of LSH attention, if it is one.
+    pub fn into_lsh(self) -> Option<LshFile> {
+        match self {
+            ProblemFile::Lsh(file) => Some(file),
+            _ => None,
         }
     }
 }
@@ -277,7 +346,8 @@ pub(crate) fn expected_of(
             return Err(Failure::input(message));
         }
         let dims: Vec<_> = dims.into_iter().map(Some).collect();
-        expect(file, &full_name, "F64", &dims, "the shape of the result")?;
+        let dtype = if name == "buckets" { "I32" } else { "F64" };
+        expect(file, &full_name, dtype, &dims, "the shape of the result")?;
         if let Some(tensor) = file.tensor(&full_name) {
             expected.insert(name.to_owned(), tensor);
         }

@@ -36,11 +36,14 @@ pub fn from_parts<T: Into<f64> + Copy>(
     results
 }
 
-/// The results as the tensors of a file, floats as F32.
+/// The results as the tensors of a file, floats as F32, buckets as I32.
 pub fn to_tensors(file: &ProblemFile, results: &Results) -> BTreeMap<String, Tensor> {
     let tensor = |name: &String, x: &Vec<f64>| Tensor {
         shape: file.result_shape(name).unwrap_or(vec![x.len()]),
-        values: Values::F32(x.iter().map(|&x| x as f32).collect()),
+        values: match name.as_str() {
+            "buckets" => Values::I32(x.iter().map(|&x| x as i32).collect()),
+            _ => Values::F32(x.iter().map(|&x| x as f32).collect()),
+        },
     };
     results.iter().map(|(name, x)| (name.clone(), tensor(name, x))).collect()
 }

@@ -1,10 +1,10 @@
 //! `longhand bench`: times over sequence lengths.
 
-use crate::cli::{LongformerOptions, Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, say};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
-use crate::problem_file::{ProblemFile, known_op};
+use crate::problem_file::{Problem, ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
 use crate::{cuda, generate, plot, sass, table};
 use longhand::{DType, Full};
@@ -43,6 +43,8 @@ pub(crate) struct Options {
     problem: ProblemOptions,
     #[command(flatten)]
     longformer: LongformerOptions,
+    #[command(flatten)]
+    lsh: LshOptions,
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -79,15 +81,8 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         bar.set_message(format!("length {seqlen}"));
         let file = generate()?;
         let timing = device.time(&file, options.problem.dtype, options.repeats.max(1))?;
-        let (flops, bytes) = match &file {
-            ProblemFile::Full(f) => {
-                let p = Full { dtype: options.problem.dtype, ..f.problem };
-                (p.flops(), p.bytes())
-            }
-            ProblemFile::Longformer(f) => {
-                (f.problem.flops(f.problem.max_globals), f.problem.bytes())
-            }
-        };
+        let problem = file.problem(options.problem.dtype);
+        let (flops, bytes) = (problem.flops(), problem.bytes());
         let (dense_bytes, dtype) = (file.dense_bytes(), options.problem.dtype);
         rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing });
         bar.inc(1);
@@ -119,7 +114,7 @@ fn estimate(problems: &[Full]) -> Result<Outcome> {
     }
     let mut rows = vec![];
     for problem in problems {
-        for (name, text) in cuda::sources(problem, cuda::Arch::Sm80, false)? {
+        for (name, text) in cuda::sources(&Problem::Full(*problem), cuda::Arch::Sm80, false)? {
             for assembler in &assemblers {
                 let made = assembler.assemble(&text, &std::env::temp_dir());
                 let made = made.map_err(|e| Failure::declined(format!("ptxas: {e}")))?;
@@ -174,6 +169,10 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
         "longformer" => {
             let problem = options.longformer.problem(&options.problem, seqlen)?;
             Box::new(move || generate::longformer(&problem))
+        }
+        "lsh" => {
+            let problem = options.lsh.problem(&options.problem, seqlen)?;
+            Box::new(move || generate::lsh(&problem))
         }
         _ => {
             let problem = options.problem.problem(seqlen, seqlen)?;
