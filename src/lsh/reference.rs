@@ -51,6 +51,15 @@ struct Seen<T> {
     masked: bool,
 }
 
+/// A row's result, its lse in each round, and the largest score and the sum of exponentials over
+/// all rounds. Near −1e5 their lse has few digits left in f32, so that it gives no probability.
+struct Row<T> {
+    out: Vec<T>,
+    lse_rounds: Vec<T>,
+    most: T,
+    sum: T,
+}
+
 impl Lsh {
     /// Attention straight from the formula, in `T`. `Err` if the tensors do not fit the problem.
     pub fn reference<T: Real>(&self, inputs: &Inputs<'_, T>) -> Result<Output<T>, Error> {
@@ -68,14 +77,14 @@ impl Lsh {
                 let order = self.order(inputs, b, h);
                 let norms = self.norms(inputs, b, h);
                 let attend = |i: usize| self.attend(inputs, &order, &norms, [b, h, i]);
-                let rows: Vec<(Vec<T>, Vec<T>, T)> = (0..n).into_par_iter().map(attend).collect();
+                let rows: Vec<Row<T>> = (0..n).into_par_iter().map(attend).collect();
                 for r in 0..rounds {
-                    result.lse_rounds.extend(rows.iter().map(|(_, lse_rounds, _)| lse_rounds[r]));
+                    result.lse_rounds.extend(rows.iter().map(|row| row.lse_rounds[r]));
                 }
-                for (i, (out, _, lse)) in rows.into_iter().enumerate() {
+                for (i, row) in rows.into_iter().enumerate() {
                     let at = row_start(b * self.layout.out.batch, self.layout.out, i, h);
-                    result.out[at..at + d].copy_from_slice(&out);
-                    result.lse.push(lse);
+                    result.out[at..at + d].copy_from_slice(&row.out);
+                    result.lse.push(row.most + row.sum.ln());
                 }
                 result.buckets.extend(order.buckets);
                 if self.is_sorted() {
@@ -111,14 +120,14 @@ impl Lsh {
                 // Of the keys after their normalisation.
                 let mut keys = vec![T::zero(); n * d];
                 for i in 0..n {
-                    let (out, _, lse) = self.attend(inputs, &order, &norms, [b, h, i]);
+                    let Row { out, most, sum, .. } = self.attend(inputs, &order, &norms, [b, h, i]);
                     let go = row(grad_out, b * l.out.batch, l.out, i, h, d);
                     let delta = dot(go, &out);
                     let at = row_start(b * l.qk.batch, l.qk, i, h);
                     for r in 0..self.rounds() {
                         for Seen { j, s, masked } in self.seen(inputs, &order, &norms, [b, h, i], r)
                         {
-                            let p = (s - lse).exp();
+                            let p = (s - most).exp() / sum;
                             let v = row(inputs.v, b * l.v.batch, l.v, j, h, d);
                             let v_at = row_start(b * l.v.batch, l.v, j, h);
                             add_scaled(&mut g.v[v_at..v_at + d], p, go);
@@ -272,14 +281,14 @@ impl Lsh {
         (0..self.rounds()).map(met).sum()
     }
 
-    /// A row's result, and its lse in each round and over all.
+    /// A row's result and its softmax.
     fn attend<T: Real>(
         &self,
         inputs: &Inputs<'_, T>,
         order: &Order,
         norms: &[T],
         [b, h, i]: [usize; 3],
-    ) -> (Vec<T>, Vec<T>, T) {
+    ) -> Row<T> {
         let (l, d) = (&self.layout.v, self.head_dim);
         let mut rounds = Vec::with_capacity(self.rounds());
         for r in 0..self.rounds() {
@@ -302,6 +311,6 @@ impl Lsh {
         }
         out.iter_mut().for_each(|x| *x = *x / sum);
         let lse_rounds = rounds.iter().map(|(_, m, l)| *m + l.ln()).collect();
-        (out, lse_rounds, most + sum.ln())
+        Row { out, lse_rounds, most, sum }
     }
 }
