@@ -84,18 +84,21 @@ fn assert_gradients(case: &Case) {
         case.forward().out.iter().zip(&case.grad_out).map(|(x, g)| x * g).sum()
     };
     let step = 1e-5;
-    let tensors: [(&str, &Vec<f64>, fn(&mut Case) -> &mut Vec<f64>); 2] =
-        [("qk", &g.qk, |c| &mut c.qk), ("v", &g.v, |c| &mut c.v)];
-    for (name, gradient, of) in tensors {
-        for n in 0..gradient.len() {
-            let moved = |by: f64| {
-                let mut case = case.clone();
-                of(&mut case)[n] += by;
-                loss(&case)
-            };
-            let slope = (moved(step) - moved(-step)) / (2.0 * step);
-            assert!((slope - gradient[n]).abs() < 2e-8, "{name}[{n}]: {slope} {}", gradient[n]);
-        }
+    let slope = |of: fn(&mut Case) -> &mut Vec<f64>, n: usize| {
+        let moved = |by: f64| {
+            let mut case = case.clone();
+            of(&mut case)[n] += by;
+            loss(&case)
+        };
+        (moved(step) - moved(-step)) / (2.0 * step)
+    };
+    for (n, g) in g.qk.iter().enumerate() {
+        let slope = slope(|case| &mut case.qk, n);
+        assert!((slope - g).abs() < 2e-8, "qk[{n}]: {slope} {g}");
+    }
+    for (n, g) in g.v.iter().enumerate() {
+        let slope = slope(|case| &mut case.v, n);
+        assert!((slope - g).abs() < 2e-8, "v[{n}]: {slope} {g}");
     }
 }
 
@@ -114,6 +117,22 @@ fn gradients_are_finite_differences_of_the_forward_pass() {
     for (seed, problem) in (1..).zip(cases) {
         assert_gradients(&Case::new(problem, seed));
     }
+}
+
+#[test]
+fn a_position_between_two_buckets_is_named_and_no_other() {
+    let problem = Lsh::new([1, 24, 2, 8], 8, 2, DType::F32).num_buckets(&[4, 2]).key_padding();
+    let mut case = Case::new(problem, 5);
+    case.key_valid = Some((0..24).map(|i| u8::from(i != 7)).collect());
+    assert_eq!(case.problem.near_ties(&case.inputs()).expect("valid"), []);
+    // Head 1 of position 3 and of 7, which is padding.
+    for i in [3, 7] {
+        case.qk[(i * 2 + 1) * 8..][..8].fill(0.0);
+    }
+    let ties = case.problem.near_ties(&case.inputs()).expect("valid");
+    let at: Vec<_> = ties.iter().map(|t| (t.batch, t.head, t.round, t.position)).collect();
+    assert_eq!(at, [(0, 1, 0, 3), (0, 1, 1, 3)]);
+    assert!(ties.iter().all(|t| t.gap == 0.0));
 }
 
 /// What shared-QK attention is in terms of full attention: normalised keys, and a bias that takes

@@ -34,6 +34,21 @@ pub struct Gradients<T> {
     pub v: Vec<T>,
 }
 
+/// A position between two buckets: see [`Lsh::near_ties`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NearTie {
+    /// The sequence.
+    pub batch: usize,
+    /// The head.
+    pub head: usize,
+    /// The round of hashing.
+    pub round: usize,
+    /// The position.
+    pub position: usize,
+    /// How far the best two projections are apart.
+    pub gap: f64,
+}
+
 /// One head of one sequence: where its positions stand in each round.
 struct Order {
     buckets: Vec<i32>,
@@ -219,6 +234,57 @@ impl Lsh {
             first += factor / 2;
         }
         bucket
+    }
+
+    /// The positions whose bucket may come out otherwise in f32: of some factor, the best two of
+    /// [y ; −y] are no further apart than rounding may move them, `2·d·2^−24·Σ|x·r|` for the larger
+    /// of the two sums. Computed in f64. Empty if nothing is hashed.
+    pub fn near_ties<T: Real + Into<f64>>(
+        &self,
+        inputs: &Inputs<'_, T>,
+    ) -> Result<Vec<NearTie>, Error> {
+        self.validate_inputs(inputs)?;
+        let Some(rotations) = inputs.rotations.filter(|_| self.is_hashed()) else {
+            return Ok(vec![]);
+        };
+        let (columns, d, n) = (self.columns(), self.head_dim, self.seqlen);
+        let per_round = self.heads * self.num_hashes;
+        let at = |item: usize| {
+            let (i, r) = (item % n, item / n % self.num_hashes);
+            (item / n / per_round, item / n / self.num_hashes % self.heads, r, i)
+        };
+        let look = |item: usize| -> Option<NearTie> {
+            let (batch, head, round, position) = at(item);
+            if !self.is_valid(inputs, batch, position) {
+                return None;
+            }
+            let l = &self.layout.qk;
+            let x = row(inputs.qk, batch * l.batch, *l, position, head, d);
+            let mut y = vec![(0.0f64, 0.0f64); columns];
+            for (c, &x) in x.iter().enumerate() {
+                let at = ((head * d + c) * self.num_hashes + round) * columns;
+                for (y, &r) in y.iter_mut().zip(&rotations[at..at + columns]) {
+                    let product: f64 = x.into() * r.into();
+                    *y = (y.0 + product, y.1 + product.abs());
+                }
+            }
+            let mut first = 0;
+            let mut closest: Option<f64> = None;
+            for &factor in &self.num_buckets {
+                let y = &y[first..first + factor / 2];
+                first += factor / 2;
+                let mut both: Vec<(f64, f64)> =
+                    y.iter().flat_map(|&(y, sum)| [(y, sum), (-y, sum)]).collect();
+                both.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let (gap, sum) = (both[0].0 - both[1].0, both[0].1.max(both[1].1));
+                if gap <= 2.0 * d as f64 * sum / f64::from(1 << 24) {
+                    closest = Some(closest.map_or(gap, |least| least.min(gap)));
+                }
+            }
+            closest.map(|gap| NearTie { batch, head, round, position, gap })
+        };
+        let items = self.batch * self.heads * self.num_hashes * n;
+        Ok((0..items).into_par_iter().filter_map(look).collect())
     }
 
     /// The chunk, in the ring of all rounds, of position `i` in round `r`.

@@ -261,8 +261,8 @@ impl Entries<'_> {
             _ => None,
         };
         match all {
-            Some(all) => Ok(all),
-            None => self.wrong("num_buckets", "even integers, the factors"),
+            Some(all) if !all.is_empty() => Ok(all),
+            _ => self.wrong("num_buckets", "even integers, the factors, at least one"),
         }
     }
 
