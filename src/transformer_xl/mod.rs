@@ -233,9 +233,12 @@ impl TransformerXl {
         TransformerXl { own_position: false, ..self }
     }
 
-    /// Queries of `seqlen_q` positions of a segment of `segment` only.
-    pub fn targets(self, segment: usize) -> Self {
-        TransformerXl { targets: Some(segment), ..self }
+    /// Queries of `count` positions of the segment only; `q` and `out` contiguous.
+    pub fn targets(self, count: usize) -> Self {
+        let shape = Shape { seqlen_q: count, ..self.shape };
+        let q = Strides::bshd(count, shape.heads_q, shape.head_dim);
+        let layout = Layout { q, out: q, ..self.layout };
+        TransformerXl { targets: Some(self.segment_len()), shape, layout, ..self }
     }
 
     /// Another scale than `1/sqrt(head_dim)`.

@@ -327,7 +327,7 @@ fn without_arguments_the_samples_run_on_every_device_there_is() {
     let ran = longhand(&[]);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("webgpu   not available"), "{}", ran.out);
-    assert!(ran.out.contains("56 results, 0 disagree"), "{}", ran.out);
+    assert!(ran.out.contains("68 results, 0 disagree"), "{}", ran.out);
 }
 
 /// On the CUDA driver's stand-in, whose device is simulated.
