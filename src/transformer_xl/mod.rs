@@ -27,6 +27,8 @@
 //! attend has `out = 0` and `lse = −inf`, where the published code averages all keys. XLNet's
 //! `bi_data`, which negates the distances of half the batch, is two problems.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod inputs;
 mod reference;
 mod sinusoids;

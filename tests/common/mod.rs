@@ -15,6 +15,9 @@ pub mod mock;
 pub mod mutation;
 #[cfg(feature = "webgpu")]
 pub mod raw;
+pub mod relative;
+#[cfg(feature = "cuda")]
+pub mod relative_cuda;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 

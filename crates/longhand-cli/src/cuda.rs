@@ -11,6 +11,8 @@ use crate::problem_file::ProblemFile;
 #[cfg(feature = "cuda")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "cuda")]
+use crate::transformer_xl_file::Stream;
+#[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 #[cfg(feature = "cuda")]
 use longhand::{DType, Full, Longformer};
@@ -70,7 +72,15 @@ impl Gpu {
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
             ProblemFile::Lsh(_) => return no_lsh(),
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let mut results = Results::new();
+                for &stream in f.streams() {
+                    let problem = f.problem(stream, dtype);
+                    let output = problem.run_cuda(gpu, &f.inputs.as_inputs(stream))?;
+                    f.put(&mut results, stream, &output);
+                }
+                results
+            }
         })
     }
 
@@ -88,7 +98,10 @@ impl Gpu {
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
             ProblemFile::Lsh(_) => return no_lsh(),
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let inputs = f.inputs.as_inputs(Stream::Content);
+                f.problem(Stream::Content, dtype).time_cuda(gpu, &inputs, repeats)?
+            }
         }))
     }
 
@@ -110,15 +123,11 @@ impl Gpu {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
             Problem::Lsh(_) => return no_lsh(),
-            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+            Problem::TransformerXl(p) => {
+                longhand::transformer_xl::cuda::config::select(p, caps)?.describe()
+            }
         })
     }
-}
-
-#[cfg(feature = "cuda")]
-fn no_kernel<T>(op: &str) -> Result<T> {
-    let why = format!("device cuda: no kernel for op '{op}' in this build yet");
-    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "cuda")]
@@ -173,7 +182,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
         Problem::Lsh(_) => return no_lsh(),
-        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+        Problem::TransformerXl(p) => p.sources_cuda(&caps)?,
     })
 }
 
