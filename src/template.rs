@@ -72,7 +72,10 @@ const KERNELS: Templates = &[
     ("shared/tile_values.ptx", include_str!("../kernels/shared/tile_values.ptx")),
     ("shared/transformer_xl_band.ptx", include_str!("../kernels/shared/transformer_xl_band.ptx")),
     ("shared/transformer_xl_mask.ptx", include_str!("../kernels/shared/transformer_xl_mask.ptx")),
-    ("shared/transformer_xl_params.ptx", include_str!("../kernels/shared/transformer_xl_params.ptx")),
+    (
+        "shared/transformer_xl_params.ptx",
+        include_str!("../kernels/shared/transformer_xl_params.ptx"),
+    ),
     ("shared/transformer_xl_rows.ptx", include_str!("../kernels/shared/transformer_xl_rows.ptx")),
     ("shared/transformer_xl_shear.ptx", include_str!("../kernels/shared/transformer_xl_shear.ptx")),
     ("transformer_xl_forward.sm80.ptx", include_str!("../kernels/transformer_xl_forward.sm80.ptx")),

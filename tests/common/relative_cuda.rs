@@ -22,7 +22,8 @@ pub fn run_guarded(
     let stream = Stream::new(&device.context)?;
     // Tensors of 4-byte elements, unlike the large ones, begin on multiples of 4.
     let tensor = |name: &str, bytes: &[u8]| {
-        let wide = ["lse", "bias_u", "bias_v", "bias_s", "seg_embed", "seg_q", "seg_k", "perm_mask"];
+        let wide =
+            ["lse", "bias_u", "bias_v", "bias_s", "seg_embed", "seg_q", "seg_k", "perm_mask"];
         let guard = if wide.contains(&name) { guard.next_multiple_of(4) } else { guard };
         Tensor::new(device, &stream, name, bytes, guard)
     };

@@ -89,6 +89,8 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
         key_padding: problem.key_padding,
         own_position: problem.own_position && hidden,
     };
+    // No registers are left for the sizes of a padded row's chunks.
+    config.vec &= !(config.crowded() && config.padded);
     let tiles = config.tiles();
     let with = |tile: &Tile| Config { tile: *tile, ..config };
     let Some(tile) = tiles.iter().find(|tile| with(tile).shared_bytes() <= caps.max_shared_opt_in)
@@ -115,12 +117,8 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
 impl Config {
     /// Tiles that suit the problem, the best first; a later one needs less shared memory.
     fn tiles(&self) -> Vec<Tile> {
-        let tile = |block_m, block_n, q_in_registers| Tile {
-            block_m,
-            block_n,
-            rows: 16,
-            q_in_registers,
-        };
+        let tile =
+            |block_m, block_n, q_in_registers| Tile { block_m, block_n, rows: 16, q_in_registers };
         if self.dtype == DType::F32 {
             return match self.head_dim {
                 32 => vec![tile(64, 64, false)],
@@ -136,6 +134,11 @@ impl Config {
             192 => vec![tile(64, 32, false), tile(64, 16, false)],
             _ => vec![tile(64, 32, false), tile(32, 16, false)],
         }
+    }
+
+    /// Whether addresses are made where they are used, since no registers are left to keep them.
+    fn crowded(&self) -> bool {
+        self.dtype == DType::F32 && self.head_dim >= 192
     }
 
     /// The same kernels for tensors whose rows begin anywhere.
@@ -287,7 +290,7 @@ impl Config {
             perm_mask => self.perm_mask,
             key_padding => self.key_padding,
             own_position => self.own_position,
-            crowded => self.dtype == DType::F32 && self.head_dim >= 192,
+            crowded => self.crowded(),
             ..rows.values()
         }
     }
