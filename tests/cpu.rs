@@ -113,7 +113,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let plan = case.problem.plan_cpu().unwrap();
     let mut workspace = vec![0.0; plan.workspace_len(1)];
     let (mut out, mut lse) = (vec![0f32; case.q.len()], vec![0.0; 40]);
-    let mut refused = |args: Args<'_, f32>, workspace: &mut [f32], said: &str| {
+    let refused = |args: Args<'_, f32>, workspace: &mut [f32], said: &str| {
         let why = plan.run(args, workspace).unwrap_err().to_string();
         assert!(why.contains(said), "{why}");
     };
