@@ -22,6 +22,7 @@ pub mod ptxas;
 pub mod results;
 mod samples;
 pub mod sass;
+mod series;
 pub mod strict_json;
 mod table;
 mod webgpu;
