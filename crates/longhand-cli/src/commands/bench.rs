@@ -86,10 +86,18 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let device = Device::open(options.device)?;
     let bar = super::progress(files.len());
     let mut rows = Vec::new();
+    // A length that the device declines, the longest say, takes nothing from the others.
+    let mut outcome = Ok(Outcome::Good);
     for (&seqlen, generate) in options.lengths.iter().zip(files) {
         bar.set_message(format!("length {seqlen}"));
         let file = generate()?;
-        let timing = device.time(&file, options.problem.dtype, options.repeats.max(1))?;
+        let timing = match device.time(&file, options.problem.dtype, options.repeats.max(1)) {
+            Ok(timing) => timing,
+            Err(failure) => {
+                outcome = Err(failure.at(&format!("length {seqlen}")));
+                break;
+            }
+        };
         let (flops, bytes, longformer) = match &file {
             ProblemFile::Full(f) => {
                 let p = Full { dtype: options.problem.dtype, ..f.problem };
@@ -105,6 +113,9 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if rows.is_empty() {
+        return outcome;
+    }
 
     let to_stdout = options.json.as_ref().is_some_and(|p| p.as_os_str() == "-");
     let mut report = json(&device, options, &rows);
@@ -127,7 +138,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         let all: Vec<Series> = measured.into_iter().chain(others).collect();
         write_atomically(path, plot::log_log(&series::plots(&all)).as_bytes())?;
     }
-    Ok(Outcome::Good)
+    outcome
 }
 
 /// What the kernels' machine code says of their speed, by each assembler.
