@@ -125,8 +125,10 @@ mod tests {
     use serde_json::json;
 
     fn series(times: &[(u64, f64)]) -> Series {
-        let row = |&(n, ms): &(u64, f64)| json!({"seqlen": n, "ms": ms, "workspace_bytes": 8, "dense_bytes": 9});
-        let rows: Vec<Value> = times.iter().map(row).collect();
+        let rows: Vec<Value> = times
+            .iter()
+            .map(|(n, ms)| json!({"seqlen": n, "ms": ms, "workspace_bytes": 8, "dense_bytes": 9}))
+            .collect();
         Series::new(json!({"kind": "full", "rows": rows})).expect("a report")
     }
 
