@@ -20,7 +20,7 @@ pub(crate) struct Line {
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 480.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 30.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 const COLOURS: [&str; 5] = ["#0063a6", "#c8481f", "#3a7d2c", "#7a3b8f", "#8a6d00"];

@@ -1,5 +1,5 @@
 use crate::Gpu;
-use crate::forward::{flash, strategy};
+use crate::forward::{Computed, Operands, compute};
 use cubecl::ir::{ElemType, UIntKind};
 use cubecl::std::tensor::TensorHandle;
 use cubek_attention::forward::definition::AttentionGlobalTypes;
@@ -9,22 +9,24 @@ use peer::Contender;
 /// heads, then the rows of the global positions with their own projections.
 pub struct Longformer {
     gpu: Gpu,
-    local: [TensorHandle; 3],
-    /// Not 0 where the row does not see the key: `[1, 1, seqlen, seqlen]`.
-    mask: TensorHandle,
-    global: [TensorHandle; 3],
+    local: Operands,
+    global: Option<Operands>,
     /// Where the global rows begin in the result.
     places: Vec<usize>,
-    out: Option<(TensorHandle, Option<TensorHandle>)>,
+    out: Vec<Computed>,
 }
 
 impl Longformer {
     pub fn open(gpu: Gpu, inputs: Vec<Vec<f32>>) -> Result<Self, String> {
         let case = gpu.case.clone();
-        let local = [0, 1, 2].map(|n| gpu.upload(&inputs[n]));
-        let (places, qg) = case.global_rows(&inputs[3]);
-        let qg = gpu.upload_rows(&qg, case.globals.len());
-        let global = [qg, gpu.upload(&inputs[4]), gpu.upload(&inputs[5])];
+        let [q, k, v] = [0, 1, 2].map(|n| gpu.upload(&inputs[n]));
+        let (places, rows) = case.global_rows(&inputs[3]);
+        let global = (!places.is_empty()).then(|| Operands {
+            q: gpu.upload_rows(&rows, case.globals.len()),
+            k: gpu.upload(&inputs[4]),
+            v: gpu.upload(&inputs[5]),
+            mask: None,
+        });
         let elem = AttentionGlobalTypes::mask_dtype(&gpu.client);
         let bytes: Vec<u8> = match elem {
             ElemType::UInt(UIntKind::U8) => case.hidden().map(u8::from).collect(),
@@ -34,31 +36,28 @@ impl Longformer {
         if bytes.len() as u64 > most {
             return Err(format!("the mask takes {} bytes, a binding {most}", bytes.len()));
         }
-        let handle = gpu.client.create_from_slice(&bytes);
-        let mask = TensorHandle::new_contiguous([1, 1, case.seqlen, case.seqlen], handle, elem);
+        let mask = gpu.client.create_from_slice(&bytes);
+        let shape = [case.batch, case.heads, case.seqlen, case.seqlen];
+        let mask = TensorHandle::new(mask, shape, [0, 0, case.seqlen, 1], elem);
         gpu.wait()?;
-        Ok(Longformer { gpu, local, mask, global, places, out: None })
+        let local = Operands { q, k, v, mask: Some(mask) };
+        Ok(Longformer { gpu, local, global, places, out: vec![] })
     }
 }
 
 impl Contender for Longformer {
     fn run(&mut self) -> Result<(), String> {
-        let name = self.gpu.case.variant.as_str();
-        let strategy = strategy(name).ok_or(format!("no variant {name:?}"))?;
-        let all = flash(&self.gpu, strategy.clone(), &self.local, Some(&self.mask))?;
-        let rows = match self.places.is_empty() {
-            true => None,
-            false => Some(flash(&self.gpu, strategy, &self.global, None)?),
-        };
-        self.out = Some((all, rows));
+        self.out = vec![compute(&self.gpu, &self.local)?];
+        if let Some(global) = &self.global {
+            self.out.push(compute(&self.gpu, global)?);
+        }
         self.gpu.wait()
     }
 
     fn output(&mut self) -> Result<Vec<f32>, String> {
-        let (all, rows) = self.out.as_ref().expect("a run precedes");
-        let mut out = self.gpu.download_heads_first(all, self.gpu.case.seqlen)?;
-        if let Some(rows) = rows {
-            let rows = self.gpu.download_heads_first(rows, self.gpu.case.globals.len())?;
+        let mut out = self.gpu.download_computed(&self.out[0], self.gpu.case.seqlen)?;
+        if let Some(rows) = self.out.get(1) {
+            let rows = self.gpu.download_computed(rows, self.gpu.case.globals.len())?;
             let len = rows.len() / self.places.len();
             for (row, &at) in rows.chunks_exact(len).zip(&self.places) {
                 out[at..at + len].copy_from_slice(row);
