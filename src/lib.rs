@@ -20,25 +20,29 @@
 //! seqlen_q]`; a row with nothing to attend gives `out = 0` and `lse = -inf`; masks are aligned at
 //! the sequences' ends; accumulation is in f32.
 
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod error;
 pub mod full;
 pub mod longformer;
+pub mod lsh;
 mod problem;
 mod real;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod template;
-#[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod timing;
+pub mod transformer_xl;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
 pub use error::{Declined, Error};
 pub use full::Full;
 pub use longformer::Longformer;
+pub use lsh::Lsh;
 pub use problem::{DType, Shape, Strides, Window};
 pub use real::Real;
+pub use transformer_xl::TransformerXl;
 
 /// The examples of README.md, compiled with the tests of the documentation.
 #[cfg(all(doctest, feature = "cuda", feature = "webgpu"))]

@@ -2,10 +2,9 @@
 
 use crate::device::Timing;
 use crate::failure::{Failure, Result};
-use crate::full_file::OwnedInputs;
-use crate::longformer_file::LongformerInputs;
-use longhand::full::Output;
-use longhand::{Full, Longformer, longformer};
+use crate::problem_file::{Problem, ProblemFile};
+use crate::results::Results;
+use longhand::DType;
 
 /// Has no value.
 pub enum Gpu {}
@@ -26,36 +25,15 @@ impl Gpu {
         match *self {}
     }
 
-    pub(crate) fn forward(&self, _: &Full, _: &OwnedInputs<f32>) -> Result<Output<f32>> {
+    pub(crate) fn forward(&self, _: &ProblemFile, _: DType) -> Result<Results> {
         match *self {}
     }
 
-    pub(crate) fn longformer(
-        &self,
-        _: &Longformer,
-        _: &LongformerInputs<f32>,
-    ) -> Result<longformer::Output<f32>> {
+    pub(crate) fn time(&self, _: &ProblemFile, _: DType, _: usize) -> Result<Timing> {
         match *self {}
     }
 
-    pub(crate) fn time(&self, _: &Full, _: &OwnedInputs<f32>, _: usize) -> Result<Timing> {
-        match *self {}
-    }
-
-    pub(crate) fn time_longformer(
-        &self,
-        _: &Longformer,
-        _: &LongformerInputs<f32>,
-        _: usize,
-    ) -> Result<Timing> {
-        match *self {}
-    }
-
-    pub(crate) fn describe(&self, _: &Full) -> Result<String> {
-        match *self {}
-    }
-
-    pub(crate) fn describe_longformer(&self, _: &Longformer) -> Result<String> {
+    pub(crate) fn describe(&self, _: &Problem) -> Result<String> {
         match *self {}
     }
 }

@@ -4,7 +4,9 @@ use crate::commands::{all, bench, check, doctor, run, sources};
 use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use longhand::{DType, Full, Longformer, Shape, Window};
+use longhand::full::Buckets;
+use longhand::lsh::Wrap;
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl, Window};
 use std::process::ExitCode;
 
 /// What a command found. A command that could not do its work returns a [`Failure`] instead.
@@ -106,6 +108,97 @@ pub(crate) struct LongformerOptions {
     shared_projections: bool,
 }
 
+/// Options of LSH attention beside [`ProblemOptions`].
+#[derive(Args, Debug, Clone)]
+pub(crate) struct LshOptions {
+    /// lsh: rounds of hashing
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    num_hashes: usize,
+    /// lsh: positions of a chunk
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    chunk_len: usize,
+    /// lsh: buckets as factors [default: as Hugging Face chooses for the length]
+    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    num_buckets: Vec<usize>,
+    /// lsh: chunks seen before a position's own
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    chunks_before: usize,
+    /// lsh: chunks seen after it
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    chunks_after: usize,
+    /// lsh: the chunks of each round form a ring of their own
+    #[arg(long)]
+    wrap_per_round: bool,
+    /// lsh: a pair counts once, however often it is met
+    #[arg(long)]
+    duplicates_once: bool,
+}
+
+impl LshOptions {
+    /// The problem of this length, checked.
+    pub(crate) fn problem(&self, common: &ProblemOptions, seqlen: usize) -> Result<Lsh, Failure> {
+        common.none_of("lsh", true)?;
+        let shape = [common.batch, seqlen, common.heads, common.head_dim];
+        let mut problem = Lsh::new(shape, self.chunk_len, self.num_hashes, common.dtype)
+            .chunks(self.chunks_before, self.chunks_after);
+        problem.causal = common.causal;
+        problem.duplicates_once = self.duplicates_once;
+        if self.wrap_per_round {
+            problem = problem.wrap(Wrap::PerRound);
+        }
+        if !self.num_buckets.is_empty() {
+            problem = problem.num_buckets(&self.num_buckets);
+        }
+        if let Some(scale) = common.scale {
+            problem.softmax_scale = scale;
+        }
+        problem.validate()?;
+        Ok(problem)
+    }
+}
+
+/// Options of attention with relative positions beside [`ProblemOptions`].
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RelativeOptions {
+    /// transformer_xl, xlnet, rel_pos: keys before the segment
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    memory: usize,
+    /// transformer_xl, xlnet, rel_pos: distances beyond share one row of the table
+    #[arg(long, value_name = "N")]
+    clamp_len: Option<usize>,
+}
+
+impl RelativeOptions {
+    /// The problem of op `op` and this length, checked.
+    pub(crate) fn problem(
+        &self,
+        op: &str,
+        common: &ProblemOptions,
+        seqlen: usize,
+    ) -> Result<TransformerXl, Failure> {
+        common.none_of(op, false)?;
+        let shape = [common.batch, seqlen, common.heads, common.head_dim];
+        let mut problem = match op {
+            "xlnet" => TransformerXl::xlnet(shape, self.memory, common.dtype),
+            "rel_pos" => TransformerXl::conformer(shape, self.memory, common.dtype),
+            _ => TransformerXl::with_memory(shape, self.memory, common.dtype),
+        };
+        problem.window.left = common.window_left;
+        if common.causal {
+            problem.window.right = Some(0);
+        }
+        problem.window.right = problem.window.right.or(common.window_right);
+        if let Some(clamp_len) = self.clamp_len {
+            problem = problem.clamp_len(clamp_len);
+        }
+        if let Some(scale) = common.scale {
+            problem.softmax_scale = scale;
+        }
+        problem.validate()?;
+        Ok(problem)
+    }
+}
+
 impl LongformerOptions {
     /// The problem of this length, checked. 256 keys on each side where no window is given.
     pub(crate) fn problem(
@@ -113,15 +206,7 @@ impl LongformerOptions {
         common: &ProblemOptions,
         seqlen: usize,
     ) -> Result<Longformer, Failure> {
-        for (name, given) in [
-            ("--softcap", common.softcap != 0.0),
-            ("--alibi", common.alibi),
-            ("--heads-kv", common.heads_kv.is_some_and(|n| n != common.heads)),
-        ] {
-            if given {
-                return Err(Failure::input(format!("{name}: longformer has none")));
-            }
-        }
+        common.none_of("longformer", false)?;
         let shape = [common.batch, seqlen, common.heads, common.head_dim];
         let mut problem = Longformer::new(shape, 0, common.dtype)
             .window(common.window_left.unwrap_or(256), common.window_right.unwrap_or(256))
@@ -140,6 +225,39 @@ impl LongformerOptions {
 }
 
 impl ProblemOptions {
+    /// Refuses what only full attention has, and a window if `kind` has none.
+    fn none_of(&self, kind: &str, windows: bool) -> Result<(), Failure> {
+        for (name, given) in [
+            ("--softcap", self.softcap != 0.0),
+            ("--alibi", self.alibi),
+            ("--heads-kv", self.heads_kv.is_some_and(|n| n != self.heads)),
+            ("--window-left", windows && self.window_left.is_some()),
+            ("--window-right", windows && self.window_right.is_some()),
+        ] {
+            if given {
+                return Err(Failure::input(format!("{name}: {kind} has none")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The problem of op `full`, or with T5's biases of op `t5_bias`: its decoder's if causal.
+    pub(crate) fn problem_of(
+        &self,
+        op: &str,
+        seqlen_q: usize,
+        seqlen_k: usize,
+    ) -> Result<Full, Failure> {
+        let problem = self.problem(seqlen_q, seqlen_k)?;
+        let bidirectional = !problem.causal;
+        Ok(match op {
+            "t5_bias" => {
+                problem.buckets(Buckets { num_buckets: 32, max_distance: 128, bidirectional })
+            }
+            _ => problem,
+        })
+    }
+
     /// The problem of these lengths, checked.
     pub(crate) fn problem(&self, seqlen_q: usize, seqlen_k: usize) -> Result<Full, Failure> {
         let shape = Shape {

@@ -15,13 +15,16 @@ pub enum Measure {
     Tensor,
     /// `lse`: the largest `|got − expected| / max(|expected|, 1)`; −inf must meet −inf.
     Lse,
+    /// `buckets`: how many differ.
+    Equal,
 }
 
 impl Measure {
     /// The measure of the result called `name`.
     pub fn of(name: &str) -> Self {
         match name {
-            "lse" => Measure::Lse,
+            "lse" | "lse_g" | "lse_rounds" => Measure::Lse,
+            "buckets" | "bucket_table" => Measure::Equal,
             _ => Measure::Tensor,
         }
     }
@@ -54,6 +57,8 @@ pub fn difference(measure: Measure, got: &[f64], expected: &[f64]) -> Difference
             // One infinity against a number is an infinite error, whichever of them it is.
             Measure::Lse if abs == f64::INFINITY => worst.error = max_or_nan(worst.error, abs),
             Measure::Lse => worst.error = max_or_nan(worst.error, abs / e.abs().max(1.0)),
+            Measure::Equal if g == e => {}
+            Measure::Equal => worst.error += 1.0,
         }
     }
     if measure == Measure::Tensor {
@@ -75,6 +80,9 @@ fn max_or_nan(a: f64, b: f64) -> f64 {
 /// and the reference in f64 give.
 pub fn tolerance(name: &str, dtype: DType, naive: &[f64], reference: &[f64]) -> f64 {
     let measure = Measure::of(name);
+    if measure == Measure::Equal {
+        return 0.0;
+    }
     let factor = if name.starts_with("grad.") { 3.0 } else { 2.0 };
     let naive = difference(measure, naive, reference).error;
     // A naive evaluation that overflows the dtype measures nothing, so it allows nothing.
@@ -99,6 +107,7 @@ fn f32_bound(measure: Measure) -> f64 {
     match measure {
         Measure::Tensor => 5e-6,
         Measure::Lse => 3e-7,
+        Measure::Equal => 0.0,
     }
 }
 

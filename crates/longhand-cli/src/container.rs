@@ -31,6 +31,16 @@ pub struct Tensor {
 }
 
 impl Values {
+    /// The elements as f64, which holds every one of them exactly.
+    pub fn numbers(&self) -> Vec<f64> {
+        match self {
+            Values::F64(x) => x.clone(),
+            Values::F32(x) => x.iter().map(|&x| x.into()).collect(),
+            Values::I32(x) => x.iter().map(|&x| x.into()).collect(),
+            Values::U8(x) => x.iter().map(|&x| x.into()).collect(),
+        }
+    }
+
     /// `F64`, `F32`, `I32` or `U8`.
     pub fn dtype(&self) -> &'static str {
         match self {

@@ -2,21 +2,18 @@
 
 #[cfg(feature = "cuda")]
 use crate::device::Timing;
-use crate::failure::Result;
-#[cfg(feature = "cuda")]
-use crate::full_file::OwnedInputs;
-#[cfg(feature = "cuda")]
-use crate::longformer_file::LongformerInputs;
-#[cfg(feature = "cuda")]
-use longhand::full::Output;
-#[cfg(feature = "cuda")]
-use longhand::longformer;
-use longhand::{Full, Longformer};
-
 #[cfg(feature = "cuda")]
 use crate::failure::Failure;
+use crate::failure::Result;
+use crate::problem_file::Problem;
+#[cfg(feature = "cuda")]
+use crate::problem_file::ProblemFile;
+#[cfg(feature = "cuda")]
+use crate::results::{Results, from_parts};
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
+#[cfg(feature = "cuda")]
+use longhand::{DType, Full, Longformer};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use crate::absent::Gpu;
@@ -60,37 +57,39 @@ impl Gpu {
         self.context.is_simulated()
     }
 
-    pub(crate) fn forward(&self, problem: &Full, inputs: &OwnedInputs<f32>) -> Result<Output<f32>> {
-        Ok(problem.run_cuda(&self.context, &inputs.as_inputs())?)
+    /// The results of a problem's forward pass in `dtype`.
+    pub(crate) fn forward(&self, file: &ProblemFile, dtype: DType) -> Result<Results> {
+        let gpu = &self.context;
+        Ok(match file {
+            ProblemFile::Full(f) => {
+                let problem = Full { dtype, ..f.problem };
+                from_parts(f, &problem.run_cuda(gpu, &f.inputs.as_inputs())?, None, dtype)
+            }
+            ProblemFile::Longformer(f) => {
+                let problem = Longformer { dtype, ..f.problem.clone() };
+                f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
+            }
+            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
+        })
     }
 
-    /// Longformer's forward pass.
-    pub(crate) fn longformer(
-        &self,
-        problem: &Longformer,
-        inputs: &LongformerInputs<f32>,
-    ) -> Result<longformer::Output<f32>> {
-        Ok(problem.run_cuda(&self.context, &inputs.as_inputs())?)
-    }
-
-    pub(crate) fn time_longformer(
-        &self,
-        problem: &Longformer,
-        inputs: &LongformerInputs<f32>,
-        repeats: usize,
-    ) -> Result<Timing> {
+    /// Times that pass.
+    pub(crate) fn time(&self, file: &ProblemFile, dtype: DType, repeats: usize) -> Result<Timing> {
         self.measured()?;
-        Ok(timing(problem.time_cuda(&self.context, &inputs.as_inputs(), repeats)?))
-    }
-
-    pub(crate) fn time(
-        &self,
-        problem: &Full,
-        inputs: &OwnedInputs<f32>,
-        repeats: usize,
-    ) -> Result<Timing> {
-        self.measured()?;
-        Ok(timing(problem.time_cuda(&self.context, &inputs.as_inputs(), repeats)?))
+        let gpu = &self.context;
+        Ok(timing(match file {
+            ProblemFile::Full(f) => {
+                let problem = Full { dtype, ..f.problem };
+                problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
+            }
+            ProblemFile::Longformer(f) => {
+                let problem = Longformer { dtype, ..f.problem.clone() };
+                problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
+            }
+            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
+        }))
     }
 
     /// Declines where no time is a GPU's.
@@ -102,16 +101,29 @@ impl Gpu {
         Ok(())
     }
 
-    /// The kernels of a Longformer problem and their tile sizes.
-    pub(crate) fn describe_longformer(&self, problem: &Longformer) -> Result<String> {
-        let config = longhand::longformer::cuda::config::select(problem, self.context.caps())?;
-        Ok(config.describe())
-    }
-
     /// The kernel variant and tile sizes of a problem.
-    pub(crate) fn describe(&self, problem: &Full) -> Result<String> {
-        Ok(longhand::full::cuda::config::select(problem, self.context.caps())?.describe())
+    pub(crate) fn describe(&self, problem: &Problem) -> Result<String> {
+        let caps = self.context.caps();
+        Ok(match problem {
+            Problem::Full(p) => longhand::full::cuda::config::select(p, caps)?.describe(),
+            Problem::Longformer(p) => {
+                longhand::longformer::cuda::config::select(p, caps)?.describe()
+            }
+            Problem::Lsh(_) => return no_lsh(),
+            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+        })
     }
+}
+
+#[cfg(feature = "cuda")]
+fn no_kernel<T>(op: &str) -> Result<T> {
+    let why = format!("device cuda: no kernel for op '{op}' in this build yet");
+    Err(crate::failure::Failure::declined(why))
+}
+
+#[cfg(feature = "cuda")]
+fn no_lsh<T>() -> Result<T> {
+    Err(Failure::declined("device cuda: no kernel for op 'lsh' in this build yet"))
 }
 
 #[cfg(feature = "cuda")]
@@ -155,18 +167,14 @@ pub(crate) fn report() -> Report {
 /// The PTX of a problem: (name, text) of each kernel. With `here`, for this machine's GPU, else
 /// for a device of `arch`.
 #[cfg(feature = "cuda")]
-pub(crate) fn sources(problem: &Full, arch: Arch, here: bool) -> Result<Vec<(String, String)>> {
-    Ok(problem.sources_cuda(&caps(arch, here)?)?)
-}
-
-/// As `sources`, of Longformer.
-#[cfg(feature = "cuda")]
-pub(crate) fn sources_longformer(
-    problem: &Longformer,
-    arch: Arch,
-    here: bool,
-) -> Result<Vec<(String, String)>> {
-    Ok(problem.sources_cuda(&caps(arch, here)?)?)
+pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(String, String)>> {
+    let caps = caps(arch, here)?;
+    Ok(match problem {
+        Problem::Full(p) => p.sources_cuda(&caps)?,
+        Problem::Longformer(p) => p.sources_cuda(&caps)?,
+        Problem::Lsh(_) => return no_lsh(),
+        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+    })
 }
 
 #[cfg(feature = "cuda")]
@@ -191,18 +199,10 @@ mod absent {
         Report { devices: Vec::new(), opened: declined("cuda") }
     }
 
-    pub(crate) fn sources(_: &Full, _: Arch, _here: bool) -> Result<Vec<(String, String)>> {
-        declined("cuda")
-    }
-
-    pub(crate) fn sources_longformer(
-        _: &Longformer,
-        _: Arch,
-        _here: bool,
-    ) -> Result<Vec<(String, String)>> {
+    pub(crate) fn sources(_: &Problem, _: Arch, _here: bool) -> Result<Vec<(String, String)>> {
         declined("cuda")
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use absent::{open, report, sources, sources_longformer};
+pub(crate) use absent::{open, report, sources};

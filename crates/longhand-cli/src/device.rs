@@ -2,11 +2,11 @@
 
 use crate::failure::Result;
 use crate::full_file::FullFile;
-use crate::longformer_file::LongformerFile;
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
+use crate::transformer_xl_file::Stream;
 use crate::{cuda, webgpu};
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full};
 use std::time::Instant;
 
 /// Where attention may run.
@@ -14,7 +14,7 @@ use std::time::Instant;
 pub enum DeviceKind {
     /// The definition, in f64.
     Reference,
-    /// This machine's processor. Until it has kernels of its own it computes as the reference.
+    /// This machine's processor: full attention's forward pass by kernels, the rest as the reference.
     Cpu,
     /// Any GPU, through WebGPU.
     Webgpu,
@@ -101,7 +101,11 @@ impl Device {
     pub fn adapter(&self) -> String {
         match self {
             Device::Host(DeviceKind::Reference) => "the reference".to_owned(),
-            Device::Host(_) => "cpu (computes as the reference)".to_owned(),
+            Device::Host(_) => {
+                let isa = longhand::cpu::Isa::choose();
+                let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
+                format!("cpu ({isa}; kinds other than full attention by the definition)")
+            }
             Device::Webgpu(gpu) => gpu.name(),
             Device::Cuda(gpu) => gpu.name(),
         }
@@ -109,47 +113,26 @@ impl Device {
 
     /// Computes a problem in `dtype`. Gradients, if asked for, need the file's `grad.out`.
     pub fn compute(&self, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
-        let file = match file {
-            ProblemFile::Full(file) => file,
-            ProblemFile::Longformer(file) => return self.longformer(file, dtype, backward),
-        };
-        let problem = Full { dtype, ..file.problem };
-        let output = match self {
-            Device::Host(_) => return on_host(file, dtype, backward),
-            Device::Webgpu(gpu) => gpu.forward(&problem, &file.inputs)?,
-            Device::Cuda(gpu) => gpu.forward(&problem, &file.inputs)?,
+        let results = match self {
+            Device::Host(kind) => return on_host(*kind, file, dtype, backward),
+            Device::Webgpu(gpu) => gpu.forward(file, dtype)?,
+            Device::Cuda(gpu) => gpu.forward(file, dtype)?,
         };
         let reason = || format!("device {}: no backward kernel in this build yet", self.name());
-        Ok(Computed {
-            results: from_parts(file, &output, None, dtype),
-            backward_declined: backward.then(reason),
-        })
-    }
-
-    fn longformer(&self, file: &LongformerFile, dtype: DType, backward: bool) -> Result<Computed> {
-        let problem = Longformer { dtype, ..file.problem.clone() };
-        let output = match self {
-            Device::Host(_) => {
-                let mut results = file.reference::<f64>(dtype, backward)?;
-                for (name, x) in &mut results {
-                    let dtype = if name == "lse" { DType::F32 } else { dtype };
-                    x.iter_mut().for_each(|x| *x = dtype.round(*x));
-                }
-                return Ok(Computed { results, backward_declined: None });
-            }
-            Device::Webgpu(gpu) => gpu.longformer(&problem, &file.inputs)?,
-            Device::Cuda(gpu) => gpu.longformer(&problem, &file.inputs)?,
-        };
-        let reason = || format!("device {}: no backward kernel in this build yet", self.name());
-        Ok(Computed {
-            results: file.results(&output, None),
-            backward_declined: backward.then(reason),
-        })
+        Ok(Computed { results, backward_declined: backward.then(reason) })
     }
 
     /// Times the forward pass of a problem in `dtype`, best of `repeats`.
     pub fn time(&self, file: &ProblemFile, dtype: DType, repeats: usize) -> Result<Timing> {
         match (self, file) {
+            (Device::Webgpu(gpu), _) => gpu.time(file, dtype, repeats),
+            (Device::Cuda(gpu), _) => gpu.time(file, dtype, repeats),
+            (Device::Host(DeviceKind::Cpu), ProblemFile::Full(file)) => {
+                let problem = Full { dtype, ..file.problem };
+                let timing = problem.time_cpu(&file.inputs.as_inputs(), repeats)?;
+                let (first_ms, best_ms) = (Some(timing.first_ms), timing.best_ms);
+                Ok(Timing { first_ms, best_ms, workspace_bytes: timing.workspace_bytes })
+            }
             (Device::Host(_), ProblemFile::Full(file)) => {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
                 on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
@@ -158,19 +141,14 @@ impl Device {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
                 on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
             }
-            (Device::Webgpu(gpu), ProblemFile::Full(file)) => {
-                gpu.time(&Full { dtype, ..file.problem }, &file.inputs, repeats)
+            (Device::Host(_), ProblemFile::Lsh(file)) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
             }
-            (Device::Cuda(gpu), ProblemFile::Full(file)) => {
-                gpu.time(&Full { dtype, ..file.problem }, &file.inputs, repeats)
-            }
-            (Device::Webgpu(gpu), ProblemFile::Longformer(file)) => {
-                let problem = Longformer { dtype, ..file.problem.clone() };
-                gpu.time_longformer(&problem, &file.inputs, repeats)
-            }
-            (Device::Cuda(gpu), ProblemFile::Longformer(file)) => {
-                let problem = Longformer { dtype, ..file.problem.clone() };
-                gpu.time_longformer(&problem, &file.inputs, repeats)
+            (Device::Host(_), ProblemFile::Relative(file)) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                let inputs = inputs.as_inputs(Stream::Content);
+                on_clock(repeats, || file.problem.reference(&inputs).map(|_| ()))
             }
         }
     }
@@ -190,8 +168,40 @@ fn on_clock(
     Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
 }
 
-/// By the definition, in f64.
-fn on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Computed> {
+/// By the processor's kernels where there are some; else, and for gradients, by the definition in
+/// f64, the results rounded as a device stores them.
+fn on_host(kind: DeviceKind, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+    let mut results = match file {
+        ProblemFile::Full(file) if kind == DeviceKind::Cpu => {
+            let mut results = match backward && file.grad_out.is_some() {
+                true => full_on_host(file, dtype, true)?,
+                false => Results::new(),
+            };
+            let problem = Full { dtype, ..file.problem };
+            let output = problem.run_cpu(&file.inputs.as_inputs())?;
+            results.extend(from_parts(file, &output, None, dtype));
+            results
+        }
+        ProblemFile::Full(file) => full_on_host(file, dtype, backward)?,
+        ProblemFile::Longformer(file) => file.reference::<f64>(dtype, backward)?,
+        ProblemFile::Lsh(file) => file.reference::<f64>(dtype, backward)?,
+        ProblemFile::Relative(file) => file.reference::<f64>(dtype, backward)?,
+    };
+    for (name, x) in &mut results {
+        let stored = match name.as_str() {
+            "lse" | "lse_g" | "lse_rounds" => DType::F32,
+            // Gradients of what is f32 on a device.
+            "grad.bias" | "grad.bias_table" | "grad.bias_u" | "grad.bias_v" | "grad.bias_s"
+            | "grad.seg_embed" => DType::F32,
+            "buckets" | "bucket_table" => continue,
+            _ => dtype,
+        };
+        x.iter_mut().for_each(|x| *x = stored.round(*x));
+    }
+    Ok(Computed { results, backward_declined: None })
+}
+
+fn full_on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Results> {
     let inputs = file.inputs.stored_as::<f64>(dtype);
     let output = file.problem.reference(&inputs.as_inputs())?;
     let gradients = match file.grad_out.as_ref().filter(|_| backward) {
@@ -201,8 +211,5 @@ fn on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Computed> {
         }
         None => None,
     };
-    Ok(Computed {
-        results: from_parts(file, &output, gradients.as_ref(), dtype),
-        backward_declined: None,
-    })
+    Ok(from_parts(file, &output, gradients.as_ref(), dtype))
 }

@@ -3,8 +3,10 @@
 use crate::failure::{Failure, Result};
 use crate::full_file::{FullFile, OwnedInputs};
 use crate::longformer_file::{LongformerFile, LongformerInputs};
+use crate::lsh_file::{LshFile, LshInputs};
 use crate::problem_file::ProblemFile;
-use longhand::{Full, Longformer};
+use crate::transformer_xl_file::{RelativeFile, RelativeInputs};
+use longhand::{Full, Longformer, Lsh, TransformerXl};
 use std::collections::BTreeMap;
 
 /// The most that generated inputs may take.
@@ -14,6 +16,7 @@ const MOST_BYTES: u64 = 8 << 30;
 pub fn full(problem: &Full) -> Result<ProblemFile> {
     Ok(ProblemFile::Full(FullFile {
         name: "generated".to_owned(),
+        op: if problem.buckets.is_some() { "t5_bias" } else { "full" },
         problem: *problem,
         inputs: inputs(problem)?,
         grad_out: None,
@@ -52,6 +55,55 @@ pub fn longformer(problem: &Longformer) -> Result<ProblemFile> {
     }))
 }
 
+/// A problem of LSH attention with inputs and rotations of its own.
+pub fn lsh(problem: &Lsh) -> Result<ProblemFile> {
+    problem.validate()?;
+    let elements = problem.span(&problem.layout.qk);
+    let rotations = if problem.is_hashed() { problem.rotations_len() } else { 0 };
+    fits((elements as u64 * 2 + rotations as u64).saturating_mul(4))?;
+    let rotations = problem.is_hashed().then(|| problem.rotations(3));
+    let inputs = LshInputs {
+        qk: normal(1, elements),
+        v: normal(2, elements),
+        rotations,
+        ..LshInputs::default()
+    };
+    Ok(ProblemFile::Lsh(LshFile {
+        name: "generated".to_owned(),
+        problem: problem.clone(),
+        inputs,
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
+/// A problem of op `op`, with relative positions and inputs of its own.
+pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile> {
+    problem.validate()?;
+    let spans = ["q", "k", "v", "r"].map(|name| problem.span(name));
+    fits(spans.iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4))?;
+    let [q, k, v, r] = spans;
+    let of_heads = problem.shape.heads_q * problem.shape.head_dim;
+    Ok(ProblemFile::from(RelativeFile {
+        name: "generated".to_owned(),
+        op,
+        problem: *problem,
+        inputs: RelativeInputs {
+            q: normal(1, q),
+            k: normal(2, k),
+            v: normal(3, v),
+            r: normal(4, r),
+            bias_u: normal(5, of_heads),
+            bias_v: normal(6, of_heads),
+            ..RelativeInputs::default()
+        },
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
 fn fits(bytes: u64) -> Result<()> {
     if bytes > MOST_BYTES {
         let message = format!("the inputs would take {bytes} bytes: must be at most {MOST_BYTES}");
@@ -74,6 +126,7 @@ pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
         k: normal(2, k),
         v: normal(3, v),
         alibi_slopes: problem.alibi.then(|| (0..heads).map(slope).collect()),
+        bias_table: problem.buckets.map(|b| normal(4, b.num_buckets * heads)),
         ..OwnedInputs::default()
     })
 }

@@ -3,15 +3,13 @@
 #[cfg(feature = "webgpu")]
 use crate::device::Timing;
 use crate::failure::Result;
+use crate::problem_file::Problem;
 #[cfg(feature = "webgpu")]
-use crate::full_file::OwnedInputs;
+use crate::problem_file::ProblemFile;
 #[cfg(feature = "webgpu")]
-use crate::longformer_file::LongformerInputs;
+use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
-use longhand::full::Output;
-#[cfg(feature = "webgpu")]
-use longhand::longformer;
-use longhand::{Full, Longformer};
+use longhand::{DType, Full, Longformer};
 
 #[cfg(feature = "webgpu")]
 use longhand::webgpu::{Caps, Context};
@@ -48,45 +46,62 @@ impl Gpu {
         format!("{} ({}, {:?})", info.name, info.backend, info.device_type)
     }
 
-    pub(crate) fn forward(&self, problem: &Full, inputs: &OwnedInputs<f32>) -> Result<Output<f32>> {
-        Ok(problem.run_webgpu(&self.context, &inputs.as_inputs())?)
+    /// The results of a problem's forward pass in `dtype`.
+    pub(crate) fn forward(&self, file: &ProblemFile, dtype: DType) -> Result<Results> {
+        let gpu = &self.context;
+        Ok(match file {
+            ProblemFile::Full(f) => {
+                let problem = Full { dtype, ..f.problem };
+                from_parts(f, &problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None, dtype)
+            }
+            ProblemFile::Longformer(f) => {
+                let problem = Longformer { dtype, ..f.problem.clone() };
+                f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
+            }
+            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
+        })
     }
 
-    /// Longformer's forward pass.
-    pub(crate) fn longformer(
-        &self,
-        problem: &Longformer,
-        inputs: &LongformerInputs<f32>,
-    ) -> Result<longformer::Output<f32>> {
-        Ok(problem.run_webgpu(&self.context, &inputs.as_inputs())?)
-    }
-
-    pub(crate) fn time_longformer(
-        &self,
-        problem: &Longformer,
-        inputs: &LongformerInputs<f32>,
-        repeats: usize,
-    ) -> Result<Timing> {
-        Ok(timing(problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?))
-    }
-
-    pub(crate) fn time(
-        &self,
-        problem: &Full,
-        inputs: &OwnedInputs<f32>,
-        repeats: usize,
-    ) -> Result<Timing> {
-        Ok(timing(problem.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?))
+    /// Times that pass.
+    pub(crate) fn time(&self, file: &ProblemFile, dtype: DType, repeats: usize) -> Result<Timing> {
+        let gpu = &self.context;
+        Ok(timing(match file {
+            ProblemFile::Full(f) => {
+                let problem = Full { dtype, ..f.problem };
+                problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
+            }
+            ProblemFile::Longformer(f) => {
+                let problem = Longformer { dtype, ..f.problem.clone() };
+                problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
+            }
+            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
+        }))
     }
 
     /// The kernel variant and tile sizes of a problem.
-    pub(crate) fn describe(&self, problem: &Full) -> Result<String> {
-        Ok(problem.plan_webgpu(&self.context)?.describe())
+    pub(crate) fn describe(&self, problem: &Problem) -> Result<String> {
+        Ok(match problem {
+            Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
+            Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
+            Problem::Lsh(_) => return no_lsh(),
+            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+        })
     }
+}
 
-    pub(crate) fn describe_longformer(&self, problem: &Longformer) -> Result<String> {
-        Ok(problem.plan_webgpu(&self.context)?.describe())
-    }
+#[cfg(feature = "webgpu")]
+fn no_kernel<T>(op: &str) -> Result<T> {
+    let why = format!("device webgpu: no kernel for op '{op}' in this build yet");
+    Err(crate::failure::Failure::declined(why))
+}
+
+#[cfg(feature = "webgpu")]
+fn no_lsh<T>() -> Result<T> {
+    Err(crate::failure::Failure::declined(
+        "device webgpu: no kernel for op 'lsh' in this build yet",
+    ))
 }
 
 #[cfg(feature = "webgpu")]
@@ -117,17 +132,14 @@ pub(crate) fn report() -> Report {
 /// The WGSL of a problem: (name, text) of each kernel. With `here`, for this machine's GPU, else
 /// for WebGPU's guaranteed limits.
 #[cfg(feature = "webgpu")]
-pub(crate) fn sources(problem: &Full, here: bool) -> Result<Vec<(String, String)>> {
-    Ok(problem.sources_webgpu(&caps(here)?)?)
-}
-
-/// The same of Longformer's.
-#[cfg(feature = "webgpu")]
-pub(crate) fn sources_longformer(
-    problem: &Longformer,
-    here: bool,
-) -> Result<Vec<(String, String)>> {
-    Ok(problem.sources_webgpu(&caps(here)?)?)
+pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, String)>> {
+    let caps = caps(here)?;
+    Ok(match problem {
+        Problem::Full(p) => p.sources_webgpu(&caps)?,
+        Problem::Longformer(p) => p.sources_webgpu(&caps)?,
+        Problem::Lsh(_) => return no_lsh(),
+        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+    })
 }
 
 #[cfg(feature = "webgpu")]
@@ -152,14 +164,10 @@ mod absent {
         Report { adapters: Vec::new(), opened: declined("webgpu") }
     }
 
-    pub(crate) fn sources(_: &Full, _here: bool) -> Result<Vec<(String, String)>> {
-        declined("webgpu")
-    }
-
-    pub(crate) fn sources_longformer(_: &Longformer, _here: bool) -> Result<Vec<(String, String)>> {
+    pub(crate) fn sources(_: &Problem, _here: bool) -> Result<Vec<(String, String)>> {
         declined("webgpu")
     }
 }
 
 #[cfg(not(feature = "webgpu"))]
-pub(crate) use absent::{open, report, sources, sources_longformer};
+pub(crate) use absent::{open, report, sources};

@@ -2,7 +2,6 @@
 
 use crate::cli::{Outcome, say};
 use crate::compare::{Comparison, Measure, compare, difference};
-use crate::container::Values;
 use crate::device::{Device, DeviceKind};
 use crate::failure::{Failure, Result};
 use crate::problem_file::ProblemFile;
@@ -119,11 +118,9 @@ impl Sample {
 
     /// The reference against the values that the file expects, both in f64.
     fn against_the_file(&self) -> Result<Row> {
-        let error = |name: &str| match self.file.expected().get(name).map(|t| &t.values) {
-            Some(Values::F64(x)) => {
-                Some(difference(Measure::of(name), &self.reference[name], x).error)
-            }
-            _ => None,
+        let error = |name: &str| {
+            let expected = self.file.expected().get(name)?.values.numbers();
+            Some(difference(Measure::of(name), &self.reference[name], &expected).error)
         };
         let errors = [error("out"), error("lse")];
         let agrees = errors.iter().flatten().all(|e| *e <= REFERENCE_BOUND);

@@ -1,10 +1,10 @@
 //! `longhand bench`: times over sequence lengths.
 
-use crate::cli::{LongformerOptions, Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, RelativeOptions, say};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
-use crate::problem_file::{ProblemFile, known_op};
+use crate::problem_file::{OPS, Problem, ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
 use crate::series::{self, Series};
 use crate::{cuda, generate, plot, sass, table};
@@ -47,6 +47,10 @@ pub(crate) struct Options {
     problem: ProblemOptions,
     #[command(flatten)]
     longformer: LongformerOptions,
+    #[command(flatten)]
+    lsh: LshOptions,
+    #[command(flatten)]
+    relative: RelativeOptions,
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -98,15 +102,11 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
                 break;
             }
         };
-        let (flops, bytes, longformer) = match &file {
-            ProblemFile::Full(f) => {
-                let p = Full { dtype: options.problem.dtype, ..f.problem };
-                (p.flops(), p.bytes(), None)
-            }
-            ProblemFile::Longformer(f) => {
-                let (p, g) = (&f.problem, f.problem.max_globals);
-                (p.flops(g), p.bytes(), Some(([p.left, p.right], g)))
-            }
+        let problem = file.problem(options.problem.dtype);
+        let (flops, bytes) = (problem.flops(), problem.bytes());
+        let longformer = match &problem {
+            Problem::Longformer(p) => Some(([p.left, p.right], p.max_globals)),
+            _ => None,
         };
         let (dense_bytes, dtype) = (file.dense_bytes(), options.problem.dtype);
         rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing, longformer });
@@ -150,7 +150,7 @@ fn estimate(problems: &[Full]) -> Result<Outcome> {
     }
     let mut rows = vec![];
     for problem in problems {
-        for (name, text) in cuda::sources(problem, cuda::Arch::Sm80, false)? {
+        for (name, text) in cuda::sources(&Problem::Full(*problem), cuda::Arch::Sm80, false)? {
             for assembler in &assemblers {
                 let made = assembler.assemble(&text, &std::env::temp_dir());
                 let made = made.map_err(|e| Failure::declined(format!("ptxas: {e}")))?;
@@ -206,8 +206,17 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
             let problem = options.longformer.problem(&options.problem, seqlen)?;
             Box::new(move || generate::longformer(&problem))
         }
+        "lsh" => {
+            let problem = options.lsh.problem(&options.problem, seqlen)?;
+            Box::new(move || generate::lsh(&problem))
+        }
+        "transformer_xl" | "xlnet" | "rel_pos" => {
+            let problem = options.relative.problem(&options.kind, &options.problem, seqlen)?;
+            let op = OPS.into_iter().find(|op| *op == options.kind).unwrap_or_default();
+            Box::new(move || generate::relative(op, &problem))
+        }
         _ => {
-            let problem = options.problem.problem(seqlen, seqlen)?;
+            let problem = options.problem.problem_of(&options.kind, seqlen, seqlen)?;
             Box::new(move || generate::full(&problem))
         }
     })

@@ -3,7 +3,7 @@
 use crate::cli::{Outcome, say};
 use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
-use crate::problem_file::{OPS_HERE, OPS_LATER};
+use crate::problem_file::{OPS, Problem};
 use crate::{cuda, webgpu};
 use longhand::{DType, Full, Longformer, Shape};
 use serde_json::{Value, json};
@@ -36,18 +36,12 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         let devices: Vec<Value> = findings.iter().map(Finding::json).collect();
         let report = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "kinds": OPS_HERE,
-            "kinds_later": OPS_LATER,
+            "kinds": OPS,
             "devices": devices,
         });
         say(&format!("{report:#}\n"))?;
     } else {
-        say(&format!(
-            "longhand {}\nkinds: {} (not in this build yet: {})\n\n",
-            env!("CARGO_PKG_VERSION"),
-            OPS_HERE.join(", "),
-            OPS_LATER.join(", ")
-        ))?;
+        say(&format!("longhand {}\nkinds: {}\n\n", env!("CARGO_PKG_VERSION"), OPS.join(", ")))?;
         for finding in &findings {
             say(&finding.text())?;
         }
@@ -59,7 +53,7 @@ fn look(kind: DeviceKind) -> Finding {
     let mut finding =
         Finding { kind, state: Ok(String::new()), details: Vec::new(), selects: Vec::new() };
     let host = |what: &str| {
-        let everything = (OPS_HERE.join(", "), Ok("every problem, with gradients".to_owned()));
+        let everything = (OPS.join(", "), Ok("every problem, with gradients".to_owned()));
         (Ok(what.to_owned()), vec![everything])
     };
     match kind {
@@ -83,26 +77,20 @@ fn look(kind: DeviceKind) -> Finding {
 fn look_at_gpus(finding: &mut Finding) {
     let report = webgpu::report();
     finding.details = report.adapters;
-    opened(finding, report.opened, |gpu, problem| match problem {
-        Sample::Full(problem) => gpu.describe(problem),
-        Sample::Longformer(problem) => gpu.describe_longformer(problem),
-    });
+    opened(finding, report.opened, webgpu::Gpu::describe);
 }
 
 fn look_at_cuda(finding: &mut Finding) {
     let report = cuda::report();
     finding.details = report.devices;
-    opened(finding, report.opened, |gpu, problem| match problem {
-        Sample::Full(problem) => gpu.describe(problem),
-        Sample::Longformer(problem) => gpu.describe_longformer(problem),
-    });
+    opened(finding, report.opened, cuda::Gpu::describe);
 }
 
 /// What an open device says of itself, its name first, and what it selects.
 fn opened<G>(
     finding: &mut Finding,
     opened: Result<(G, Vec<String>)>,
-    describe: impl Fn(&G, &Sample) -> Result<String>,
+    describe: impl Fn(&G, &Problem) -> Result<String>,
 ) {
     match opened {
         Err(e) => finding.state = Err(e.reason().to_owned()),
@@ -120,18 +108,12 @@ fn opened<G>(
     }
 }
 
-/// A problem of any kind.
-enum Sample {
-    Full(Full),
-    Longformer(Longformer),
-}
-
 /// Problems of usual sizes: what a device selects for them says what it would do.
-fn samples() -> Vec<(String, Sample)> {
+fn samples() -> Vec<(String, Problem)> {
     let problem = |seqlen_q: usize, head_dim: usize, dtype: DType| {
         let shape = Shape { batch: 1, heads_q: 8, heads_kv: 8, seqlen_q, seqlen_k: 4096, head_dim };
         let name = format!("full {dtype} head_dim {head_dim} seqlen {seqlen_q} x 4096 causal");
-        (name, Sample::Full(Full::new(shape, dtype).causal()))
+        (name, Problem::Full(Full::new(shape, dtype).causal()))
     };
     let dtypes = [DType::F32, DType::F16, DType::BF16];
     let mut all = Vec::new();
@@ -143,7 +125,7 @@ fn samples() -> Vec<(String, Sample)> {
         let problem = Longformer::new([1, 4096, 12, 64], 256, dtype).globals(16).key_padding();
         let name =
             format!("longformer {dtype} head_dim 64 seqlen 4096 window 256+1+256, 16 globals");
-        (name, Sample::Longformer(problem))
+        (name, Problem::Longformer(problem))
     }));
     all
 }

@@ -1,9 +1,10 @@
 //! `longhand sources`: the exact text of a kernel.
 
-use crate::cli::{LongformerOptions, Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, RelativeOptions, say};
 use crate::failure::{Failure, Result};
-use crate::problem_file::known_op;
+use crate::problem_file::{Problem, known_op};
 use crate::{cuda, webgpu};
+use longhand::Full;
 use longhand::full::{Bias, Ragged};
 
 const EXAMPLES: &str = "Examples:
@@ -47,6 +48,10 @@ pub(crate) struct Options {
     problem: ProblemOptions,
     #[command(flatten)]
     longformer: LongformerOptions,
+    #[command(flatten)]
+    lsh: LshOptions,
+    #[command(flatten)]
+    relative: RelativeOptions,
 }
 
 /// A language that kernels are written in.
@@ -62,9 +67,31 @@ enum Target {
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
-    let sources = match options.kind.as_str() {
-        "full" => full(options),
-        _ => longformer(options),
+    let problem = match options.kind.as_str() {
+        "full" | "t5_bias" => Problem::Full(full(options)?),
+        "longformer" => {
+            let mut problem = options.longformer.problem(&options.problem, options.seqlen)?;
+            problem.key_padding = options.key_padding;
+            Problem::Longformer(problem)
+        }
+        "lsh" => {
+            let mut problem = options.lsh.problem(&options.problem, options.seqlen)?;
+            problem.key_padding = options.key_padding;
+            Problem::Lsh(problem)
+        }
+        op => {
+            let mut problem = options.relative.problem(op, &options.problem, options.seqlen)?;
+            problem.key_padding = options.key_padding;
+            Problem::TransformerXl(problem)
+        }
+    };
+    if !["full", "t5_bias"].contains(&options.kind.as_str()) {
+        no_options_of_full(options)?;
+    }
+    let sources = match options.target {
+        Target::Wgsl => webgpu::sources(&problem, options.this_gpu),
+        Target::Sm80 => cuda::sources(&problem, cuda::Arch::Sm80, options.this_gpu),
+        Target::Sm90a => cuda::sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
     }?;
     let several = sources.len() > 1;
     for (name, text) in sources {
@@ -76,10 +103,10 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
-fn full(options: &Options) -> Result<Vec<(String, String)>> {
+fn full(options: &Options) -> Result<Full> {
     let seqlen_q = options.seqlen_q.unwrap_or(options.seqlen);
     let seqlen_k = options.seqlen_k.unwrap_or(options.seqlen);
-    let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;
+    let mut problem = options.problem.problem_of(&options.kind, seqlen_q, seqlen_k)?;
     problem.key_padding = options.key_padding;
     if options.bias {
         problem = problem.bias(Bias { per_batch: true, per_head: true });
@@ -91,14 +118,10 @@ fn full(options: &Options) -> Result<Vec<(String, String)>> {
         });
     }
     problem.validate()?;
-    match options.target {
-        Target::Wgsl => webgpu::sources(&problem, options.this_gpu),
-        Target::Sm80 => cuda::sources(&problem, cuda::Arch::Sm80, options.this_gpu),
-        Target::Sm90a => cuda::sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
-    }
+    Ok(problem)
 }
 
-fn longformer(options: &Options) -> Result<Vec<(String, String)>> {
+fn no_options_of_full(options: &Options) -> Result<()> {
     for (name, given) in [
         ("--seqlen-q", options.seqlen_q.is_some()),
         ("--seqlen-k", options.seqlen_k.is_some()),
@@ -106,14 +129,8 @@ fn longformer(options: &Options) -> Result<Vec<(String, String)>> {
         ("--ragged", options.ragged),
     ] {
         if given {
-            return Err(Failure::input(format!("{name}: longformer has none")));
+            return Err(Failure::input(format!("{name}: {} has none", options.kind)));
         }
     }
-    let mut problem = options.longformer.problem(&options.problem, options.seqlen)?;
-    problem.key_padding = options.key_padding;
-    match options.target {
-        Target::Wgsl => webgpu::sources_longformer(&problem, options.this_gpu),
-        Target::Sm80 => cuda::sources_longformer(&problem, cuda::Arch::Sm80, options.this_gpu),
-        Target::Sm90a => cuda::sources_longformer(&problem, cuda::Arch::Sm90a, options.this_gpu),
-    }
+    Ok(())
 }
