@@ -10,7 +10,6 @@ pub use args::Args;
 
 use super::Longformer;
 use super::config::{Config, Kernel, Slot, Stage, select};
-use crate::full::config::texels_of_row;
 use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
 use crate::{Declined, Error};
 use params::Params;
@@ -260,19 +259,13 @@ impl Plan {
         let p = &self.problem;
         let d = u64::from(self.config.head_dim);
         let n = p.batch as u64 * p.heads as u64;
-        let texels = |slot: Slot| {
-            p.texel_rows(slot) * u64::from(texels_of_row(self.config.head_dim, slot.texels()))
-        };
         match stage {
             Stage::Prepare => p.batch as u64,
-            Stage::Pack => {
-                let slots = self.config.slots(Stage::Pack);
+            // An invocation a row, and a mark.
+            Stage::Pack | Stage::PackGlobal => {
+                let slots = self.config.slots(stage);
                 let textures = slots.into_iter().filter(Slot::is_texture);
-                textures.map(texels).sum::<u64>().div_ceil(64)
-            }
-            Stage::PackGlobal => {
-                let q = n * p.max_globals as u64 * d / 4;
-                (q + texels(Slot::KvTexels)).div_ceil(64)
+                textures.map(|slot| p.texel_rows(slot)).max().unwrap_or(0).div_ceil(64)
             }
             Stage::Local => self.blocks(stage) as u64 * n,
             Stage::Global => (self.blocks(stage) * p.splits().0) as u64 * n,
