@@ -20,7 +20,7 @@ enable f16;
 const LANES = ${ lanes }u;
 const ROWS = ${ rows }u;
 const D4 = ${ head_dim }u / 4u;
-// Below NEG, where a row's maximum starts.
+// Of no key.
 const MASKED = -2e30;
 
 // What an invocation wrote, it alone reads.
@@ -60,7 +60,8 @@ fn main(
     // Keys above it are masked; one that is not valid is above all.
     let sees${ r } = select(0x7fffffffu, position${ r }, P.causal != 0u);
     let at${ r } = kv_texel(first_texel + position${ r });
-    var m${ r } = NEG;
+    // A row meets itself, so that no maximum is lower; and no masked key counts before that.
+    var m${ r } = P.self_mask;
     var l${ r } = 0.0;
 //%   for d in range(d4)
     let q${ r }_${ d } = textureLoad(kv_texels_of, at${ r } + vec2<i32>(${ d }, 0));

@@ -99,7 +99,8 @@ fn main(
     // Read here, since the first of these invocations writes it.
     var lse_before = array<f32, MR>();
     for (var i = 0u; i < MR; i++) {
-        m[i] = NEG;
+        // A row meets itself, so that no maximum is lower; and no masked key counts before that.
+        m[i] = P.self_mask;
         position[i] = qid[tr * MR + i];
         lse_before[i] = bitcast<f32>(lse[at_lse + u32(position[i])]);
     }

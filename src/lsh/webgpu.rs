@@ -10,7 +10,6 @@ pub use args::Args;
 
 use super::Lsh;
 use super::config::{Config, Slot, Stage, select};
-use crate::full::config::texels_of_row;
 use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
 use crate::{Declined, Error};
 use params::Params;
@@ -283,14 +282,12 @@ impl Plan {
         let p = &self.problem;
         let heads = p.batch as u64 * p.heads as u64;
         let items = heads * p.rounds() as u64 * p.seqlen as u64;
-        let texels = |slot: &Slot| {
-            p.texel_rows(*slot) * u64::from(texels_of_row(self.config.head_dim, slot.texels()))
-        };
         let threads = u64::from(stage.threads(&self.config));
         match stage {
             Stage::Pack => {
                 let slots = self.config.slots(stage);
-                slots.iter().filter(|s| s.is_texture()).map(texels).sum::<u64>().div_ceil(threads)
+                let rows = slots.iter().filter(|s| s.is_texture()).map(|s| p.texel_rows(*s));
+                rows.sum::<u64>().div_ceil(threads)
             }
             Stage::Hash => {
                 // On GPUs a workgroup is for one round.
