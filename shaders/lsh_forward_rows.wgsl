@@ -25,7 +25,6 @@ const MASKED = -2e30;
 
 // What an invocation wrote, it alone reads.
 var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
-var<workgroup> weight_before: array<f32, ${ lanes * rows }>;   // of the rounds before
 
 //% include "shared/lsh_rounds.wgsl"
 
@@ -112,7 +111,6 @@ fn main(
     let own${ r } = lse_of(m${ r }, l${ r });
     let merged${ r } = merge(bitcast<f32>(lse[at_lse + position${ r }]), own${ r });
     let scale${ r } = merged${ r }.z / l${ r };
-    weight_before[lane * ROWS + ${ r }u] = merged${ r }.y;
 //%   for d in range(d4)
     o[lane * ROWS * D4 + ${ r * d4 + d }u] = weighted(scale${ r }, o${ r }_${ d });
 //%   endfor
@@ -127,15 +125,18 @@ fn main(
     let out_of = P.out_base + batch * P.out_batch + head * P.out_head;
     let alone = select(0u, ROWS * D4, P.round == 0u);
     for (var i = 0u; i < alone; i++) {
-        let place = q0 + lane + i / D4 * LANES;
-        let at = out_of + (load_item(items_q + min(place, q_end - 1u)).x & 0x7fffffffu) * P.out_row;
-        if (place < q_end) { store_out(at, i % D4 * 4u, o[lane * ROWS * D4 + i]); }
+        let r = i / D4;
+        let position = <% for r in range(rows - 1) %>select(<% endfor %>position0<% for r in range(1, rows) %>, position${ r }, r == ${ r }u)<% endfor %>;
+        let at = out_of + position * P.out_row;
+        if (q0 + lane + r * LANES < q_end) { store_out(at, i % D4 * 4u, o[lane * ROWS * D4 + i]); }
     }
     for (var i = alone; i < ROWS * D4; i++) {
-        let place = q0 + lane + i / D4 * LANES;
-        let at = out_of + (load_item(items_q + min(place, q_end - 1u)).x & 0x7fffffffu) * P.out_row;
-        if (place < q_end) {
-            let before = weighted(weight_before[lane * ROWS + i / D4], load_out(at, i % D4 * 4u));
+        let r = i / D4;
+        let position = <% for r in range(rows - 1) %>select(<% endfor %>position0<% for r in range(1, rows) %>, position${ r }, r == ${ r }u)<% endfor %>;
+        let weight = <% for r in range(rows - 1) %>select(<% endfor %>merged0.y<% for r in range(1, rows) %>, merged${ r }.y, r == ${ r }u)<% endfor %>;
+        let at = out_of + position * P.out_row;
+        if (q0 + lane + r * LANES < q_end) {
+            let before = weighted(weight, load_out(at, i % D4 * 4u));
             store_out(at, i % D4 * 4u, o[lane * ROWS * D4 + i] + before);
         }
     }

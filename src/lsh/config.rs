@@ -224,9 +224,7 @@ impl Config {
     /// Workgroup memory of a kernel of this launch.
     pub fn workgroup_bytes(&self, stage: Stage) -> u32 {
         match (stage, self.kernel) {
-            (Stage::Attend, Kernel::Rows { rows, .. }) => {
-                self.kernel.workgroup_bytes(self.head_dim) + (LANES * rows * 4).next_multiple_of(16)
-            }
+            (Stage::Attend, Kernel::Rows { .. }) => self.kernel.workgroup_bytes(self.head_dim),
             (Stage::Attend, Kernel::Tile { block_m, .. }) => {
                 let keys = 3 * self.kernel.block_n() * 4;
                 self.kernel.workgroup_bytes(self.head_dim) + block_m * 4 + keys
