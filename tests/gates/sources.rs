@@ -4,8 +4,8 @@
 use longhand::full::config::{Config, Stage, select};
 use longhand::full::{Bias, Ragged};
 use longhand::longformer::config as longformer;
-use longhand::webgpu::Caps;
 use longhand::lsh::config as lsh;
+use longhand::webgpu::Caps;
 use longhand::{DType, Full, Longformer, Lsh, Shape};
 use std::collections::HashSet;
 
