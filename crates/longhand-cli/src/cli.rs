@@ -4,8 +4,9 @@ use crate::commands::{all, bench, check, doctor, run, sources};
 use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use longhand::full::Buckets;
 use longhand::lsh::Wrap;
-use longhand::{DType, Full, Longformer, Lsh, Shape, Window};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl, Window};
 use std::process::ExitCode;
 
 /// What a command found. A command that could not do its work returns a [`Failure`] instead.
@@ -156,6 +157,48 @@ impl LshOptions {
     }
 }
 
+/// Options of attention with relative positions beside [`ProblemOptions`].
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RelativeOptions {
+    /// transformer_xl, xlnet, rel_pos: keys before the segment
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    memory: usize,
+    /// transformer_xl, xlnet, rel_pos: distances beyond share one row of the table
+    #[arg(long, value_name = "N")]
+    clamp_len: Option<usize>,
+}
+
+impl RelativeOptions {
+    /// The problem of op `op` and this length, checked.
+    pub(crate) fn problem(
+        &self,
+        op: &str,
+        common: &ProblemOptions,
+        seqlen: usize,
+    ) -> Result<TransformerXl, Failure> {
+        common.none_of(op, false)?;
+        let shape = [common.batch, seqlen, common.heads, common.head_dim];
+        let mut problem = match op {
+            "xlnet" => TransformerXl::xlnet(shape, self.memory, common.dtype),
+            "rel_pos" => TransformerXl::conformer(shape, self.memory, common.dtype),
+            _ => TransformerXl::with_memory(shape, self.memory, common.dtype),
+        };
+        problem.window.left = common.window_left;
+        if common.causal {
+            problem.window.right = Some(0);
+        }
+        problem.window.right = problem.window.right.or(common.window_right);
+        if let Some(clamp_len) = self.clamp_len {
+            problem = problem.clamp_len(clamp_len);
+        }
+        if let Some(scale) = common.scale {
+            problem.softmax_scale = scale;
+        }
+        problem.validate()?;
+        Ok(problem)
+    }
+}
+
 impl LongformerOptions {
     /// The problem of this length, checked. 256 keys on each side where no window is given.
     pub(crate) fn problem(
@@ -196,6 +239,23 @@ impl ProblemOptions {
             }
         }
         Ok(())
+    }
+
+    /// The problem of op `full`, or with T5's biases of op `t5_bias`: its decoder's if causal.
+    pub(crate) fn problem_of(
+        &self,
+        op: &str,
+        seqlen_q: usize,
+        seqlen_k: usize,
+    ) -> Result<Full, Failure> {
+        let problem = self.problem(seqlen_q, seqlen_k)?;
+        let bidirectional = !problem.causal;
+        Ok(match op {
+            "t5_bias" => {
+                problem.buckets(Buckets { num_buckets: 32, max_distance: 128, bidirectional })
+            }
+            _ => problem,
+        })
     }
 
     /// The problem of these lengths, checked.

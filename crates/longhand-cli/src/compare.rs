@@ -23,8 +23,8 @@ impl Measure {
     /// The measure of the result called `name`.
     pub fn of(name: &str) -> Self {
         match name {
-            "lse" | "lse_rounds" => Measure::Lse,
-            "buckets" => Measure::Equal,
+            "lse" | "lse_g" | "lse_rounds" => Measure::Lse,
+            "buckets" | "bucket_table" => Measure::Equal,
             _ => Measure::Tensor,
         }
     }

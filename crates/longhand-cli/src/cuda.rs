@@ -70,6 +70,7 @@ impl Gpu {
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
             ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         })
     }
 
@@ -87,6 +88,7 @@ impl Gpu {
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
             ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         }))
     }
 
@@ -108,8 +110,15 @@ impl Gpu {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
             Problem::Lsh(_) => return no_lsh(),
+            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
         })
     }
+}
+
+#[cfg(feature = "cuda")]
+fn no_kernel<T>(op: &str) -> Result<T> {
+    let why = format!("device cuda: no kernel for op '{op}' in this build yet");
+    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "cuda")]
@@ -164,6 +173,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
         Problem::Lsh(_) => return no_lsh(),
+        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
     })
 }
 

@@ -5,7 +5,8 @@ use crate::full_file::{FullFile, OwnedInputs};
 use crate::longformer_file::{LongformerFile, LongformerInputs};
 use crate::lsh_file::{LshFile, LshInputs};
 use crate::problem_file::ProblemFile;
-use longhand::{Full, Longformer, Lsh};
+use crate::transformer_xl_file::{RelativeFile, RelativeInputs};
+use longhand::{Full, Longformer, Lsh, TransformerXl};
 use std::collections::BTreeMap;
 
 /// The most that generated inputs may take.
@@ -15,6 +16,7 @@ const MOST_BYTES: u64 = 8 << 30;
 pub fn full(problem: &Full) -> Result<ProblemFile> {
     Ok(ProblemFile::Full(FullFile {
         name: "generated".to_owned(),
+        op: if problem.buckets.is_some() { "t5_bias" } else { "full" },
         problem: *problem,
         inputs: inputs(problem)?,
         grad_out: None,
@@ -76,6 +78,32 @@ pub fn lsh(problem: &Lsh) -> Result<ProblemFile> {
     }))
 }
 
+/// A problem of op `op`, with relative positions and inputs of its own.
+pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile> {
+    problem.validate()?;
+    let spans = ["q", "k", "v", "r"].map(|name| problem.span(name));
+    fits(spans.iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4))?;
+    let [q, k, v, r] = spans;
+    let of_heads = problem.shape.heads_q * problem.shape.head_dim;
+    Ok(ProblemFile::from(RelativeFile {
+        name: "generated".to_owned(),
+        op,
+        problem: *problem,
+        inputs: RelativeInputs {
+            q: normal(1, q),
+            k: normal(2, k),
+            v: normal(3, v),
+            r: normal(4, r),
+            bias_u: normal(5, of_heads),
+            bias_v: normal(6, of_heads),
+            ..RelativeInputs::default()
+        },
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
 fn fits(bytes: u64) -> Result<()> {
     if bytes > MOST_BYTES {
         let message = format!("the inputs would take {bytes} bytes: must be at most {MOST_BYTES}");
@@ -98,6 +126,7 @@ pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
         k: normal(2, k),
         v: normal(3, v),
         alibi_slopes: problem.alibi.then(|| (0..heads).map(slope).collect()),
+        bias_table: problem.buckets.map(|b| normal(4, b.num_buckets * heads)),
         ..OwnedInputs::default()
     })
 }

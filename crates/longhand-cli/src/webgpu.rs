@@ -62,6 +62,7 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
             }
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         })
     }
 
@@ -81,6 +82,7 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
             }
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         }))
     }
 
@@ -90,8 +92,15 @@ impl Gpu {
             Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Lsh(p) => p.plan_webgpu(&self.context)?.describe(),
+            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
         })
     }
+}
+
+#[cfg(feature = "webgpu")]
+fn no_kernel<T>(op: &str) -> Result<T> {
+    let why = format!("device webgpu: no kernel for op '{op}' in this build yet");
+    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "webgpu")]
@@ -128,6 +137,7 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
         Problem::Full(p) => p.sources_webgpu(&caps)?,
         Problem::Longformer(p) => p.sources_webgpu(&caps)?,
         Problem::Lsh(p) => p.sources_webgpu(&caps)?,
+        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
     })
 }
 

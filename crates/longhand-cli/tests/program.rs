@@ -104,8 +104,8 @@ fn what_is_not_here_is_declined_and_says_so() {
     let file = sample_arg("length1");
     let absent = if cfg!(feature = "cuda") { "no device" } else { "not in this build" };
     assert_refused(&["check", &file, "--device", "cuda"], &[absent]);
-    assert_refused(&["sources", "xlnet"], &["declined", "this build computes: full"]);
-    assert_refused(&["bench", "xlnet"], &["declined"]);
+    assert_refused(&["sources", "flash"], &["must be one of full"]);
+    assert_refused(&["bench", "flash"], &["must be one of full"]);
     let folder = folder("declined");
     let other =
         write(&folder, "x.safetensors", &Parts::of("length1").metadata("op", "xlnet").bytes());
@@ -327,7 +327,7 @@ fn without_arguments_the_samples_run_on_every_device_there_is() {
     let ran = longhand(&[]);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("webgpu   not available"), "{}", ran.out);
-    assert!(ran.out.contains("56 results, 0 disagree"), "{}", ran.out);
+    assert!(ran.out.contains("68 results, 0 disagree"), "{}", ran.out);
 }
 
 /// On the CUDA driver's stand-in, whose device is simulated.
