@@ -5,13 +5,15 @@
 
 mod common;
 
-use common::lsh::{Case, errors, lse_tolerance, random_problem, tolerance};
+use common::lsh::{
+    Case, errors, lse_tolerance, random_problem, row_by_order, shared_qk_full, tolerance,
+};
 use common::lsh_webgpu::run_guarded;
 use common::{Random, baseline_gpu, device, device_with, guard};
 use longhand::lsh::webgpu::Args;
 use longhand::lsh::{Inputs, Layout, Output, Wrap};
 use longhand::webgpu::{Binding, Caps, Context};
-use longhand::{DType, Full, Lsh, Shape, Strides};
+use longhand::{DType, Lsh, Strides};
 use longhand_cli::compare::compare;
 use longhand_cli::naive;
 use longhand_cli::problem_file::ProblemFile;
@@ -160,33 +162,6 @@ fn buckets_out_of_range_are_sorted_last() {
     }
 }
 
-/// The same by full attention's kernel: keys made unit vectors here, −1e5 on the diagonal.
-fn shared_qk_full(gpu: &Context, case: &Case) -> longhand::full::Output<f32> {
-    let p = &case.problem;
-    let (n, d) = (p.seqlen, p.head_dim);
-    let norm = |x: &[f32]| {
-        let square: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
-        (square / d as f64 + p.key_norm_eps).sqrt()
-    };
-    let key = |x: &[f32]| x.iter().map(|&y| (f64::from(y) / norm(x)) as f32).collect::<Vec<f32>>();
-    let k: Vec<f32> = case.qk.chunks_exact(d).flat_map(key).collect();
-    let bias: Vec<f32> = (0..n * n).map(|at| if at / n == at % n { -1e5 } else { 0.0 }).collect();
-    let shape = Shape {
-        batch: p.batch,
-        heads_q: p.heads,
-        heads_kv: p.heads,
-        seqlen_q: n,
-        seqlen_k: n,
-        head_dim: d,
-    };
-    let mut full =
-        Full::new(shape, p.dtype).bias(longhand::full::Bias { per_batch: false, per_head: false });
-    full.causal = p.causal;
-    let mut inputs = longhand::full::Inputs::new(&case.qk, &k, &case.v);
-    inputs.bias = Some(&bias);
-    full.run_webgpu(gpu, &inputs).unwrap()
-}
-
 #[test]
 fn one_bucket_whose_chunks_see_everything_is_full_attention_with_shared_queries_and_keys() {
     for (name, gpu) in devices() {
@@ -202,7 +177,10 @@ fn one_bucket_whose_chunks_see_everything_is_full_attention_with_shared_queries_
                 let mut case = Case::new(p, &mut random);
                 case.buckets.iter_mut().flatten().for_each(|x| *x = 1);
                 let got = check(name, &gpu, &case);
-                let other = shared_qk_full(&gpu, &case);
+                let (full, k, bias) = shared_qk_full(&case);
+                let mut inputs = longhand::full::Inputs::new(&case.qk, &k, &case.v);
+                inputs.bias = Some(&bias);
+                let other = full.run_webgpu(&gpu, &inputs).unwrap();
                 let more = (case.problem.rounds() as f64).ln();
                 // Where a causal row has nothing but itself, −1e5 leaves no digits for its score.
                 let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
@@ -403,32 +381,6 @@ fn a_grid_folded_at_seven_gives_the_same() {
         let why = many.plan_webgpu(&gpu).unwrap_err().to_string();
         assert!(why.contains("workgroups"), "{why}");
     }
-}
-
-/// Row `i` of the only head, straight from the order: its result, and lse.
-fn row_by_order(case: &Case, order: &[i32], i: usize) -> (Vec<f64>, f64) {
-    let p = &case.problem;
-    let (n, d, c) = (p.seqlen, p.head_dim, p.chunk_len);
-    let row =
-        |x: &[f32], i: usize| x[i * d..][..d].iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let q = row(&case.qk, i);
-    let (mut out, mut sum) = (vec![0.0; d], 0.0);
-    for r in 0..p.num_hashes {
-        let place = order[r * n..][..n].iter().position(|&x| x as usize == i).unwrap();
-        let chunk = r * n / c + place / c;
-        for chunk in [(chunk + p.num_hashes * n / c - 1) % (p.num_hashes * n / c), chunk] {
-            for &j in &order[chunk * c..][..c] {
-                let j = j as usize;
-                let k = row(&case.qk, j);
-                let norm = (dot(&k, &k) / d as f64 + p.key_norm_eps).sqrt();
-                let s = if i == j { -1e5 } else { p.softmax_scale * dot(&q, &k) / norm };
-                sum += s.exp();
-                out.iter_mut().zip(row(&case.v, j)).for_each(|(o, v)| *o += s.exp() * v);
-            }
-        }
-    }
-    (out.iter().map(|x| x / sum).collect(), sum.ln())
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use super::Random;
 use super::guard::{written, written_rows};
+use longhand::full::Bias;
 use longhand::lsh::{Inputs, Layout, Output, Wrap};
-use longhand::{DType, Lsh, Strides};
+use longhand::{DType, Full, Lsh, Shape, Strides};
 
 /// A problem with tensors of its own.
 #[derive(Debug, Clone)]
@@ -201,4 +202,56 @@ pub fn checked(p: &Lsh, out: &[u8], lse: &[u8], lse_rounds: Option<&[u8]>) -> Ou
 /// The i32 in `bytes`.
 pub fn words_of(bytes: &[u8]) -> Vec<i32> {
     bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Row `i` of the only head, straight from the order, each chunk seeing itself and the one before in
+/// the ring of all rounds: its result, and lse.
+pub fn row_by_order(case: &Case, order: &[i32], i: usize) -> (Vec<f64>, f64) {
+    let p = &case.problem;
+    let (n, d, c) = (p.seqlen, p.head_dim, p.chunk_len);
+    let row =
+        |x: &[f32], i: usize| x[i * d..][..d].iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let q = row(&case.qk, i);
+    let (mut out, mut sum) = (vec![0.0; d], 0.0);
+    for r in 0..p.num_hashes {
+        let place = order[r * n..][..n].iter().position(|&x| x as usize == i).unwrap();
+        let chunk = r * n / c + place / c;
+        for chunk in [(chunk + p.num_hashes * n / c - 1) % (p.num_hashes * n / c), chunk] {
+            for &j in &order[chunk * c..][..c] {
+                let j = j as usize;
+                let k = row(&case.qk, j);
+                let norm = (dot(&k, &k) / d as f64 + p.key_norm_eps).sqrt();
+                let s = if i == j { -1e5 } else { p.softmax_scale * dot(&q, &k) / norm };
+                sum += s.exp();
+                out.iter_mut().zip(row(&case.v, j)).for_each(|(o, v)| *o += s.exp() * v);
+            }
+        }
+    }
+    (out.iter().map(|x| x / sum).collect(), sum.ln())
+}
+
+/// The problem of full attention that one bucket whose chunks see everything is, its keys, made unit
+/// vectors, and its bias, −1e5 on the diagonal.
+pub fn shared_qk_full(case: &Case) -> (Full, Vec<f32>, Vec<f32>) {
+    let p = &case.problem;
+    let (n, d) = (p.seqlen, p.head_dim);
+    let norm = |x: &[f32]| {
+        let square: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
+        (square / d as f64 + p.key_norm_eps).sqrt()
+    };
+    let key = |x: &[f32]| x.iter().map(|&y| (f64::from(y) / norm(x)) as f32).collect::<Vec<f32>>();
+    let keys = case.qk.chunks_exact(d).flat_map(key).collect();
+    let bias = (0..n * n).map(|at| if at / n == at % n { -1e5 } else { 0.0 }).collect();
+    let shape = Shape {
+        batch: p.batch,
+        heads_q: p.heads,
+        heads_kv: p.heads,
+        seqlen_q: n,
+        seqlen_k: n,
+        head_dim: d,
+    };
+    let mut full = Full::new(shape, p.dtype).bias(Bias { per_batch: false, per_head: false });
+    full.causal = p.causal;
+    (full, keys, bias)
 }

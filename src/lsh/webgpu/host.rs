@@ -14,11 +14,11 @@ impl Lsh {
         context: &Context,
         inputs: &Inputs<'_, f32>,
     ) -> Result<Output<f32>, Error> {
+        let uploaded = Uploaded::new(self, context, inputs)?;
         let plan = self.plan_webgpu(context)?;
-        let uploaded = Uploaded::new(&plan, context, inputs)?;
-        let bound = uploaded.bind(&plan)?;
+        let (bound, workspace) = uploaded.bind(&plan)?;
         context.launch(&bound)?;
-        uploaded.read(&plan)
+        uploaded.read(&plan, workspace)
     }
 
     /// Measures the forward pass: what planning and the first launch cost, and the least time of
@@ -29,12 +29,11 @@ impl Lsh {
         inputs: &Inputs<'_, f32>,
         repeats: usize,
     ) -> Result<Timing, Error> {
-        // Uploading is not timed; the plan says what the workspace takes.
-        let uploaded = Uploaded::new(&self.plan_webgpu(context)?, context, inputs)?;
+        let uploaded = Uploaded::new(self, context, inputs)?;
         let plan = || {
             let plan = self.plan_webgpu(context)?;
             let workspace = plan.workspace_bytes() + plan.owned_bytes();
-            let bound = if plan.is_empty() { None } else { Some(uploaded.bind(&plan)?) };
+            let bound = if plan.is_empty() { None } else { Some(uploaded.bind(&plan)?.0) };
             Ok((bound, workspace))
         };
         context.time_launches(plan, repeats)
@@ -43,7 +42,7 @@ impl Lsh {
 
 /// A problem's tensors in buffers of their own.
 struct Uploaded<'a> {
-    problem: Lsh,
+    problem: &'a Lsh,
     context: &'a Context,
     qk: HostBuffer,
     v: HostBuffer,
@@ -53,12 +52,14 @@ struct Uploaded<'a> {
     out: HostBuffer,
     lse: HostBuffer,
     lse_rounds: Option<HostBuffer>,
-    workspace: Option<HostBuffer>,
 }
 
 impl<'a> Uploaded<'a> {
-    fn new(plan: &Plan, context: &'a Context, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
-        let problem = &plan.problem;
+    fn new(
+        problem: &'a Lsh,
+        context: &'a Context,
+        inputs: &Inputs<'_, f32>,
+    ) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
         let bytes = |data: &[u8], bytes: usize| HostBuffer::with_bytes(context, data, bytes);
         let floats = |x: &[f32]| HostBuffer::floats(context, x, problem.dtype);
@@ -71,7 +72,7 @@ impl<'a> Uploaded<'a> {
             false => Ok(None),
         };
         Ok(Uploaded {
-            problem: problem.clone(),
+            problem,
             context,
             qk: floats(inputs.qk)?,
             v: floats(inputs.v)?,
@@ -84,11 +85,15 @@ impl<'a> Uploaded<'a> {
             out: bytes(&[], problem.span(&problem.layout.out) * problem.dtype.bytes())?,
             lse: bytes(&[], problem.lse_len() * 4)?,
             lse_rounds: optional(sorted, &[], problem.lse_rounds_len() * 4)?,
-            workspace: optional(plan.workspace_bytes() > 0, &[], plan.workspace_bytes() as usize)?,
         })
     }
 
-    fn bind(&self, plan: &Plan) -> Result<Bound, Error> {
+    /// With the workspace, which holds the order after a launch.
+    fn bind(&self, plan: &Plan) -> Result<(Bound, Option<HostBuffer>), Error> {
+        let workspace = match plan.workspace_bytes() {
+            0 => None,
+            bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),
+        };
         fn binding(x: &Option<HostBuffer>) -> Option<Binding<'_>> {
             x.as_ref().map(|x| Binding::from(&x.buffer))
         }
@@ -97,14 +102,15 @@ impl<'a> Uploaded<'a> {
             buckets: binding(&self.buckets),
             key_valid: binding(&self.key_valid),
             lse_rounds: binding(&self.lse_rounds),
-            workspace: binding(&self.workspace),
+            workspace: binding(&workspace),
             ..Args::new(&self.qk.buffer, &self.v.buffer, &self.out.buffer, &self.lse.buffer)
         };
-        plan.bind(&args)
+        let bound = plan.bind(&args)?;
+        Ok((bound, workspace))
     }
 
-    fn read(&self, plan: &Plan) -> Result<Output<f32>, Error> {
-        let p = &self.problem;
+    fn read(&self, plan: &Plan, workspace: Option<HostBuffer>) -> Result<Output<f32>, Error> {
+        let p = self.problem;
         let lse = self.lse.read(self.context, p.lse_len(), DType::F32)?;
         let words = |bytes: &[u8]| -> Vec<i32> { bytemuck::pod_collect_to_vec(bytes) };
         Ok(Output {
@@ -118,7 +124,7 @@ impl<'a> Uploaded<'a> {
                 Some(x) => words(&x.read_bytes(self.context)?[..p.buckets_len() * 4]),
                 None => vec![],
             },
-            order: match (&self.workspace, plan.order()) {
+            order: match (workspace, plan.order()) {
                 (Some(x), Some(range)) => {
                     let bytes = x.read_bytes(self.context)?;
                     words(&bytes[range.start as usize..range.end as usize])
