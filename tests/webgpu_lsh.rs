@@ -444,7 +444,8 @@ fn a_launch_refuses_tensors_that_do_not_fit() {
     };
     plan.bind(&good).unwrap();
     let off = |n: usize, offset: u64| Some(Binding::new(&all[n], offset));
-    let bad: [(Args<'_>, &str); 9] = [
+    // What one kernel writes and another reads lies in a buffer that nothing else is in.
+    let bad: [(Args<'_>, &str); 11] = [
         (Args { rotations: None, ..good }, "rotations"),
         (Args { buckets: None, ..good }, "buckets"),
         (Args { lse_rounds: None, ..good }, "lse_rounds"),
@@ -454,6 +455,8 @@ fn a_launch_refuses_tensors_that_do_not_fit() {
         (Args { buckets: off(5, size - 4), ..good }, "buckets.buffer.size"),
         (Args { lse_rounds: off(3, 0), ..good }, "lse_rounds"),
         (Args { buckets: off(0, 0), ..good }, "buckets.buffer"),
+        (Args { buckets: off(7, size / 2), ..good }, "the buffer of buckets"),
+        (Args { workspace: off(3, size / 2), ..good }, "the buffer of lse"),
     ];
     for (args, field) in bad {
         let why = plan.bind(&args).unwrap_err().to_string();

@@ -81,7 +81,7 @@ impl Plan {
     pub(super) fn check<'a>(&self, args: &Args<'a>) -> Result<Vec<(Slot, Checked<'a>)>, Error> {
         let p = &self.problem;
         let (sorted, hashed) = (p.is_sorted(), p.is_hashed());
-        let of_buckets = if hashed { Usage::Write } else { Usage::Read };
+        let of_buckets = if hashed { Usage::Both } else { Usage::Read };
         let all = [
             (Slot::Qk, "qk", Some(args.qk), true, Usage::Read),
             (Slot::V, "v", Some(args.v), true, Usage::Read),
