@@ -224,17 +224,7 @@ impl Plan {
     fn dilation_buffer(&self) -> wgpu::Buffer {
         let p = &self.problem;
         let gaps: Vec<u32> = (0..p.heads).map(|h| self.gap(h) as u32).collect();
-        let buffer = self.context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("longhand dilations"),
-            size: 4 * gaps.len() as u64,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: true,
-        });
-        if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
-            mapped.copy_from_slice(bytemuck::cast_slice(&gaps));
-        }
-        buffer.unmap();
-        buffer
+        self.context.words("longhand dilations", &gaps)
     }
 
     /// A head's dilation; beyond the sequence all are alike.
