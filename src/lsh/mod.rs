@@ -32,6 +32,8 @@
 //! `reformer_pytorch` scales by 1/√d once more (another `softmax_scale` here) and counts pairs
 //! otherwise.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod inputs;
 mod reference;
 mod rotations;

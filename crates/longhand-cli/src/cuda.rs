@@ -13,7 +13,7 @@ use crate::results::{Results, from_parts};
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 #[cfg(feature = "cuda")]
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use crate::absent::Gpu;
@@ -69,7 +69,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
+            }
         })
     }
 
@@ -86,7 +89,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
+            }
         }))
     }
 
@@ -107,14 +113,9 @@ impl Gpu {
             Problem::Longformer(p) => {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
-            Problem::Lsh(_) => return no_lsh(),
+            Problem::Lsh(p) => longhand::lsh::cuda::config::select(p, caps)?.describe(),
         })
     }
-}
-
-#[cfg(feature = "cuda")]
-fn no_lsh<T>() -> Result<T> {
-    Err(Failure::declined("device cuda: no kernel for op 'lsh' in this build yet"))
 }
 
 #[cfg(feature = "cuda")]
@@ -163,7 +164,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
     Ok(match problem {
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
-        Problem::Lsh(_) => return no_lsh(),
+        Problem::Lsh(p) => p.sources_cuda(&caps)?,
     })
 }
 
