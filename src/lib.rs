@@ -32,6 +32,7 @@ mod real;
 mod template;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod timing;
+pub mod transformer_xl;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
@@ -41,6 +42,7 @@ pub use longformer::Longformer;
 pub use lsh::Lsh;
 pub use problem::{DType, Shape, Strides, Window};
 pub use real::Real;
+pub use transformer_xl::TransformerXl;
 
 /// The examples of README.md, compiled with the tests of the documentation.
 #[cfg(all(doctest, feature = "cuda", feature = "webgpu"))]

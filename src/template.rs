@@ -64,6 +64,7 @@ const KERNELS: Templates = &[
     ("shared/lsh_digit.ptx", include_str!("../kernels/shared/lsh_digit.ptx")),
     ("shared/lsh_mask.ptx", include_str!("../kernels/shared/lsh_mask.ptx")),
     ("shared/lsh_merge.ptx", include_str!("../kernels/shared/lsh_merge.ptx")),
+    ("shared/lsh_once.ptx", include_str!("../kernels/shared/lsh_once.ptx")),
     ("shared/lsh_params.ptx", include_str!("../kernels/shared/lsh_params.ptx")),
     ("shared/tile_chunks.ptx", include_str!("../kernels/shared/tile_chunks.ptx")),
     ("shared/tile_copy_chunks.ptx", include_str!("../kernels/shared/tile_copy_chunks.ptx")),

@@ -1,15 +1,17 @@
 //! The reference, and the comparison that every backend is held to, against values computed by
 //! other people's implementations in float64 (`tests/data`).
 
+use longhand::lsh::Wrap;
 use longhand::{DType, Window};
 use longhand_cli::compare::{Comparison, Measure, compare, difference};
-use longhand_cli::container::Values;
 use longhand_cli::device::{Device, DeviceKind};
 use longhand_cli::full_file::FullFile;
 use longhand_cli::longformer_file::LongformerFile;
+use longhand_cli::lsh_file::LshFile;
 use longhand_cli::naive;
 use longhand_cli::problem_file::ProblemFile;
 use longhand_cli::results::{Results, from_parts};
+use longhand_cli::transformer_xl_file::RelativeFile;
 use std::path::Path;
 
 /// A fixture of op `full`.
@@ -20,6 +22,16 @@ fn fixture(name: &str) -> FullFile {
 /// A fixture of op `longformer`.
 fn longformer(name: &str) -> LongformerFile {
     read("longformer", name).into_longformer().expect("a problem of Longformer's")
+}
+
+/// A fixture of op `lsh`.
+fn lsh(name: &str) -> LshFile {
+    read("lsh", name).into_lsh().expect("a problem of LSH attention")
+}
+
+/// A fixture with relative positions.
+fn relative(op: &str, name: &str) -> RelativeFile {
+    read(op, name).into_relative().expect("a problem with relative positions")
 }
 
 fn read(op: &str, name: &str) -> ProblemFile {
@@ -43,20 +55,21 @@ fn fixtures_of(op: &str, count: usize) -> Vec<(String, ProblemFile)> {
 fn fixtures() -> Vec<(String, ProblemFile)> {
     let mut all = fixtures_of("full", 37);
     all.extend(fixtures_of("longformer", 17));
+    all.extend(fixtures_of("lsh", 18));
+    all.extend(fixtures_of("transformer_xl", 11));
+    all.extend(fixtures_of("xlnet", 10));
+    all.extend(fixtures_of("rel_pos", 11));
     all
 }
 
-fn expected<'a>(file: &'a ProblemFile, name: &str) -> &'a [f64] {
-    match &file.expected()[name].values {
-        Values::F64(x) => x,
-        other => panic!("expected.{name} is {}", other.dtype()),
-    }
+fn expected(file: &ProblemFile, name: &str) -> Vec<f64> {
+    file.expected()[name].values.numbers()
 }
 
 fn compare_all(file: &ProblemFile, dtype: DType, got: &Results) -> Vec<Comparison> {
     let tolerances = naive::tolerances(file, dtype, true).unwrap();
     let names = file.expected().keys().filter(|name| got.contains_key(*name));
-    names.map(|name| compare(name, &got[name], expected(file, name), tolerances[name])).collect()
+    names.map(|name| compare(name, &got[name], &expected(file, name), tolerances[name])).collect()
 }
 
 #[test]
@@ -65,7 +78,7 @@ fn the_reference_in_f64_is_what_other_implementations_compute() {
         let results = naive::reference(&file, file.has_grad_out()).unwrap();
         assert_eq!(results.len(), file.expected().len(), "{name}");
         for (result, got) in &results {
-            let d = difference(Measure::of(result), got, expected(&file, result));
+            let d = difference(Measure::of(result), got, &expected(&file, result));
             assert!(d.error <= 1e-11, "{name} {result}: {d:?}");
         }
     }
@@ -76,8 +89,8 @@ fn f32_stays_within_the_bounds_that_the_format_promises() {
     for (name, file) in fixtures() {
         let results = naive::evaluate(&file, DType::F32, true).unwrap();
         for result in file.expected().keys() {
-            let d = difference(Measure::of(result), &results[result], expected(&file, result));
-            let bound = if result == "lse" { 3e-7 } else { 5e-6 };
+            let d = difference(Measure::of(result), &results[result], &expected(&file, result));
+            let bound = if result.starts_with("lse") { 3e-7 } else { 5e-6 };
             assert!(d.error <= bound, "{name} {result}: {d:?}");
         }
     }
@@ -101,8 +114,16 @@ fn no_tolerance_is_so_wide_that_it_says_nothing() {
     for (name, file) in fixtures() {
         for (dtype, most) in [(DType::F32, 5e-5), (DType::F16, 0.01), (DType::BF16, 0.1)] {
             let zeros: Results =
-                file.expected().keys().map(|k| (k.clone(), expected(&file, k).to_vec())).collect();
+                file.expected().keys().map(|k| (k.clone(), expected(&file, k))).collect();
             for c in compare_all(&file, dtype, &zeros) {
+                // What cancels to a small rest: the gradient of nearly parallel keys after their
+                // normalisation, and sums of a row's ds, which are nearly 0.
+                let rest = match c.name.as_str() {
+                    "grad.qk" => name == "lsh/one_bucket",
+                    "grad.bias_s" | "grad.seg_embed" => true,
+                    _ => false,
+                };
+                let most = if rest { 6.0 * most } else { most };
                 assert!(c.tolerance <= most, "{name} {dtype}: {c:?}");
             }
         }
@@ -159,6 +180,116 @@ fn longformers_pitfalls_are_seen() {
     for (mistake, name, make) in cases {
         let comparisons = mistaken_longformer(name, make);
         assert!(comparisons.iter().any(|c| !c.passed()), "{mistake}: {comparisons:?}");
+    }
+}
+
+#[test]
+fn the_pitfalls_of_lsh_are_seen() {
+    type Mistake = fn(&mut LshFile);
+    let cases: [(&str, &str, Mistake); 11] = [
+        ("wrapped within each round", "rounds_2_causal", |f| f.problem.wrap = Wrap::PerRound),
+        ("not causal", "rounds_8_causal", |f| f.problem.causal = false),
+        ("the self mask is another masked key's", "rounds_2_causal", |f| {
+            f.problem.self_mask_value = f.problem.mask_value;
+        }),
+        ("a position sees itself", "d64", |f| f.problem.self_mask_value = 0.0),
+        ("keys are not normalised", "d64", |f| {
+            f.problem.key_norm_eps = 1e12;
+            f.problem.softmax_scale *= 1e6;
+        }),
+        ("scaled once more", "d64", |f| f.problem.softmax_scale /= 8.0),
+        ("the chunk before is forgotten", "rounds_4", |f| f.problem.chunks_before = 0),
+        ("the chunk after is forgotten", "before_1_after_1", |f| f.problem.chunks_after = 0),
+        ("padding is ignored", "padding", |f| {
+            f.problem.key_padding = false;
+            f.inputs.key_valid = None;
+        }),
+        ("the factors the other way round", "factorised_4_2", |f| f.problem.num_buckets.reverse()),
+        ("duplicates count once", "l_1024", |f| f.problem.duplicates_once = true),
+    ];
+    for (mistake, name, make) in cases {
+        let file = lsh(name);
+        let mut wrong = file.clone();
+        make(&mut wrong);
+        let results = wrong.reference::<f64>(DType::F32, false).unwrap();
+        let comparisons = compare_all(&file.into(), DType::F32, &results);
+        assert!(comparisons.iter().any(|c| !c.passed()), "{mistake}: {comparisons:?}");
+    }
+}
+
+#[test]
+fn the_pitfalls_of_relative_positions_are_seen() {
+    type Mistake = fn(&mut RelativeFile);
+    let swap = |f: &mut RelativeFile| std::mem::swap(&mut f.inputs.bias_u, &mut f.inputs.bias_v);
+    let descend = |f: &mut RelativeFile| {
+        let row = f.problem.shape.heads_q * f.problem.shape.head_dim;
+        f.inputs.r = f.inputs.r.rchunks_exact(row).flatten().copied().collect();
+    };
+    let cases: [(&str, [&str; 2], Mistake); 14] = [
+        ("every distance one too small", ["rel_pos", "window_6_3"], |f| {
+            f.problem.distance_offset -= 1;
+        }),
+        ("every distance one too large", ["rel_pos", "window_6_6_padding"], |f| {
+            f.problem.distance_offset += 1;
+        }),
+        ("clamped one position early", ["transformer_xl", "clamp_len"], |f| {
+            f.problem.clamp_len = Some(8);
+        }),
+        ("clamped one position early", ["xlnet", "bi_clamp"], |f| f.problem.clamp_len = Some(4)),
+        ("the two biases exchanged", ["transformer_xl", "d64"], swap),
+        ("the table the other way round", ["transformer_xl", "mlen0"], descend),
+        ("same_length one key longer", ["transformer_xl", "same_length"], |f| {
+            f.problem.window.left = f.problem.window.left.map(|n| n + 1);
+        }),
+        ("same_length as Transformer-XL's", ["xlnet", "uni_same_length"], |f| {
+            f.problem.window.left = f.problem.window.left.map(|n| n - 1);
+        }),
+        ("not causal", ["xlnet", "uni"], |f| {
+            f.problem.window.right = None;
+            // The table has no rows for the future.
+            f.problem.clamp_len = Some(0);
+        }),
+        ("the query does not see itself", ["xlnet", "bi_two_streams_perm"], |f| {
+            f.problem.own_position = false;
+        }),
+        ("segments exchanged", ["xlnet", "bi_segments"], |f| {
+            let embed = f.inputs.seg_embed.as_mut().expect("segments");
+            let half = embed.len() / 2;
+            embed.rotate_left(half);
+        }),
+        ("one chunk less is seen", ["rel_pos", "chunk_8_left_1"], |f| {
+            f.problem.chunks.as_mut().expect("chunks").left = Some(0);
+        }),
+        ("chunks begin with the segment", ["rel_pos", "cached_keys_6_chunk_4"], |f| {
+            f.problem.chunks.as_mut().expect("chunks").size = 5;
+        }),
+        ("padding is ignored", ["rel_pos", "key_padding"], |f| {
+            f.problem.key_padding = false;
+            f.inputs.key_valid = None;
+        }),
+    ];
+    for (mistake, [op, name], make) in cases {
+        let file = relative(op, name);
+        let mut wrong = file.clone();
+        make(&mut wrong);
+        let results = wrong.reference::<f64>(DType::F32, false).unwrap();
+        let comparisons = compare_all(&file.into(), DType::F32, &results);
+        assert!(comparisons.iter().any(|c| !c.passed()), "{mistake}: {comparisons:?}");
+    }
+}
+
+#[test]
+fn buckets_that_are_given_replace_the_hash() {
+    for (name, file) in fixtures_of("lsh", 18) {
+        let mut given = file.into_lsh().expect("a problem of LSH attention");
+        if !given.problem.is_sorted() {
+            continue;
+        }
+        let expected = given.reference::<f64>(DType::F32, true).unwrap();
+        given.problem.buckets_given = true;
+        given.inputs.rotations = None;
+        given.inputs.buckets = Some(expected["buckets"].iter().map(|&b| b as i32).collect());
+        assert!(given.reference::<f64>(DType::F32, true).unwrap() == expected, "{name}");
     }
 }
 

@@ -39,7 +39,7 @@ mod reference;
 mod rotations;
 
 pub use inputs::Inputs;
-pub use reference::{Gradients, Output};
+pub use reference::{Gradients, NearTie, Output};
 
 use crate::problem::product;
 use crate::{DType, Error, Strides};

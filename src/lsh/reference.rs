@@ -34,6 +34,21 @@ pub struct Gradients<T> {
     pub v: Vec<T>,
 }
 
+/// A position between two buckets: see [`Lsh::near_ties`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NearTie {
+    /// The sequence.
+    pub batch: usize,
+    /// The head.
+    pub head: usize,
+    /// The round of hashing.
+    pub round: usize,
+    /// The position.
+    pub position: usize,
+    /// How far the best two projections are apart.
+    pub gap: f64,
+}
+
 /// One head of one sequence: where its positions stand in each round.
 struct Order {
     buckets: Vec<i32>,
@@ -49,6 +64,15 @@ struct Seen<T> {
     s: T,
     /// The score is a mask's, which passes no gradient on.
     masked: bool,
+}
+
+/// A row's result, its lse in each round, and the largest score and the sum of exponentials over
+/// all rounds. Near −1e5 their lse has few digits left in f32, so that it gives no probability.
+struct Row<T> {
+    out: Vec<T>,
+    lse_rounds: Vec<T>,
+    most: T,
+    sum: T,
 }
 
 impl Lsh {
@@ -68,14 +92,14 @@ impl Lsh {
                 let order = self.order(inputs, b, h);
                 let norms = self.norms(inputs, b, h);
                 let attend = |i: usize| self.attend(inputs, &order, &norms, [b, h, i]);
-                let rows: Vec<(Vec<T>, Vec<T>, T)> = (0..n).into_par_iter().map(attend).collect();
+                let rows: Vec<Row<T>> = (0..n).into_par_iter().map(attend).collect();
                 for r in 0..rounds {
-                    result.lse_rounds.extend(rows.iter().map(|(_, lse_rounds, _)| lse_rounds[r]));
+                    result.lse_rounds.extend(rows.iter().map(|row| row.lse_rounds[r]));
                 }
-                for (i, (out, _, lse)) in rows.into_iter().enumerate() {
+                for (i, row) in rows.into_iter().enumerate() {
                     let at = row_start(b * self.layout.out.batch, self.layout.out, i, h);
-                    result.out[at..at + d].copy_from_slice(&out);
-                    result.lse.push(lse);
+                    result.out[at..at + d].copy_from_slice(&row.out);
+                    result.lse.push(row.most + row.sum.ln());
                 }
                 result.buckets.extend(order.buckets);
                 if self.is_sorted() {
@@ -111,14 +135,14 @@ impl Lsh {
                 // Of the keys after their normalisation.
                 let mut keys = vec![T::zero(); n * d];
                 for i in 0..n {
-                    let (out, _, lse) = self.attend(inputs, &order, &norms, [b, h, i]);
+                    let Row { out, most, sum, .. } = self.attend(inputs, &order, &norms, [b, h, i]);
                     let go = row(grad_out, b * l.out.batch, l.out, i, h, d);
                     let delta = dot(go, &out);
                     let at = row_start(b * l.qk.batch, l.qk, i, h);
                     for r in 0..self.rounds() {
                         for Seen { j, s, masked } in self.seen(inputs, &order, &norms, [b, h, i], r)
                         {
-                            let p = (s - lse).exp();
+                            let p = (s - most).exp() / sum;
                             let v = row(inputs.v, b * l.v.batch, l.v, j, h, d);
                             let v_at = row_start(b * l.v.batch, l.v, j, h);
                             add_scaled(&mut g.v[v_at..v_at + d], p, go);
@@ -212,6 +236,57 @@ impl Lsh {
         bucket
     }
 
+    /// The positions whose bucket may come out otherwise in f32: of some factor, the best two of
+    /// [y ; −y] are no further apart than rounding may move them, `2·d·2^−24·Σ|x·r|` for the larger
+    /// of the two sums. Computed in f64. Empty if nothing is hashed.
+    pub fn near_ties<T: Real + Into<f64>>(
+        &self,
+        inputs: &Inputs<'_, T>,
+    ) -> Result<Vec<NearTie>, Error> {
+        self.validate_inputs(inputs)?;
+        let Some(rotations) = inputs.rotations.filter(|_| self.is_hashed()) else {
+            return Ok(vec![]);
+        };
+        let (columns, d, n) = (self.columns(), self.head_dim, self.seqlen);
+        let per_round = self.heads * self.num_hashes;
+        let at = |item: usize| {
+            let (i, r) = (item % n, item / n % self.num_hashes);
+            (item / n / per_round, item / n / self.num_hashes % self.heads, r, i)
+        };
+        let look = |item: usize| -> Option<NearTie> {
+            let (batch, head, round, position) = at(item);
+            if !self.is_valid(inputs, batch, position) {
+                return None;
+            }
+            let l = &self.layout.qk;
+            let x = row(inputs.qk, batch * l.batch, *l, position, head, d);
+            let mut y = vec![(0.0f64, 0.0f64); columns];
+            for (c, &x) in x.iter().enumerate() {
+                let at = ((head * d + c) * self.num_hashes + round) * columns;
+                for (y, &r) in y.iter_mut().zip(&rotations[at..at + columns]) {
+                    let product: f64 = x.into() * r.into();
+                    *y = (y.0 + product, y.1 + product.abs());
+                }
+            }
+            let mut first = 0;
+            let mut closest: Option<f64> = None;
+            for &factor in &self.num_buckets {
+                let y = &y[first..first + factor / 2];
+                first += factor / 2;
+                let mut both: Vec<(f64, f64)> =
+                    y.iter().flat_map(|&(y, sum)| [(y, sum), (-y, sum)]).collect();
+                both.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let (gap, sum) = (both[0].0 - both[1].0, both[0].1.max(both[1].1));
+                if gap <= 2.0 * d as f64 * sum / f64::from(1 << 24) {
+                    closest = Some(closest.map_or(gap, |least| least.min(gap)));
+                }
+            }
+            closest.map(|gap| NearTie { batch, head, round, position, gap })
+        };
+        let items = self.batch * self.heads * self.num_hashes * n;
+        Ok((0..items).into_par_iter().filter_map(look).collect())
+    }
+
     /// The chunk, in the ring of all rounds, of position `i` in round `r`.
     fn chunk(&self, order: &Order, r: usize, i: usize) -> usize {
         r * self.chunks_of_round() + order.places[r][i] / self.chunk_len
@@ -272,14 +347,14 @@ impl Lsh {
         (0..self.rounds()).map(met).sum()
     }
 
-    /// A row's result, and its lse in each round and over all.
+    /// A row's result and its softmax.
     fn attend<T: Real>(
         &self,
         inputs: &Inputs<'_, T>,
         order: &Order,
         norms: &[T],
         [b, h, i]: [usize; 3],
-    ) -> (Vec<T>, Vec<T>, T) {
+    ) -> Row<T> {
         let (l, d) = (&self.layout.v, self.head_dim);
         let mut rounds = Vec::with_capacity(self.rounds());
         for r in 0..self.rounds() {
@@ -302,6 +377,6 @@ impl Lsh {
         }
         out.iter_mut().for_each(|x| *x = *x / sum);
         let lse_rounds = rounds.iter().map(|(_, m, l)| *m + l.ln()).collect();
-        (out, lse_rounds, most + sum.ln())
+        Row { out, lse_rounds, most, sum }
     }
 }

@@ -32,9 +32,8 @@ impl Case {
         let (qk, v) = (tensor(&problem.layout.qk), tensor(&problem.layout.v));
         let given = problem.is_sorted() && problem.buckets_given;
         let most = problem.buckets();
-        let buckets = given.then(|| {
-            (0..problem.buckets_len()).map(|_| random.below(most) as i32).collect()
-        });
+        let buckets =
+            given.then(|| (0..problem.buckets_len()).map(|_| random.below(most) as i32).collect());
         let rotations = problem.is_hashed().then(|| problem.rotations(random.next()));
         let positions = problem.batch * problem.seqlen;
         let key_valid = problem
@@ -50,6 +49,18 @@ impl Case {
             key_valid: self.key_valid.as_deref(),
             ..Inputs::new(&self.qk, &self.v)
         }
+    }
+
+    /// The given buckets as a result has them: of an invalid position, the last.
+    pub fn buckets_of_positions(&self) -> Vec<i32> {
+        let p = &self.problem;
+        let of_sequence = (p.heads * p.num_hashes * p.seqlen).max(1);
+        let valid = |n: usize| {
+            let at = n / of_sequence * p.seqlen + n % p.seqlen.max(1);
+            self.key_valid.as_ref().is_none_or(|valid| valid[at] != 0)
+        };
+        let given = self.buckets.iter().flatten().enumerate();
+        given.map(|(n, &b)| if valid(n) { b } else { p.buckets() as i32 }).collect()
     }
 
     /// The oracle, in f64.
@@ -105,10 +116,14 @@ pub fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> Lsh
     let seqlen = lengths[random.below(lengths.len())];
     let heads = 1 + random.below(3);
     let chunk_len = chunks[random.below(chunks.len())];
-    let mut p =
-        Lsh::new([1 + random.below(2), seqlen, heads, head_dim], chunk_len, 1 + random.below(4), dtype)
-            .num_buckets(factors[random.below(factors.len())])
-            .chunks(random.below(3), random.below(3));
+    let mut p = Lsh::new(
+        [1 + random.below(2), seqlen, heads, head_dim],
+        chunk_len,
+        1 + random.below(4),
+        dtype,
+    )
+    .num_buckets(factors[random.below(factors.len())])
+    .chunks(random.below(3), random.below(3));
     if random.below(6) == 0 {
         p = p.chunks(7, 2); // more than the ring has, often
     }
@@ -116,6 +131,7 @@ pub fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> Lsh
     p.key_padding = random.below(3) == 0;
     p.buckets_given = random.below(4) != 0;
     p.wrap = if random.below(3) == 0 { Wrap::PerRound } else { Wrap::AcrossRounds };
+    p.duplicates_once = random.below(4) == 0;
     if random.below(6) == 0 {
         p.softmax_scale = -0.2;
     }

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use longhand::lsh::Wrap;
-use longhand::{DType, Full, Longformer, Lsh, Shape, Window};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl, Window};
 use std::process::ExitCode;
 
 /// What a command found. A command that could not do its work returns a [`Failure`] instead.
@@ -147,6 +147,48 @@ impl LshOptions {
         }
         if !self.num_buckets.is_empty() {
             problem = problem.num_buckets(&self.num_buckets);
+        }
+        if let Some(scale) = common.scale {
+            problem.softmax_scale = scale;
+        }
+        problem.validate()?;
+        Ok(problem)
+    }
+}
+
+/// Options of attention with relative positions beside [`ProblemOptions`].
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RelativeOptions {
+    /// transformer_xl, xlnet, rel_pos: keys before the segment
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    memory: usize,
+    /// transformer_xl, xlnet, rel_pos: distances beyond share one row of the table
+    #[arg(long, value_name = "N")]
+    clamp_len: Option<usize>,
+}
+
+impl RelativeOptions {
+    /// The problem of op `op` and this length, checked.
+    pub(crate) fn problem(
+        &self,
+        op: &str,
+        common: &ProblemOptions,
+        seqlen: usize,
+    ) -> Result<TransformerXl, Failure> {
+        common.none_of(op, false)?;
+        let shape = [common.batch, seqlen, common.heads, common.head_dim];
+        let mut problem = match op {
+            "xlnet" => TransformerXl::xlnet(shape, self.memory, common.dtype),
+            "rel_pos" => TransformerXl::conformer(shape, self.memory, common.dtype),
+            _ => TransformerXl::with_memory(shape, self.memory, common.dtype),
+        };
+        problem.window.left = common.window_left;
+        if common.causal {
+            problem.window.right = Some(0);
+        }
+        problem.window.right = problem.window.right.or(common.window_right);
+        if let Some(clamp_len) = self.clamp_len {
+            problem = problem.clamp_len(clamp_len);
         }
         if let Some(scale) = common.scale {
             problem.softmax_scale = scale;

@@ -23,7 +23,7 @@ impl Measure {
     /// The measure of the result called `name`.
     pub fn of(name: &str) -> Self {
         match name {
-            "lse" | "lse_rounds" => Measure::Lse,
+            "lse" | "lse_g" | "lse_rounds" => Measure::Lse,
             "buckets" => Measure::Equal,
             _ => Measure::Tensor,
         }

@@ -73,6 +73,7 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         })
     }
 
@@ -93,6 +94,7 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         }))
     }
 
@@ -114,8 +116,15 @@ impl Gpu {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
             Problem::Lsh(p) => longhand::lsh::cuda::config::select(p, caps)?.describe(),
+            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
         })
     }
+}
+
+#[cfg(feature = "cuda")]
+fn no_kernel<T>(op: &str) -> Result<T> {
+    let why = format!("device cuda: no kernel for op '{op}' in this build yet");
+    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "cuda")]
@@ -165,6 +174,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
         Problem::Lsh(p) => p.sources_cuda(&caps)?,
+        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
     })
 }
 

@@ -4,6 +4,7 @@ use crate::failure::Result;
 use crate::full_file::FullFile;
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
+use crate::transformer_xl_file::Stream;
 use crate::{cuda, webgpu};
 use longhand::DType;
 use std::time::Instant;
@@ -134,6 +135,11 @@ impl Device {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
                 on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
             }
+            (Device::Host(_), ProblemFile::Relative(file)) => {
+                let inputs = file.inputs.stored_as::<f64>(dtype);
+                let inputs = inputs.as_inputs(Stream::Content);
+                on_clock(repeats, || file.problem.reference(&inputs).map(|_| ()))
+            }
         }
     }
 }
@@ -158,10 +164,15 @@ fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed>
         ProblemFile::Full(file) => full_on_host(file, dtype, backward)?,
         ProblemFile::Longformer(file) => file.reference::<f64>(dtype, backward)?,
         ProblemFile::Lsh(file) => file.reference::<f64>(dtype, backward)?,
+        ProblemFile::Relative(file) => file.reference::<f64>(dtype, backward)?,
     };
     for (name, x) in &mut results {
         let stored = match name.as_str() {
-            "lse" | "lse_rounds" | "grad.bias" => DType::F32,
+            "lse" | "lse_g" | "lse_rounds" => DType::F32,
+            // Gradients of what is f32 on a device.
+            "grad.bias" | "grad.bias_u" | "grad.bias_v" | "grad.bias_s" | "grad.seg_embed" => {
+                DType::F32
+            }
             "buckets" => continue,
             _ => dtype,
         };

@@ -5,7 +5,8 @@ use crate::full_file::{FullFile, OwnedInputs};
 use crate::longformer_file::{LongformerFile, LongformerInputs};
 use crate::lsh_file::{LshFile, LshInputs};
 use crate::problem_file::ProblemFile;
-use longhand::{Full, Longformer, Lsh};
+use crate::transformer_xl_file::{RelativeFile, RelativeInputs};
+use longhand::{Full, Longformer, Lsh, TransformerXl};
 use std::collections::BTreeMap;
 
 /// The most that generated inputs may take.
@@ -70,6 +71,32 @@ pub fn lsh(problem: &Lsh) -> Result<ProblemFile> {
         name: "generated".to_owned(),
         problem: problem.clone(),
         inputs,
+        grad_out: None,
+        expected: BTreeMap::new(),
+        tolerance: None,
+    }))
+}
+
+/// A problem of op `op`, with relative positions and inputs of its own.
+pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile> {
+    problem.validate()?;
+    let spans = ["q", "k", "v", "r"].map(|name| problem.span(name));
+    fits(spans.iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4))?;
+    let [q, k, v, r] = spans;
+    let of_heads = problem.shape.heads_q * problem.shape.head_dim;
+    Ok(ProblemFile::from(RelativeFile {
+        name: "generated".to_owned(),
+        op,
+        problem: *problem,
+        inputs: RelativeInputs {
+            q: normal(1, q),
+            k: normal(2, k),
+            v: normal(3, v),
+            r: normal(4, r),
+            bias_u: normal(5, of_heads),
+            bias_v: normal(6, of_heads),
+            ..RelativeInputs::default()
+        },
         grad_out: None,
         expected: BTreeMap::new(),
         tolerance: None,

@@ -26,4 +26,6 @@ mod samples;
 pub mod sass;
 pub mod strict_json;
 mod table;
+pub mod transformer_xl_file;
+mod transformer_xl_naive;
 mod webgpu;

@@ -1,5 +1,6 @@
 //! LSH attention's naive evaluation: as [`crate::naive`], round by round over one sorted list, as
-//! the published models do it. Masks and lse, which half precision does not hold, stay as they are.
+//! the published models do it. Masks and lse, which half precision does not hold, stay as they are,
+//! and a key is taken back through its normalisation in full precision, as norms usually are.
 
 use crate::failure::Result;
 use crate::lsh_file::{LshFile, LshInputs};
@@ -72,24 +73,28 @@ pub(crate) fn evaluate(file: &LshFile, dtype: DType, backward: bool) -> Result<R
                 out.iter_mut().for_each(|x| *x = dtype.round(*x));
                 let Some(go) = &grad_out else { continue };
                 let go = &go[at(i)..][..d];
-                let delta = dtype.round(dot(go, out));
-                for (seen, (r, (weights, _, _))) in rounds.iter().zip(of_rounds.iter().enumerate())
-                {
-                    for (&j, w) in seen.iter().zip(weights) {
-                        let w = dtype.round(w * of_round[r]);
-                        add_scaled(&mut g.v[at(j)..][..d], w, go);
-                        if i != j && !is_masked(p, &x, b, i, j) {
-                            let dp = dtype.round(dot(go, &x.v[at(j)..][..d]));
-                            let ds = dtype.round(dtype.round(w * (dp - delta)) * p.softmax_scale);
-                            add_scaled(&mut g.qk[at(i)..][..d], ds, &keys[j]);
-                            add_scaled(&mut grad_keys[j], ds, q);
-                        }
+                // (w, dp) of every key met, as automatic differentiation has them.
+                let met: Vec<(usize, f64, f64)> = (rounds.iter().zip(&of_rounds).zip(&of_round))
+                    .flat_map(|((seen, (weights, _, _)), of_round)| {
+                        seen.iter().zip(weights).map(move |(&j, w)| (j, w * of_round))
+                    })
+                    .map(|(j, w)| {
+                        let dp = dtype.round(dot(go, &x.v[at(j)..][..d]));
+                        (j, dtype.round(w), dp)
+                    })
+                    .collect();
+                let delta: f64 = met.iter().map(|(_, w, dp)| w * dp).sum();
+                for (j, w, dp) in met {
+                    add_scaled(&mut g.v[at(j)..][..d], w, go);
+                    if i != j && !is_masked(p, &x, b, i, j) {
+                        let ds = dtype.round(dtype.round(w * (dp - delta)) * p.softmax_scale);
+                        add_scaled(&mut g.qk[at(i)..][..d], ds, &keys[j]);
+                        add_scaled(&mut grad_keys[j], ds, q);
                     }
                 }
             }
-            for (j, dk) in grad_keys.iter_mut().enumerate() {
-                dk.iter_mut().for_each(|x| *x = dtype.round(*x));
-                let radial = dtype.round(dot(&keys[j], dk) / d as f64);
+            for (j, dk) in grad_keys.iter().enumerate() {
+                let radial = dot(&keys[j], dk) / d as f64;
                 let dx = &mut g.qk[at(j)..][..d];
                 add_scaled(dx, norms[j], dk);
                 add_scaled(dx, -norms[j] * radial, &keys[j]);

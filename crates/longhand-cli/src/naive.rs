@@ -6,7 +6,7 @@ use crate::failure::Result;
 use crate::full_file::{FullFile, OwnedInputs};
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
-use crate::{longformer_naive, lsh_naive};
+use crate::{longformer_naive, lsh_naive, transformer_xl_naive};
 use longhand::full::{Gradients, Output};
 use longhand::{DType, Full};
 use std::collections::BTreeMap;
@@ -21,6 +21,10 @@ pub fn evaluate(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Resu
         ProblemFile::Longformer(file) => longformer_naive::evaluate(file, dtype, backward),
         ProblemFile::Lsh(file) if dtype == DType::F32 => file.reference::<f32>(dtype, backward),
         ProblemFile::Lsh(file) => lsh_naive::evaluate(file, dtype, backward),
+        ProblemFile::Relative(file) if dtype == DType::F32 => {
+            file.reference::<f32>(dtype, backward)
+        }
+        ProblemFile::Relative(file) => transformer_xl_naive::evaluate(file, dtype, backward),
     }
 }
 
@@ -69,6 +73,7 @@ pub fn reference(file: &ProblemFile, backward: bool) -> Result<Results> {
         ProblemFile::Full(file) => file,
         ProblemFile::Longformer(file) => return file.reference::<f64>(DType::F32, backward),
         ProblemFile::Lsh(file) => return file.reference::<f64>(DType::F32, backward),
+        ProblemFile::Relative(file) => return file.reference::<f64>(DType::F32, backward),
     };
     let inputs = file.inputs.stored_as::<f64>(DType::F32);
     let output = file.problem.reference(&inputs.as_inputs())?;

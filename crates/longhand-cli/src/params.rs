@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::strict_json::{self, Json};
 use longhand::lsh::Wrap;
+use longhand::transformer_xl::Chunks;
 use longhand::{Shape, Window};
 
 /// What `params` of op `full` says.
@@ -148,10 +149,6 @@ const LSH_KEYS: [&str; 16] = [
 pub fn read_lsh_params(text: &str) -> Result<LshParams> {
     let entries = entries(text, "lsh", &LSH_KEYS)?;
     let p = Entries(&entries);
-    let chunks = |key: &str, default: usize| match p.get(key) {
-        None => Ok(default),
-        Some(_) => p.size(key),
-    };
     Ok(LshParams {
         batch: p.size("batch")?,
         seqlen: p.size("seqlen")?,
@@ -162,13 +159,119 @@ pub fn read_lsh_params(text: &str) -> Result<LshParams> {
         chunk_len: p.size("chunk_len")?,
         num_hashes: p.size("num_hashes")?,
         num_buckets: p.factors()?,
-        chunks_before: chunks("chunks_before", 1)?,
-        chunks_after: chunks("chunks_after", 0)?,
+        chunks_before: p.size_or("chunks_before", 1)?,
+        chunks_after: p.size_or("chunks_after", 0)?,
         key_norm_eps: p.number("key_norm_eps", Some(1e-6))?,
         self_mask_value: p.number("self_mask_value", Some(-1e5))?,
         mask_value: p.number("mask_value", Some(-1e9))?,
         wrap: p.wrap()?,
         duplicates_once: p.flag("duplicates_once", false)?,
+    })
+}
+
+/// What `params` of the ops with relative positions says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RelativeParams {
+    /// Sequences.
+    pub batch: usize,
+    /// Queries.
+    pub seqlen_q: usize,
+    /// Keys, those of the memory first.
+    pub seqlen_k: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Elements of a row.
+    pub head_dim: usize,
+    /// `scale`.
+    pub scale: f64,
+    /// `window`, or what `causal` and `same_length` make of it.
+    pub window: Window,
+    /// `chunk_size` and `left_chunks`.
+    pub chunks: Option<Chunks>,
+    /// `clamp_len`.
+    pub clamp_len: Option<usize>,
+    /// `distance_offset`.
+    pub distance_offset: usize,
+    /// The content stream of op `xlnet`.
+    pub own_position: bool,
+    /// `streams`.
+    pub streams: usize,
+}
+
+const RELATIVE_KEYS: [&str; 6] = ["batch", "seqlen_q", "seqlen_k", "heads", "head_dim", "scale"];
+const TRANSFORMER_XL_KEYS: [&str; 6] =
+    ["causal", "mlen", "mem_len", "same_length", "clamp_len", "distance_offset"];
+const XLNET_KEYS: [&str; 6] =
+    ["causal", "mlen", "same_length", "clamp_len", "distance_offset", "streams"];
+const REL_POS_KEYS: [&str; 5] =
+    ["causal", "window", "chunk_size", "left_chunks", "distance_offset"];
+
+/// Reads the JSON text of `params` of op `transformer_xl`, `xlnet` or `rel_pos`.
+pub fn read_relative_params(text: &str, op: &str) -> Result<RelativeParams> {
+    let own: &[&str] = match op {
+        "transformer_xl" => &TRANSFORMER_XL_KEYS,
+        "xlnet" => &XLNET_KEYS,
+        _ => &REL_POS_KEYS,
+    };
+    let entries = entries(text, op, &[&RELATIVE_KEYS, own].concat())?;
+    let p = Entries(&entries);
+    let (seqlen_q, seqlen_k) = (p.size("seqlen_q")?, p.size("seqlen_k")?);
+    let memory = seqlen_k.saturating_sub(seqlen_q);
+    if op != "rel_pos" {
+        let mlen = p.size_or("mlen", memory)?;
+        if seqlen_q.checked_add(mlen) != Some(seqlen_k) {
+            return p.wrong("mlen", "seqlen_k - seqlen_q");
+        }
+    }
+    let causal = p.flag("causal", op == "transformer_xl")?;
+    if causal != (op == "transformer_xl") && op != "xlnet" {
+        return p.wrong("causal", "true in op transformer_xl and false in op rel_pos");
+    }
+    let same_length = p.flag("same_length", false)?;
+    // The most distant key that is seen: the two ops differ by one, and in which memory counts.
+    let left = match (op, same_length && causal) {
+        (_, false) => None,
+        ("xlnet", _) => Some(memory),
+        _ => match p.size_or("mem_len", memory)?.checked_sub(1) {
+            None => return p.wrong("mem_len", "positive with same_length"),
+            left => left,
+        },
+    };
+    let window = match op {
+        "rel_pos" => p.window()?,
+        _ => Window { left, right: causal.then_some(0) },
+    };
+    let chunks = match p.size_or("chunk_size", 0)? {
+        0 => None,
+        size => Some(Chunks { size, left: p.optional("left_chunks", -1)? }),
+    };
+    let clamp_len = p.optional("clamp_len", -1)?.filter(|&n| n > 0);
+    let offset = match op {
+        "transformer_xl" => Some(0),
+        "rel_pos" => Some(seqlen_q.saturating_sub(1)),
+        _ => None,
+    };
+    let distance_offset = match offset {
+        Some(default) => p.size_or("distance_offset", default)?,
+        None => p.size("distance_offset")?,
+    };
+    let streams = p.size_or("streams", 1)?;
+    if !(1..=2).contains(&streams) {
+        return p.wrong("streams", "1 or 2");
+    }
+    Ok(RelativeParams {
+        batch: p.size("batch")?,
+        seqlen_q,
+        seqlen_k,
+        heads: p.size("heads")?,
+        head_dim: p.size("head_dim")?,
+        scale: p.number("scale", None)?,
+        window,
+        chunks,
+        clamp_len,
+        distance_offset,
+        own_position: op == "xlnet",
+        streams,
     })
 }
 
@@ -205,6 +308,19 @@ impl Entries<'_> {
         match self.get(key) {
             Some(&Json::Integer(n)) if (0..1 << 31).contains(&n) => Ok(n as usize),
             _ => self.wrong(key, "an integer from 0 to 2147483647"),
+        }
+    }
+
+    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_some() { self.size(key) } else { Ok(default) }
+    }
+
+    /// An integer of which −1 says that there is none.
+    fn optional(&self, key: &str, default: i64) -> Result<Option<usize>> {
+        match self.get(key) {
+            Some(&Json::Integer(n)) if (-1..1 << 31).contains(&n) => Ok(usize::try_from(n).ok()),
+            None => Ok(usize::try_from(default).ok()),
+            _ => self.wrong(key, "an integer from -1 (none) to 2147483647"),
         }
     }
 
@@ -261,8 +377,8 @@ impl Entries<'_> {
             _ => None,
         };
         match all {
-            Some(all) => Ok(all),
-            None => self.wrong("num_buckets", "even integers, the factors"),
+            Some(all) if !all.is_empty() => Ok(all),
+            _ => self.wrong("num_buckets", "even integers, the factors, at least one"),
         }
     }
 

@@ -9,7 +9,8 @@ use crate::failure::{Failure, Result};
 use crate::full_file::{self, FullFile};
 use crate::longformer_file::{self, LongformerFile};
 use crate::lsh_file::{self, LshFile};
-use longhand::{DType, Full, Longformer, Lsh};
+use crate::transformer_xl_file::{self, RelativeFile, Stream};
+use longhand::{DType, Full, Longformer, Lsh, TransformerXl};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -17,10 +18,10 @@ use std::path::Path;
 pub const FORMAT: &str = "longhand-fixture/1";
 
 /// Ops that this build computes.
-pub const OPS_HERE: [&str; 3] = ["full", "longformer", "lsh"];
+pub const OPS_HERE: [&str; 6] = ["full", "longformer", "lsh", "transformer_xl", "xlnet", "rel_pos"];
 
 /// Ops of the format that this build knows by name only.
-pub const OPS_LATER: [&str; 4] = ["transformer_xl", "xlnet", "rel_pos", "t5_bias"];
+pub const OPS_LATER: [&str; 1] = ["t5_bias"];
 
 /// `x` after storage as `dtype`.
 pub fn stored_as<T: From<f32>>(x: &[f32], dtype: DType) -> Vec<T> {
@@ -37,6 +38,8 @@ pub enum Problem {
     Longformer(Longformer),
     /// Reformer's.
     Lsh(Lsh),
+    /// With relative positions.
+    TransformerXl(TransformerXl),
 }
 
 impl Problem {
@@ -46,6 +49,7 @@ impl Problem {
             Problem::Full(p) => p.flops(),
             Problem::Longformer(p) => p.flops(p.max_globals),
             Problem::Lsh(p) => p.flops(),
+            Problem::TransformerXl(p) => p.flops(),
         }
     }
 
@@ -55,6 +59,7 @@ impl Problem {
             Problem::Full(p) => p.bytes(),
             Problem::Longformer(p) => p.bytes(),
             Problem::Lsh(p) => p.bytes(),
+            Problem::TransformerXl(p) => p.bytes(),
         }
     }
 }
@@ -68,6 +73,8 @@ pub enum ProblemFile {
     Longformer(LongformerFile),
     /// Op `lsh`.
     Lsh(LshFile),
+    /// Ops `transformer_xl`, `xlnet` and `rel_pos`.
+    Relative(Box<RelativeFile>),
 }
 
 impl From<FullFile> for ProblemFile {
@@ -88,6 +95,12 @@ impl From<LshFile> for ProblemFile {
     }
 }
 
+impl From<RelativeFile> for ProblemFile {
+    fn from(file: RelativeFile) -> Self {
+        ProblemFile::Relative(Box::new(file))
+    }
+}
+
 impl ProblemFile {
     /// Reads a problem with its expected results.
     pub fn read(path: &Path) -> Result<Self> {
@@ -103,6 +116,9 @@ impl ProblemFile {
 
     /// Parses the bytes of a file called `name`.
     pub fn parse(name: &str, bytes: &[u8], with_expected: bool) -> Result<Self> {
+        let relative = |name: &str, op, file: &Container<'_>, with_expected| {
+            transformer_xl_file::parse(name, op, file, with_expected).map(ProblemFile::from)
+        };
         let parse = || {
             let file = Container::parse(bytes)?;
             Ok(match op(&file)? {
@@ -110,6 +126,9 @@ impl ProblemFile {
                     ProblemFile::Longformer(longformer_file::parse(name, &file, with_expected)?)
                 }
                 "lsh" => ProblemFile::Lsh(lsh_file::parse(name, &file, with_expected)?),
+                "transformer_xl" => relative(name, "transformer_xl", &file, with_expected)?,
+                "xlnet" => relative(name, "xlnet", &file, with_expected)?,
+                "rel_pos" => relative(name, "rel_pos", &file, with_expected)?,
                 _ => ProblemFile::Full(full_file::parse(name, &file, with_expected)?),
             })
         };
@@ -124,6 +143,7 @@ impl ProblemFile {
                 Problem::Longformer(Longformer { dtype, ..f.problem.clone() })
             }
             ProblemFile::Lsh(f) => Problem::Lsh(Lsh { dtype, ..f.problem.clone() }),
+            ProblemFile::Relative(f) => Problem::TransformerXl(f.problem(Stream::Content, dtype)),
         }
     }
 
@@ -133,6 +153,7 @@ impl ProblemFile {
             ProblemFile::Full(_) => "full",
             ProblemFile::Longformer(_) => "longformer",
             ProblemFile::Lsh(_) => "lsh",
+            ProblemFile::Relative(f) => f.op,
         }
     }
 
@@ -142,6 +163,7 @@ impl ProblemFile {
             ProblemFile::Full(f) => &f.name,
             ProblemFile::Longformer(f) => &f.name,
             ProblemFile::Lsh(f) => &f.name,
+            ProblemFile::Relative(f) => &f.name,
         }
     }
 
@@ -151,6 +173,7 @@ impl ProblemFile {
             ProblemFile::Full(f) => &f.expected,
             ProblemFile::Longformer(f) => &f.expected,
             ProblemFile::Lsh(f) => &f.expected,
+            ProblemFile::Relative(f) => &f.expected,
         }
     }
 
@@ -160,6 +183,7 @@ impl ProblemFile {
             ProblemFile::Full(f) => f.grad_out.is_some(),
             ProblemFile::Longformer(f) => f.grad_out.is_some(),
             ProblemFile::Lsh(f) => f.grad_out.is_some(),
+            ProblemFile::Relative(f) => f.grad_out.is_some(),
         }
     }
 
@@ -169,6 +193,7 @@ impl ProblemFile {
             ProblemFile::Full(f) => crate::results::result_shape(&f.problem, &f.inputs, name),
             ProblemFile::Longformer(f) => f.result_shape(name),
             ProblemFile::Lsh(f) => f.result_shape(name),
+            ProblemFile::Relative(f) => f.result_shape(name),
         }
     }
 
@@ -187,6 +212,10 @@ impl ProblemFile {
                 let p = &f.problem;
                 [p.batch, p.heads, p.seqlen, p.seqlen]
             }
+            ProblemFile::Relative(f) => {
+                let s = &f.problem.shape;
+                [s.batch, s.heads_q, s.seqlen_q, s.seqlen_k]
+            }
         };
         sizes.iter().fold(4, |n, &f| n.saturating_mul(f as u64))
     }
@@ -203,6 +232,14 @@ impl ProblemFile {
     pub fn into_longformer(self) -> Option<LongformerFile> {
         match self {
             ProblemFile::Longformer(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The problem with relative positions, if it is one.
+    pub fn into_relative(self) -> Option<RelativeFile> {
+        match self {
+            ProblemFile::Relative(file) => Some(*file),
             _ => None,
         }
     }

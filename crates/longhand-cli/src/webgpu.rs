@@ -59,6 +59,7 @@ impl Gpu {
                 f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
             }
             ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         })
     }
 
@@ -75,6 +76,7 @@ impl Gpu {
                 problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
             }
             ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Relative(f) => return no_kernel(f.op),
         }))
     }
 
@@ -84,8 +86,15 @@ impl Gpu {
             Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Lsh(_) => return no_lsh(),
+            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
         })
     }
+}
+
+#[cfg(feature = "webgpu")]
+fn no_kernel<T>(op: &str) -> Result<T> {
+    let why = format!("device webgpu: no kernel for op '{op}' in this build yet");
+    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "webgpu")]
@@ -129,6 +138,7 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
         Problem::Full(p) => p.sources_webgpu(&caps)?,
         Problem::Longformer(p) => p.sources_webgpu(&caps)?,
         Problem::Lsh(_) => return no_lsh(),
+        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
     })
 }
 

@@ -132,14 +132,11 @@ fn metadata_that_is_missing_or_wrong_is_named() {
 
 #[test]
 fn ops_of_the_format_that_are_not_here_are_declined_and_not_called_wrong() {
-    for op in ["lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"] {
-        let bytes = parts().metadata("op", op).bytes();
-        let failure = ProblemFile::parse("f", &bytes, true).unwrap_err();
-        assert!(matches!(failure, Failure::Declined(_)), "{failure}");
-        let said =
-            format!("op '{op}': not in this build yet; this build computes: full, longformer");
-        assert_says(&failure.to_string(), &[&said]);
-    }
+    let bytes = parts().metadata("op", "t5_bias").bytes();
+    let failure = ProblemFile::parse("f", &bytes, true).unwrap_err();
+    assert!(matches!(failure, Failure::Declined(_)), "{failure}");
+    let said = "op 't5_bias': not in this build yet; this build computes: full, longformer, lsh";
+    assert_says(&failure.to_string(), &[said]);
 }
 
 /// Tensors by name, to be changed before they are written.
@@ -196,6 +193,69 @@ fn longformers_files_are_checked_field_by_field() {
     assert_says(&with(&|t| t[7].1.values = Values::U8(vec![2; 6])), &["key_valid", "0 or 1"]);
     assert_says(&with(&|t| t[0].0 = "query"), &["'query'", "none of that name"]);
     assert_says(&with(&|t| t[1].1.shape = vec![6, 1, 2, 4]), &["'k'", "[6, 1, 2, 4]"]);
+}
+
+/// A problem of LSH attention: 6 positions in chunks of 2, two rounds, 4 × 2 buckets.
+fn lsh(params: &str, change: impl Fn(&mut Tensors)) -> Vec<u8> {
+    let f32s = |shape: Vec<usize>| Tensor {
+        values: Values::F32(vec![0.5; shape.iter().product()]),
+        shape,
+    };
+    let mut tensors = vec![
+        ("qk", f32s(vec![1, 6, 2, 4])),
+        ("v", f32s(vec![1, 6, 2, 4])),
+        ("rotations.0", f32s(vec![2, 4, 2, 2])),
+        ("rotations.1", f32s(vec![2, 4, 2, 1])),
+        ("key_valid", Tensor { shape: vec![1, 6], values: Values::U8(vec![1, 1, 1, 1, 1, 0]) }),
+    ];
+    change(&mut tensors);
+    let tensors = tensors.into_iter().map(|(name, t)| (name.to_owned(), t)).collect();
+    let metadata = [("format", "longhand-fixture/1"), ("op", "lsh"), ("params", params)];
+    let metadata = metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    encode(&metadata, &tensors)
+}
+
+#[test]
+fn files_of_lsh_are_checked_field_by_field() {
+    let params = |buckets: &str, more: &str| {
+        format!(
+            r#"{{"batch":1,"seqlen":6,"heads":2,"head_dim":4,"scale":0.5,"chunk_len":2,"num_hashes":2,"num_buckets":{buckets}{more}}}"#
+        )
+    };
+    let good = params("[4,2]", "");
+    let read = |bytes: &[u8]| ProblemFile::parse("f", bytes, true);
+    assert!(read(&lsh(&good, |_| {})).is_ok());
+    let error = |bytes: Vec<u8>| read(&bytes).unwrap_err().to_string();
+    let of = |buckets: &str, more: &str| error(lsh(&params(buckets, more), |_| {}));
+    assert_says(&of("8", ""), &["params.num_buckets", "factors"]);
+    assert_says(&of("[3,2]", ""), &["num_buckets[0]", "3", "even"]);
+    assert_says(&of("[]", ""), &["params.num_buckets", "at least one"]);
+    assert_says(&of("[1048576,2]", ""), &["num_buckets", "at most"]);
+    assert_says(&of("[4,2]", r#","wrap":"never""#), &["params.wrap", "across_rounds"]);
+    assert_says(&of("[4,2]", r#","chunk_length":2"#), &["params.chunk_length", "unknown", "lsh"]);
+    assert_says(&of("[4,2]", r#","key_norm_eps":0"#), &["key_norm_eps", "0", "positive"]);
+    assert_says(&of("[4,2]", r#","mask_value":1e99"#), &["mask_value", "finite"]);
+    assert_says(&of("[4,4]", ""), &["'rotations.1'", "[2, 4, 2, 2]"]);
+    assert_says(&of("[8]", ""), &["'rotations.0'", "none of that name"]);
+    let with = |change: &dyn Fn(&mut Tensors)| error(lsh(&good, change));
+    assert_says(&with(&|t| drop(t.remove(3))), &["'rotations.1'", "absent"]);
+    assert_says(&with(&|t| t[4].1.values = Values::U8(vec![2; 6])), &["key_valid", "0 or 1"]);
+    assert_says(&with(&|t| t[0].1.shape = vec![6, 1, 2, 4]), &["'qk'", "[6, 1, 2, 4]"]);
+    let given = |bucket: i32| {
+        lsh(&good, |t| {
+            let values = Values::I32(vec![bucket; 24]);
+            t.push(("buckets", Tensor { shape: vec![1, 2, 2, 6], values }));
+        })
+    };
+    assert!(read(&given(7)).is_ok());
+    assert_says(&error(given(8)), &["buckets[0][0][0][0]", "8", "below 8"]);
+    let expected = lsh(&good, |t| {
+        t.push((
+            "expected.buckets",
+            Tensor { shape: vec![1, 2, 2, 6], values: Values::F64(vec![0.0; 24]) },
+        ));
+    });
+    assert_says(&error(expected), &["'expected.buckets'", "F64", "I32"]);
 }
 
 #[test]

@@ -104,8 +104,8 @@ fn what_is_not_here_is_declined_and_says_so() {
     let file = sample_arg("length1");
     let absent = if cfg!(feature = "cuda") { "no device" } else { "not in this build" };
     assert_refused(&["check", &file, "--device", "cuda"], &[absent]);
-    assert_refused(&["sources", "lsh"], &["declined", "this build computes: full"]);
-    assert_refused(&["bench", "lsh"], &["declined"]);
+    assert_refused(&["sources", "t5_bias"], &["declined", "this build computes: full"]);
+    assert_refused(&["bench", "t5_bias"], &["declined"]);
     let folder = folder("declined");
     let other =
         write(&folder, "x.safetensors", &Parts::of("length1").metadata("op", "xlnet").bytes());
@@ -327,7 +327,7 @@ fn without_arguments_the_samples_run_on_every_device_there_is() {
     let ran = longhand(&[]);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("webgpu   not available"), "{}", ran.out);
-    assert!(ran.out.contains("44 results, 0 disagree"), "{}", ran.out);
+    assert!(ran.out.contains("68 results, 0 disagree"), "{}", ran.out);
 }
 
 /// On the CUDA driver's stand-in, whose device is simulated.

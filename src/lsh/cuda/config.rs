@@ -3,7 +3,7 @@
 
 use crate::cuda::Caps;
 use crate::cuda::tile::{Rows, Tile, kernel_head_dim, loads_by_chunks};
-use crate::lsh::Lsh;
+use crate::lsh::{Lsh, Wrap};
 use crate::template::expand;
 use crate::{DType, Declined, Error};
 use minijinja::{Value, context};
@@ -75,8 +75,10 @@ pub struct Config {
     pub causal: bool,
     /// See [`Lsh::key_padding`].
     pub key_padding: bool,
-    /// See [`Lsh::duplicates_once`].
+    /// See [`Lsh::duplicates_once`]; where nothing is sorted nothing is met twice.
     pub once: bool,
+    /// Pairs meet within a round only, which is told apart where they count once.
+    pub per_round: bool,
     /// Columns of the rotations that a block of the hash multiplies at a time.
     pub hash_columns: u32,
     /// Rounds that are hashed; 0 if none is.
@@ -110,8 +112,9 @@ pub fn select(problem: &Lsh, caps: &Caps) -> Result<Config, Error> {
     if columns > 1 << 30 {
         return declined(format!("{columns} columns of rotations are above 2^30"));
     }
-    if problem.is_sorted() && problem.duplicates_once {
-        return declined("no kernel counts pairs once (duplicates_once) yet".to_owned());
+    let once = problem.is_sorted() && problem.duplicates_once;
+    if once && met_always(problem) > 1 << 30 {
+        return declined("chunks see each other more than 2^30 times".to_owned());
     }
     let mut config = Config {
         tile: Tile { block_m: 0, block_n: 0, rows: 16, q_in_registers: false },
@@ -123,7 +126,8 @@ pub fn select(problem: &Lsh, caps: &Caps) -> Result<Config, Error> {
         hashed,
         causal: problem.causal,
         key_padding: problem.key_padding,
-        once: problem.is_sorted() && problem.duplicates_once,
+        once,
+        per_round: once && problem.wrap == Wrap::PerRound,
         hash_columns: hash_columns(columns),
         hash_rounds: if hashed { problem.num_hashes as u32 } else { 0 },
         factors: match hashed {
@@ -302,8 +306,13 @@ impl Config {
     /// configurations share it.
     pub fn of_stage(&self, stage: Stage) -> Config {
         let tile = Tile { block_m: 64, block_n: 64, rows: 16, q_in_registers: false };
-        let no_hash =
-            Config { hashed: false, hash_columns: 16, hash_rounds: 0, factors: vec![], ..self.clone() };
+        let no_hash = Config {
+            hashed: false,
+            hash_columns: 16,
+            hash_rounds: 0,
+            factors: vec![],
+            ..self.clone()
+        };
         match stage {
             Stage::Hash => Config {
                 tile,
@@ -311,6 +320,7 @@ impl Config {
                 sorted: false,
                 causal: false,
                 once: false,
+                per_round: false,
                 ..self.clone()
             },
             Stage::Count | Stage::Scatter => Config {
@@ -323,6 +333,7 @@ impl Config {
                 causal: false,
                 key_padding: false,
                 once: false,
+                per_round: false,
                 ..no_hash
             },
             Stage::Forward => no_hash,
@@ -340,6 +351,7 @@ impl Config {
         let flags = [
             (!self.sorted, "one chunk"),
             (self.sorted && !self.hashed, "buckets given"),
+            (self.once, "pairs once"),
             (self.padded, "padded"),
             (!self.vec, "scalar loads"),
         ];
@@ -386,6 +398,7 @@ impl Config {
             causal => self.causal,
             key_padding => self.key_padding,
             once => self.once,
+            per_round => self.per_round,
             depth => HASH_DEPTH,
             pitch => HASH_PITCH,
             hash_columns => self.hash_columns,
@@ -394,6 +407,17 @@ impl Config {
             ..rows.values()
         }
     }
+}
+
+/// How often any two positions meet because chunks see the whole ring of chunks, over all rounds.
+pub(super) fn met_always(problem: &Lsh) -> u64 {
+    let (before, after) = problem.seen_chunks();
+    let whole = ((before + 1 + after) / problem.ring().max(1)) as u64;
+    let rounds = problem.rounds() as u64;
+    whole.saturating_mul(match problem.wrap {
+        Wrap::AcrossRounds => rounds * rounds,
+        Wrap::PerRound => rounds,
+    })
 }
 
 /// Where things lie in the workspace.

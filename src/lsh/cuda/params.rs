@@ -1,10 +1,10 @@
 //! The one parameter that every kernel of LSH attention takes.
 
 use super::Args;
-use super::config::{Config, Pass, Workspace};
+use super::config::{Config, Pass, Workspace, met_always};
+use crate::Strides;
 use crate::cuda::launch::Steps;
 use crate::lsh::{Lsh, Wrap};
-use crate::Strides;
 
 /// The parameter of `kernels/shared/lsh_params.ptx`, field by field. Steps are in bytes.
 #[repr(C)]
@@ -61,6 +61,10 @@ pub(super) struct Params {
     mask_value: f32,
     self_mask_value: f32,
     key_norm_eps: f32,
+    /// How often each pair is met by chunks that see the whole ring, and how many of the ring's
+    /// chunks are seen once more: where pairs count once.
+    met_always: u32,
+    met_rest: u32,
     pad: u32,
 }
 
@@ -113,6 +117,8 @@ impl Params {
             mask_value: in_log2(p.mask_value),
             self_mask_value: in_log2(p.self_mask_value),
             key_norm_eps: p.key_norm_eps as f32,
+            met_always: if config.once { met_always(p) as u32 } else { 0 },
+            met_rest: ((before + 1 + after) % p.ring().max(1)) as u32,
             ..Params::default()
         }
     }
@@ -122,7 +128,8 @@ impl Params {
         let workspace = Workspace::new(config, p);
         let at = args.workspace.unwrap_or(0);
         // The passes go to and fro between two orders; the last ends in the one that is kept.
-        let order = |n: usize| at + if n.is_multiple_of(2) { workspace.order } else { workspace.spare };
+        let order =
+            |n: usize| at + if n.is_multiple_of(2) { workspace.order } else { workspace.spare };
         let left = pass.of - pass.number;
         Params {
             sorted_from: if pass.number == 0 { 0 } else { order(left) },
@@ -161,7 +168,8 @@ mod tests {
             qk v out lse lse_rounds rotations buckets key_valid factors order sorted_from sorted_to
             counts chunk_of lse_batch lse_head head_rounds heads seqlen head_dim rounds hash_blocks
             buckets_all tiles tile_len shift digits chunk_len chunks blocks_of_chunk seen back ring
-            round round_begin round_end scale mask_value self_mask_value key_norm_eps pad
+            round round_begin round_end scale mask_value self_mask_value key_norm_eps
+            met_always met_rest pad
         );
         let tensors = [
             ("qk", offset_of!(Params, qk_steps)),

@@ -1,10 +1,10 @@
 //! `longhand bench`: times over sequence lengths.
 
-use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, RelativeOptions, say};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
-use crate::problem_file::{Problem, ProblemFile, known_op};
+use crate::problem_file::{OPS_HERE, Problem, ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
 use crate::{cuda, generate, plot, sass, table};
 use longhand::{DType, Full};
@@ -45,6 +45,8 @@ pub(crate) struct Options {
     longformer: LongformerOptions,
     #[command(flatten)]
     lsh: LshOptions,
+    #[command(flatten)]
+    relative: RelativeOptions,
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -173,6 +175,11 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
         "lsh" => {
             let problem = options.lsh.problem(&options.problem, seqlen)?;
             Box::new(move || generate::lsh(&problem))
+        }
+        "transformer_xl" | "xlnet" | "rel_pos" => {
+            let problem = options.relative.problem(&options.kind, &options.problem, seqlen)?;
+            let op = OPS_HERE.into_iter().find(|op| *op == options.kind).unwrap_or_default();
+            Box::new(move || generate::relative(op, &problem))
         }
         _ => {
             let problem = options.problem.problem(seqlen, seqlen)?;

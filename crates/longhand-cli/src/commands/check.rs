@@ -8,6 +8,7 @@ use crate::naive;
 use crate::problem_file::ProblemFile;
 use crate::table;
 use longhand::DType;
+use longhand::lsh::NearTie;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -18,8 +19,9 @@ const EXAMPLES: &str = "Examples:
 A line per result: the largest absolute difference, the error (relative to the tensor's largest
 element or 0.1, whichever is more; lse: element by element), the tolerance, the verdict. The
 tolerance is twice (gradients: three times) the error that a naive evaluation in the same dtype has
-against the reference in f64, plus that dtype's rounding. Gradients that the device does not compute are 'declined': counted, not
-passed.";
+against the reference in f64, plus that dtype's rounding. Gradients that the device does not compute
+are 'declined': counted, not passed. Of buckets (op lsh) the error is how many differ; positions
+whose best two projections are too close for f32 to tell apart are listed, and fail like others.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -46,6 +48,12 @@ pub(crate) enum Line {
     Declined(String, String),
 }
 
+/// What became of a file.
+pub(crate) struct Checked {
+    lines: Vec<Line>,
+    near_ties: Vec<NearTie>,
+}
+
 #[derive(Default)]
 struct Counts {
     passed: usize,
@@ -61,21 +69,21 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     for path in &options.files {
         let name = path.display().to_string();
         bar.set_message(name.clone());
-        let lines = ProblemFile::read(path)
+        let checked = ProblemFile::read(path)
             .and_then(|file| check(&device, &file, options.dtype).map_err(|e| e.at(file.name())));
-        match &lines {
-            Ok(lines) => lines.iter().for_each(|line| counts.add(line)),
+        match &checked {
+            Ok(checked) => checked.lines.iter().for_each(|line| counts.add(line)),
             Err(failure) => {
                 counts.unread += 1;
                 bar.suspend(|| complain(failure));
             }
         }
         if !options.json
-            && let Ok(lines) = &lines
+            && let Ok(Checked { lines, near_ties }) = &checked
         {
-            bar.suspend(|| say(&text(&name, lines)))?;
+            bar.suspend(|| say(&text(&name, lines, near_ties)))?;
         }
-        files.push(file_json(&name, &lines));
+        files.push(file_json(&name, &checked));
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -91,7 +99,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
 }
 
 /// Compares every expected result of a file.
-pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result<Vec<Line>> {
+pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result<Checked> {
     if file.expected().is_empty() {
         return Err(Failure::input("no expected.* tensors: nothing to check"));
     }
@@ -111,7 +119,14 @@ pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result
             _ => Err(Failure::input(format!("result '{name}' was not computed"))),
         }
     };
-    names.into_iter().map(line).collect()
+    let lines = names.into_iter().map(line).collect::<Result<_>>()?;
+    let near_ties = match file {
+        ProblemFile::Lsh(file) => {
+            file.problem.near_ties(&file.inputs.stored_as::<f32>(dtype).as_inputs())?
+        }
+        _ => vec![],
+    };
+    Ok(Checked { lines, near_ties })
 }
 
 impl Counts {
@@ -151,7 +166,28 @@ impl Counts {
     }
 }
 
-fn text(name: &str, lines: &[Line]) -> String {
+/// Near ties that are listed; the number says how many more there are.
+const LISTED: usize = 8;
+
+fn near_tie_text(near_ties: &[NearTie]) -> String {
+    if near_ties.is_empty() {
+        return String::new();
+    }
+    let one = |t: &NearTie| {
+        let at = format!("[{}][{}][{}][{}]", t.batch, t.head, t.round, t.position);
+        format!("{at} by {}", table::small(t.gap))
+    };
+    let listed: Vec<String> = near_ties.iter().take(LISTED).map(one).collect();
+    let more = near_ties.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "  {} positions between two buckets (buckets[batch][head][round][position], gap): {}{more}\n",
+        near_ties.len(),
+        listed.join(", ")
+    )
+}
+
+fn text(name: &str, lines: &[Line], near_ties: &[NearTie]) -> String {
     let mut reason = None;
     let row = |line: &Line| match line {
         Line::Compared(c) => vec![
@@ -170,10 +206,11 @@ fn text(name: &str, lines: &[Line]) -> String {
     let rows: Vec<Vec<String>> = lines.iter().map(row).collect();
     let head = ["  result", "max abs", "error", "tolerance", "verdict"];
     let reason = reason.map_or(String::new(), |why| format!("  declined: {why}\n"));
-    format!("{name}\n{}{reason}", table::render(&head, &rows, 1))
+    let near_ties = near_tie_text(near_ties);
+    format!("{name}\n{}{reason}{near_ties}", table::render(&head, &rows, 1))
 }
 
-fn file_json(name: &str, lines: &Result<Vec<Line>>) -> Value {
+fn file_json(name: &str, checked: &Result<Checked>) -> Value {
     let line = |line: &Line| match line {
         Line::Compared(c) => json!({
             "name": c.name,
@@ -184,9 +221,20 @@ fn file_json(name: &str, lines: &Result<Vec<Line>>) -> Value {
         }),
         Line::Declined(name, why) => json!({ "name": name, "verdict": "declined", "reason": why }),
     };
-    match lines {
-        Ok(lines) => {
-            json!({ "file": name, "results": lines.iter().map(line).collect::<Vec<_>>() })
+    let near_tie = |t: &NearTie| {
+        json!({
+            "batch": t.batch, "head": t.head, "round": t.round, "position": t.position,
+            "gap": t.gap,
+        })
+    };
+    match checked {
+        Ok(Checked { lines, near_ties }) => {
+            let mut file =
+                json!({ "file": name, "results": lines.iter().map(line).collect::<Vec<_>>() });
+            if !near_ties.is_empty() {
+                file["near_ties"] = near_ties.iter().map(near_tie).collect();
+            }
+            file
         }
         Err(Failure::Declined(why)) => json!({ "file": name, "declined": why }),
         Err(Failure::Input(why)) => json!({ "file": name, "error": why }),

@@ -1,6 +1,6 @@
 //! `longhand sources`: the exact text of a kernel.
 
-use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, say};
+use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, RelativeOptions, say};
 use crate::failure::{Failure, Result};
 use crate::problem_file::{Problem, known_op};
 use crate::{cuda, webgpu};
@@ -50,6 +50,8 @@ pub(crate) struct Options {
     longformer: LongformerOptions,
     #[command(flatten)]
     lsh: LshOptions,
+    #[command(flatten)]
+    relative: RelativeOptions,
 }
 
 /// A language that kernels are written in.
@@ -72,10 +74,15 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
             problem.key_padding = options.key_padding;
             Problem::Longformer(problem)
         }
-        _ => {
+        "lsh" => {
             let mut problem = options.lsh.problem(&options.problem, options.seqlen)?;
             problem.key_padding = options.key_padding;
             Problem::Lsh(problem)
+        }
+        op => {
+            let mut problem = options.relative.problem(op, &options.problem, options.seqlen)?;
+            problem.key_padding = options.key_padding;
+            Problem::TransformerXl(problem)
         }
     };
     if options.kind != "full" {
