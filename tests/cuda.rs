@@ -371,6 +371,7 @@ fn a_long_sequence_runs_in_linear_memory() {
                 v: case.v[..end * head_dim].to_vec(),
                 alibi_slopes: None,
                 bias: None,
+                bias_table: None,
                 key_valid: None,
                 cu_seqlens_q: None,
                 cu_seqlens_k: None,

@@ -394,6 +394,7 @@ fn a_sequence_of_65536_runs_in_linear_memory() {
             v: case.v[..end * head_dim].to_vec(),
             alibi_slopes: None,
             bias: None,
+            bias_table: None,
             key_valid: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,

@@ -5,7 +5,7 @@ mod expand;
 
 pub use expand::{Slot, Stage};
 
-use super::Full;
+use super::{Buckets, Full};
 use crate::webgpu::Caps;
 use crate::{DType, Declined, Error, Strides};
 
@@ -74,6 +74,8 @@ pub struct Config {
     pub alibi: bool,
     /// See [`Full::bias`].
     pub bias: bool,
+    /// See [`Full::buckets`].
+    pub buckets: Option<Buckets>,
     /// See [`Full::key_padding`].
     pub key_padding: bool,
     /// See [`Full::ragged`].
@@ -102,6 +104,7 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         softcap: problem.softcap > 0.0,
         alibi: problem.alibi,
         bias: problem.bias.is_some(),
+        buckets: problem.buckets,
         key_padding: problem.key_padding,
         ragged: problem.ragged.is_some(),
     };
@@ -291,7 +294,8 @@ impl Config {
     }
 
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
-        let bytes = self.kernel.workgroup_bytes(self.head_dim);
+        let table = self.buckets.map_or(0, |b| 4 * b.num_buckets as u32).next_multiple_of(16);
+        let bytes = self.kernel.workgroup_bytes(self.head_dim) + table;
         if bytes > caps.max_workgroup_storage {
             let reason = format!(
                 "the kernel needs {bytes} bytes of workgroup memory, the device allows {}",

@@ -17,6 +17,8 @@ pub struct Inputs<'a, T> {
     pub alibi_slopes: Option<&'a [T]>,
     /// See [`Bias`](super::Bias).
     pub bias: Option<&'a [T]>,
+    /// `[num_buckets, heads_q]`, if [`Full::buckets`].
+    pub bias_table: Option<&'a [T]>,
     /// `[batch, seqlen_k]`, 1 for a key that may be attended, if [`Full::key_padding`].
     pub key_valid: Option<&'a [u8]>,
     /// `[batch + 1]`, if [`Full::ragged`].
@@ -34,6 +36,7 @@ impl<'a, T> Inputs<'a, T> {
             v,
             alibi_slopes: None,
             bias: None,
+            bias_table: None,
             key_valid: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,
@@ -54,6 +57,8 @@ impl Full {
         exactly("alibi_slopes", len(&inputs.alibi_slopes), self.alibi.then_some(s.heads_q))?;
         let bias = self.bias.as_ref().map(|b| self.bias_dims(b).iter().product());
         exactly("bias", len(&inputs.bias), bias)?;
+        let table = self.buckets.map(|b| b.num_buckets * s.heads_q);
+        exactly("bias_table", len(&inputs.bias_table), table)?;
         let valid = self.key_padding.then_some(s.batch * s.seqlen_k);
         exactly("key_valid", inputs.key_valid.map(<[u8]>::len), valid)?;
         if let Some(bad) = inputs.key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {

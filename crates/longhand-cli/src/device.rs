@@ -170,10 +170,9 @@ fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed>
         let stored = match name.as_str() {
             "lse" | "lse_g" | "lse_rounds" => DType::F32,
             // Gradients of what is f32 on a device.
-            "grad.bias" | "grad.bias_u" | "grad.bias_v" | "grad.bias_s" | "grad.seg_embed" => {
-                DType::F32
-            }
-            "buckets" => continue,
+            "grad.bias" | "grad.bias_table" | "grad.bias_u" | "grad.bias_v" | "grad.bias_s"
+            | "grad.seg_embed" => DType::F32,
+            "buckets" | "bucket_table" => continue,
             _ => dtype,
         };
         x.iter_mut().for_each(|x| *x = stored.round(*x));
