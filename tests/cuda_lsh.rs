@@ -6,10 +6,10 @@ mod common;
 use common::Random;
 use common::cuda::{Device, on_devices, on_simulated};
 use common::guard::GUARD;
-use common::lsh::{Case, errors, odd, random_problem};
-use common::lsh_cuda::run_guarded;
+use common::lsh::{Case, errors, lse_tolerance, random_problem};
+use common::lsh_cuda::{bound, buckets_of_positions, run_guarded, stable_order};
 use longhand::lsh::{Layout, Output, Wrap};
-use longhand::{DType, Lsh};
+use longhand::{DType, Lsh, Strides};
 use longhand_cli::compare::compare;
 use longhand_cli::lsh_file::LshFile;
 use longhand_cli::naive;
@@ -30,17 +30,21 @@ fn check_at(device: &Device, case: &Case, guard: usize) -> Output<f32> {
     let p = &case.problem;
     let plan = p.plan_cuda(&device.context).unwrap();
     let got = run_guarded(device, &plan, case, guard).unwrap();
-    let expected = case.reference();
     let what = format!("{} ({})", device.name, plan.describe());
-    assert_eq!(got.buckets, expected.buckets, "{what}: {p:?}");
-    assert_eq!(got.order, expected.order, "{what}: {p:?}");
+    assert_eq!(got.order, stable_order(p.seqlen, &got.buckets), "{what}: {p:?}");
+    let mut expected = case.reference();
+    if got.buckets != expected.buckets {
+        // Next to a tie the hash may go either way; what follows is held to the way it went.
+        case.check_buckets(&what, &got.buckets, &expected.buckets);
+        expected = case.with_buckets(&got.buckets).reference();
+    }
     let (out, lse) = errors(&got, &expected);
-    let most = case.bound(&expected);
+    let most = bound(case, &expected);
     let truncation = match (p.dtype, device.truncates) {
         (DType::F32, true) => 0.375 * p.head_dim as f64 / f64::from(1 << 24),
         _ => 0.0,
     };
-    let within = out <= most && lse <= LSE + truncation;
+    let within = out <= most && lse <= LSE.max(lse_tolerance(p)) + truncation;
     assert!(within, "{what}: out {out:.2e} > {most:.2e}, lse {lse:.2e}: {p:?}");
     got
 }
@@ -108,7 +112,9 @@ fn odd_strides_and_tensors_off_16_bytes_load_by_elements() {
             for (n, guard) in [(0, 0), (1, 4), (2, 12), (3, 260)] {
                 let mut random = Random(n);
                 let p = Lsh::new([2, 70, 2, 40], 16, 2, dtype).num_buckets(&[2, 2]).causal();
-                let strides = odd(&p, if guard == 0 { 3 } else { 8 });
+                let gap = if guard == 0 { 3 } else { 8 };
+                let (head, row) = (40 + gap, 2 * (40 + gap) + 2 * gap);
+                let strides = Strides { batch: 70 * row + 5 * gap, seqlen: row, head };
                 let p = p.key_padding().layout(Layout::of(strides));
                 check_at(device, &Case::new(p, &mut random), guard);
             }
@@ -124,7 +130,7 @@ fn the_order_is_that_of_a_stable_sort() {
     on_devices(|device| {
         for (n, seqlen) in [255, 256, 257, 700, 4095, 4096, 4097, 9000].into_iter().enumerate() {
             for (k, factors) in buckets.iter().enumerate() {
-                if seqlen > 4000 && (n + k) % 2 == 0 {
+                if seqlen > 4000 && (n + k) % 3 != 0 {
                     continue;
                 }
                 let p = Lsh::new([1, seqlen, 1, 4], 64, 2, DType::F16).chunks(0, 0);
@@ -136,13 +142,8 @@ fn the_order_is_that_of_a_stable_sort() {
                 }
                 let inputs = case.inputs();
                 let got = case.problem.run_cuda(&device.context, &inputs).unwrap();
-                let buckets = case.buckets_of_positions();
-                let of_round = buckets.chunks_exact(seqlen).flat_map(|of_round| {
-                    let mut positions: Vec<i32> = (0..seqlen as i32).collect();
-                    positions.sort_by_key(|&i| of_round[i as usize]);
-                    positions
-                });
-                assert!(got.order.iter().copied().eq(of_round), "{seqlen} {factors:?}");
+                let order = stable_order(seqlen, &buckets_of_positions(&case));
+                assert!(got.order == order, "{seqlen} {factors:?}");
             }
         }
     });
@@ -298,7 +299,7 @@ fn ways() -> Vec<Case> {
     problems
         .into_iter()
         .map(|p| {
-            let layout = Layout::of(longhand::Strides::bshd(p.seqlen, p.heads, p.head_dim));
+            let layout = Layout::of(Strides::bshd(p.seqlen, p.heads, p.head_dim));
             Case::new(p.layout(layout), &mut random)
         })
         .collect()
@@ -375,13 +376,22 @@ fn shared_memory_meets_no_bank_conflict() {
                 for (region, counts) in counters["regions"].as_object().expect("regions") {
                     let [passes, ideal] =
                         ["shared_wavefronts", "shared_ideal"].map(|name| number(counts, name));
-                    println!("{kernel} {dtype} {head_dim} {region}: {passes} {ideal}");
+                    let what = format!("{kernel} {dtype} head_dim {head_dim}, after {region}");
+                    match (kernel, region.as_str()) {
+                        // Before the loop a few positions, after it pairs of f32.
+                        ("lsh_forward", "" | "EPILOGUE") => {}
+                        ("lsh_forward", _) => assert_eq!(passes, ideal, "{what}"),
+                        // Rotations are read by quarters of a warp.
+                        _ => assert!(passes as f64 <= 1.05 * ideal as f64, "{what}: {passes}"),
+                    }
                 }
             }
         }
     }
 }
 
+/// Rows of out, qk and v are whole sectors wherever they lie; of a gathered position, lse and
+/// factor, four bytes of one are used.
 #[test]
 fn global_memory_is_moved_by_whole_sectors() {
     if common::mock::on_gpu() {
@@ -390,15 +400,16 @@ fn global_memory_is_moved_by_whole_sectors() {
     for head_dim in [64, 128] {
         for dtype in [DType::F16, DType::F32] {
             let p = Lsh::new([1, 512, 1, head_dim], 64, 2, dtype).num_buckets(&[16]);
-            for (kernel, launch) in [("lsh_hash", 0), ("lsh_forward", 0), ("lsh_forward", 1)] {
-                let total = counted(&p, kernel, launch)["total"].clone();
+            for launch in 0..2 {
+                let total = counted(&p, "lsh_forward", launch)["total"].clone();
                 let moved =
                     number(&total, "global_sectors_load") + number(&total, "global_sectors_store");
-                let ideal = number(&total, "global_sectors_ideal");
-                println!(
-                    "{kernel} {launch} {dtype} {head_dim}: {moved} {ideal} flops {}",
-                    number(&total, "tc_flops")
-                );
+                let ratio = moved as f64 / number(&total, "global_sectors_ideal") as f64;
+                assert!(ratio <= 1.13, "{dtype} head_dim {head_dim}, round {launch}: {ratio}");
+                // Each chunk with itself and the one before it.
+                let products = if dtype == DType::F32 { 3 } else { 1 };
+                let flops = products * 4 * 512 * 128 * head_dim as u64;
+                assert_eq!(number(&total, "tc_flops"), flops, "{dtype} head_dim {head_dim}");
             }
         }
     }

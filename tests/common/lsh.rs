@@ -1,12 +1,12 @@
 //! Random problems of LSH attention, and what their results must be.
 
 use super::Random;
-use super::guard::{SENTINEL, floats_of, sentinel};
+use super::guard::{written, written_rows};
 use longhand::lsh::{Inputs, Layout, Output, Wrap};
 use longhand::{DType, Lsh, Strides};
 
 /// A problem with tensors of its own.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Case {
     pub problem: Lsh,
     pub qk: Vec<f32>,
@@ -30,11 +30,13 @@ impl Case {
             all
         };
         let (qk, v) = (tensor(&problem.layout.qk), tensor(&problem.layout.v));
-        let given = problem.is_sorted() && problem.buckets_given;
-        let most = problem.buckets();
-        let buckets =
-            given.then(|| (0..problem.buckets_len()).map(|_| random.below(most) as i32).collect());
         let rotations = problem.is_hashed().then(|| problem.rotations(random.next()));
+        let buckets = (problem.is_sorted() && problem.buckets_given).then(|| {
+            // Spread over all, over a few, or all the same.
+            let n = [problem.buckets(), 3.min(problem.buckets()), 1][random.below(3)];
+            let first = random.below(problem.buckets() - n + 1);
+            (0..problem.buckets_len()).map(|_| (first + random.below(n)) as i32).collect()
+        });
         let positions = problem.batch * problem.seqlen;
         let key_valid = problem
             .key_padding
@@ -51,26 +53,11 @@ impl Case {
         }
     }
 
-    /// The given buckets as a result has them: of an invalid position, the last.
-    pub fn buckets_of_positions(&self) -> Vec<i32> {
-        let p = &self.problem;
-        let of_sequence = (p.heads * p.num_hashes * p.seqlen).max(1);
-        let valid = |n: usize| {
-            let at = n / of_sequence * p.seqlen + n % p.seqlen.max(1);
-            self.key_valid.as_ref().is_none_or(|valid| valid[at] != 0)
-        };
-        let given = self.buckets.iter().flatten().enumerate();
-        given.map(|(n, &b)| if valid(n) { b } else { p.buckets() as i32 }).collect()
-    }
-
     /// The oracle, in f64.
     pub fn reference(&self) -> Output<f64> {
-        self.reference_with(&self.v)
-    }
-
-    fn reference_with(&self, v: &[f32]) -> Output<f64> {
         let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-        let (qk, v, rotations) = (wide(&self.qk), wide(v), self.rotations.as_deref().map(wide));
+        let (qk, v, rotations) =
+            (wide(&self.qk), wide(&self.v), self.rotations.as_deref().map(wide));
         let inputs = Inputs {
             rotations: rotations.as_deref(),
             buckets: self.buckets.as_deref(),
@@ -80,102 +67,138 @@ impl Case {
         self.problem.reference(&inputs).expect("valid")
     }
 
-    /// How far `out` may be off, by the fixtures' measure. In a 16-bit dtype the result is rounded
-    /// in each round, and so are the probabilities before the product with v: each by half a unit in
-    /// its last place, so that the latter moves a row by that much of the sum of p·|v|. A rounding
-    /// of an earlier round has the weight of the rounds before the next: of equal rounds those of
-    /// all together have half as much as there are rounds.
-    pub fn bound(&self, expected: &Output<f64>) -> f64 {
-        let unit = match self.problem.dtype {
-            DType::F32 => return super::tolerance(DType::F32),
-            DType::F16 => 1.0 / 2048.0,
-            DType::BF16 => 1.0 / 256.0,
+    /// The same problem with these buckets in place of hashing.
+    pub fn with_buckets(&self, buckets: &[i32]) -> Case {
+        let problem = self.problem.clone().buckets_given();
+        Case { problem, rotations: None, buckets: Some(buckets.to_vec()), ..self.clone() }
+    }
+
+    /// Where `got` hashed a position otherwise than the definition, the two projections must be as
+    /// good as equal: the definition's best in f64, and that of the bucket which was chosen.
+    pub fn check_buckets(&self, name: &str, got: &[i32], expected: &[i32]) {
+        assert_eq!(got.len(), expected.len(), "{name}: buckets");
+        let p = &self.problem;
+        for (n, (&mine, &theirs)) in got.iter().zip(expected).enumerate() {
+            if mine == theirs {
+                continue;
+            }
+            let (i, row) = (n % p.seqlen, n / p.seqlen);
+            let (r, h) = (row % p.num_hashes, row / p.num_hashes % p.heads);
+            let b = row / (p.num_hashes * p.heads);
+            let gap = self.gap([b, h, r, i], mine, theirs);
+            assert!(
+                gap <= 1e-5,
+                "{name}: bucket {mine}, not {theirs}, at {n}: gap {gap:.1e}: {p:?}"
+            );
+        }
+    }
+
+    /// By how much the projections of two buckets differ, relative to the vectors' lengths; of a
+    /// bucket that is none, infinite.
+    fn gap(&self, [b, h, r, i]: [usize; 4], mine: i32, theirs: i32) -> f64 {
+        let p = &self.problem;
+        let l = &p.layout.qk;
+        let x = &self.qk[b * l.batch + i * l.seqlen + h * l.head..][..p.head_dim];
+        let rotations = self.rotations.as_ref().expect("hashed");
+        let column = |c: usize| {
+            let at = move |d: usize| ((h * p.head_dim + d) * p.num_hashes + r) * p.columns() + c;
+            (0..p.head_dim).map(move |d| f64::from(rotations[at(d)]))
         };
-        let absolute: Vec<f32> = self.v.iter().map(|x| x.abs()).collect();
-        let sums = self.reference_with(&absolute).out;
-        let largest = |of: &[f64], least: f64| of.iter().fold(least, |m, x| m.max(x.abs()));
-        let rounds = (self.problem.rounds() as f64 + 1.0) / 2.0;
-        super::tolerance(DType::F32)
-            + unit * (rounds + largest(&sums, 0.0) / largest(&expected.out, 0.1))
+        let (mut mine, mut theirs) = (mine as usize, theirs as usize);
+        if mine >= p.buckets() || theirs >= p.buckets() {
+            return f64::INFINITY;
+        }
+        let (mut worst, mut first) = (0.0f64, 0);
+        for f in &p.num_buckets {
+            let projection = |bucket: usize| {
+                let (c, sign) = if bucket < f / 2 { (bucket, 1.0) } else { (bucket - f / 2, -1.0) };
+                let dot: f64 = column(first + c).zip(x).map(|(r, &x)| r * f64::from(x)).sum();
+                let lengths = column(first + c).map(|r| r * r).sum::<f64>()
+                    * x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+                (sign * dot, lengths.sqrt())
+            };
+            let ((a, of_a), (b, of_b)) = (projection(mine % f), projection(theirs % f));
+            worst = worst.max((a - b).abs() / of_a.max(of_b).max(f64::MIN_POSITIVE));
+            (mine, theirs, first) = (mine / f, theirs / f, first + f / 2);
+        }
+        worst
     }
 }
 
-/// Rows with gaps between them, and between heads and sequences.
-pub fn odd(p: &Lsh, gap: usize) -> Strides {
-    let head = p.head_dim + gap;
-    let row = p.heads * head + 2 * gap;
-    Strides { batch: p.seqlen * row + 5 * gap, seqlen: row, head }
-}
-
-/// Every choice that a problem has, at random; mostly with given buckets, since a near tie of the
-/// hash is decided by rounding.
+/// A problem that mixes options. Most have their buckets given, so that a hash next to a tie plays
+/// no role.
 pub fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> Lsh {
-    let lengths = [1, 2, 7, 31, 33, 64, 65, 100, 127, 129, 150, 200, 260, 300];
-    let chunks = [1, 3, 4, 16, 20, 32, 33, 50, 64, 64, 65, 100, 128, 200];
-    let factors: [&[usize]; 6] = [&[2], &[4], &[16], &[2, 4], &[4, 2, 6], &[300]];
-    let seqlen = lengths[random.below(lengths.len())];
-    let heads = 1 + random.below(3);
-    let chunk_len = chunks[random.below(chunks.len())];
-    let mut p = Lsh::new(
-        [1 + random.below(2), seqlen, heads, head_dim],
-        chunk_len,
-        1 + random.below(4),
-        dtype,
-    )
-    .num_buckets(factors[random.below(factors.len())])
-    .chunks(random.below(3), random.below(3));
-    if random.below(6) == 0 {
-        p = p.chunks(7, 2); // more than the ring has, often
+    let shape = [1 + random.below(2), 1 + random.below(230), 1 + random.below(3), head_dim];
+    let [batch, seqlen, heads, _] = shape;
+    let chunk_len = [1, 5, 16, 32, 47, 64, 100][random.below(7)];
+    let mut p = Lsh::new(shape, chunk_len, 1 + random.below(4), dtype)
+        .chunks(random.below(3), random.below(2));
+    let factors: [&[usize]; 6] = [&[2], &[16], &[4, 6], &[254], &[300], &[2, 40, 2]];
+    p = p.num_buckets(factors[random.below(6)]);
+    match random.below(4) {
+        // More chunks than there are.
+        0 => p = p.chunks(random.below(9), random.below(9)),
+        // Masked keys count.
+        1 => (p.softmax_scale, p.self_mask_value, p.mask_value) = (0.1, -2.0, -3.0),
+        _ => {}
     }
+    p.wrap = [Wrap::AcrossRounds, Wrap::PerRound][random.below(2)];
     p.causal = random.below(2) == 0;
-    p.key_padding = random.below(3) == 0;
-    p.buckets_given = random.below(4) != 0;
-    p.wrap = if random.below(3) == 0 { Wrap::PerRound } else { Wrap::AcrossRounds };
+    p.key_padding = random.below(2) == 0;
     p.duplicates_once = random.below(4) == 0;
-    if random.below(6) == 0 {
-        p.softmax_scale = -0.2;
-    }
+    p.buckets_given = random.below(4) != 0;
+    let gap = 4 * random.below(3);
+    let row = heads * (head_dim + gap) + 8;
+    let odd = Strides { batch: seqlen * row + 4, seqlen: row, head: head_dim + gap };
     p.layout = match random.below(3) {
         0 => Layout::of(Strides::bhsd(seqlen, heads, head_dim)),
-        1 => Layout { v: odd(&p, 8), out: odd(&p, 24), ..p.layout },
+        1 => Layout { v: odd, out: odd, ..p.layout },
         _ => p.layout,
     };
+    debug_assert!(batch > 0);
     p
 }
 
-/// Errors of `got` by the fixtures' measure: (out, lse).
+/// Errors of `got` by the fixtures' measure: (out, lse), the latter over rounds and all.
 pub fn errors(got: &Output<f32>, expected: &Output<f64>) -> (f64, f64) {
     let (out, lse) = super::errors_of((&got.out, &got.lse), (&expected.out, &expected.lse));
-    let rounds = (&got.lse_rounds[..], &expected.lse_rounds[..]);
-    let (_, of_rounds) = super::errors_of((&[], rounds.0), (&[], rounds.1));
-    (out, lse.max(of_rounds))
+    let (_, rounds) = super::errors_of((&[], &got.lse_rounds), (&[], &expected.lse_rounds));
+    (out, if rounds.is_nan() || rounds > lse { rounds } else { lse })
 }
 
-/// The results of a launch into sentinels: every element is written, and what lies between rows is
-/// not.
-pub fn checked_out(p: &Lsh, out: &[u8]) -> Vec<f32> {
-    let l = &p.layout.out;
-    let mut owned = vec![false; p.span(l)];
-    for batch in 0..p.batch {
-        for (row, head) in (0..p.seqlen).flat_map(|i| (0..p.heads).map(move |h| (i, h))) {
-            let at = batch * l.batch + row * l.seqlen + head * l.head;
-            owned[at..at + p.head_dim].fill(true);
-        }
-    }
-    let (mut values, untouched) = (floats_of(out, p.dtype), sentinel(out.len()));
-    let e = p.dtype.bytes();
-    for (n, value) in values.iter_mut().enumerate().filter(|(n, _)| !owned[*n]) {
-        let same = out[n * e..][..e] == untouched[n * e..][..e];
-        assert!(same, "out: the gap at element {n} was written");
-        *value = 0.0;
-    }
-    values
+/// What `out` may be off by. A round is merged into a result that is stored already, so that each
+/// but the first rounds once more, on a part of it.
+pub fn tolerance(p: &Lsh) -> f64 {
+    let plain = super::tolerance(DType::F32);
+    plain + (super::tolerance(p.dtype) - plain) * merges(p)
 }
 
-/// The words of a result of which every one must have been written.
-pub fn written(name: &str, bytes: &[u8]) -> Vec<[u8; 4]> {
-    let words: Vec<[u8; 4]> = bytes.as_chunks().0.to_vec();
-    let left = words.iter().position(|&word| word == SENTINEL.to_le_bytes());
-    assert!(left.is_none(), "{name}: element {left:?} was not written");
-    words
+fn merges(p: &Lsh) -> f64 {
+    (p.rounds() as f64 + 1.0) / 2.0
+}
+
+/// What lse may be off by: twice what a plain f32 evaluation of the fixtures stays below. Where masked
+/// keys count, equal terms are summed: all are rounded the same way, and the errors add up. Each round that is merged rounds once more.
+pub fn lse_tolerance(p: &Lsh) -> f64 {
+    let plain = if p.mask_value > -100.0 { 2.4e-6 } else { 6e-7 };
+    plain * merges(p)
+}
+
+/// The results of a launch into sentinels, as bytes: every element is written, and what lies between
+/// rows is not. Buckets and order are whatever the launch left.
+pub fn checked(p: &Lsh, out: &[u8], lse: &[u8], lse_rounds: Option<&[u8]>) -> Output<f32> {
+    let shape = [p.batch, p.seqlen, p.heads, p.head_dim];
+    let lse = written("lse", lse);
+    Output {
+        out: written_rows(out, &p.layout.out, shape, p.dtype),
+        lse_rounds: lse_rounds.map_or_else(|| lse.clone(), |x| written("lse_rounds", x)),
+        lse,
+        buckets: vec![],
+        order: vec![],
+    }
+}
+
+/// The i32 in `bytes`.
+pub fn words_of(bytes: &[u8]) -> Vec<i32> {
+    bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
 }

@@ -3,7 +3,7 @@
 
 use super::cuda::{Device, Tensor};
 use super::guard::{bytes_of, sentinel};
-use super::lsh::{Case, checked_out, written};
+use super::lsh::{Case, checked, words_of};
 use longhand::cuda::{DeviceBuffer, Stream};
 use longhand::lsh::Output;
 use longhand::lsh::cuda::{Args, Plan};
@@ -64,27 +64,51 @@ pub fn run_guarded(
         }
         None => workspace.read(&stream, "workspace")?[..4 * p.buckets_len()].to_vec(),
     };
-    let floats = |name: &str, tensor: &Tensor| {
-        let words = written(name, &tensor.read(&stream, name)?);
-        Ok::<_, Error>(words.into_iter().map(f32::from_le_bytes).collect::<Vec<f32>>())
+    let words = |name: &str, tensor: &Option<Tensor>| {
+        tensor.as_ref().map(|tensor| tensor.read(&stream, name)).transpose()
     };
-    let ints = |name: &str, bytes: &[u8]| {
-        written(name, bytes).into_iter().map(i32::from_le_bytes).collect::<Vec<i32>>()
-    };
-    let lse = floats("lse", &lse)?;
-    let lse_rounds = match &lse_rounds {
-        Some(tensor) => floats("lse_rounds", tensor)?,
-        None => lse.clone(),
-    };
-    let buckets = match &computed {
-        Some(tensor) => ints("buckets", &tensor.read(&stream, "buckets")?),
-        None => case.buckets_of_positions(),
-    };
+    let (rounds, buckets) = (words("lse_rounds", &lse_rounds)?, words("buckets", &computed)?);
+    let (out, lse) = (out.read(&stream, "out")?, lse.read(&stream, "lse")?);
     Ok(Output {
-        out: checked_out(p, &out.read(&stream, "out")?),
-        lse,
-        lse_rounds,
-        buckets,
-        order: ints("order", &order),
+        buckets: buckets.map_or_else(|| buckets_of_positions(case), |bytes| words_of(&bytes)),
+        order: words_of(&order),
+        ..checked(p, &out, &lse, rounds.as_deref())
     })
+}
+
+/// The given buckets as a result has them: of an invalid position, the last.
+pub fn buckets_of_positions(case: &Case) -> Vec<i32> {
+    let p = &case.problem;
+    let of_sequence = (p.heads * p.num_hashes * p.seqlen).max(1);
+    let valid = |n: usize| {
+        let at = n / of_sequence * p.seqlen + n % p.seqlen.max(1);
+        case.key_valid.as_ref().is_none_or(|valid| valid[at] != 0)
+    };
+    let given = case.buckets.iter().flatten().enumerate();
+    given.map(|(n, &b)| if valid(n) { b } else { p.buckets() as i32 }).collect()
+}
+
+/// The positions of each round in the order of their buckets, equal ones as they were.
+pub fn stable_order(seqlen: usize, buckets: &[i32]) -> Vec<i32> {
+    let of_round = |buckets: &[i32]| {
+        let mut positions: Vec<i32> = (0..seqlen as i32).collect();
+        positions.sort_by_key(|&i| buckets[i as usize]);
+        positions
+    };
+    buckets.chunks_exact(seqlen.max(1)).flat_map(of_round).collect()
+}
+
+/// How far `out` may be off, by the fixtures' measure. In a 16-bit dtype the result is rounded in
+/// each round, which `lsh::tolerance` counts, and so are the probabilities before the product with
+/// v, by half a unit in their last place: that moves a row by that much of the sum of p·|v|.
+pub fn bound(case: &Case, expected: &Output<f64>) -> f64 {
+    let unit = match case.problem.dtype {
+        DType::F32 => return super::tolerance(DType::F32),
+        DType::F16 => 1.0 / 2048.0,
+        DType::BF16 => 1.0 / 256.0,
+    };
+    let v = case.v.iter().map(|x| x.abs()).collect();
+    let sums = Case { v, ..case.clone() }.reference().out;
+    let largest = |of: &[f64], least: f64| of.iter().fold(least, |m, x| m.max(x.abs()));
+    super::lsh::tolerance(&case.problem) + unit * largest(&sums, 0.0) / largest(&expected.out, 0.1)
 }
