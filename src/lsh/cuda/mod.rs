@@ -6,6 +6,7 @@
 pub mod config;
 mod host;
 mod params;
+mod sort;
 
 use super::Lsh;
 use crate::Error;

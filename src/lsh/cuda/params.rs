@@ -1,7 +1,8 @@
 //! The one parameter that every kernel of LSH attention takes.
 
 use super::Args;
-use super::config::{Config, Pass, Workspace, met_always};
+use super::config::Config;
+use super::sort::{Pass, Workspace, met_always};
 use crate::Strides;
 use crate::cuda::launch::Steps;
 use crate::lsh::{Lsh, Wrap};
