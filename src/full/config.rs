@@ -119,6 +119,11 @@ fn loads_by_vec4(problem: &Full) -> bool {
     problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
 }
 
+/// Workgroup memory of a head's biases by buckets.
+fn table_bytes(buckets: &Option<Buckets>) -> u32 {
+    buckets.map_or(0, |b| 4 * b.num_buckets as u32).next_multiple_of(16)
+}
+
 /// Texels along the textures of [`Kernel::Rows`].
 pub(crate) fn texture_width(caps: &Caps) -> u32 {
     (caps.max_texture_size / 2).min(4096)
@@ -139,8 +144,12 @@ pub(crate) fn rows_and_keys(head_dim: u32) -> (u32, u32) {
 /// The kernel for CPU adapters, if this is one and the textures are large enough.
 fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
     let width = texture_width(caps);
-    let (rows, keys) = rows_and_keys(head_dim);
-    let kernel = Kernel::Rows { rows, keys, texture_width: width };
+    let (most, keys) = rows_and_keys(head_dim);
+    let kernel = |rows| Kernel::Rows { rows, keys, texture_width: width };
+    // Biases by buckets need workgroup memory too.
+    let room = caps.max_workgroup_storage.saturating_sub(table_bytes(&problem.buckets));
+    let has_room = |rows: &u32| kernel(*rows).workgroup_bytes(head_dim) <= room;
+    let kernel = kernel((1..=most).rev().find(has_room).unwrap_or(1));
     let fits = |slot| {
         let [width, height] = kernel.texture_size(
             head_dim,
@@ -293,9 +302,13 @@ impl Config {
         Config { vec4: false, ..self }
     }
 
+    /// Workgroup memory of the forward kernel.
+    pub fn workgroup_bytes(&self) -> u32 {
+        self.kernel.workgroup_bytes(self.head_dim) + table_bytes(&self.buckets)
+    }
+
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
-        let table = self.buckets.map_or(0, |b| 4 * b.num_buckets as u32).next_multiple_of(16);
-        let bytes = self.kernel.workgroup_bytes(self.head_dim) + table;
+        let bytes = self.workgroup_bytes();
         if bytes > caps.max_workgroup_storage {
             let reason = format!(
                 "the kernel needs {bytes} bytes of workgroup memory, the device allows {}",

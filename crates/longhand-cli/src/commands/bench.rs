@@ -182,7 +182,7 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
             Box::new(move || generate::relative(op, &problem))
         }
         _ => {
-            let problem = options.problem.problem(seqlen, seqlen)?;
+            let problem = options.problem.problem_of(&options.kind, seqlen, seqlen)?;
             Box::new(move || generate::full(&problem))
         }
     })
