@@ -299,7 +299,10 @@ fn doctor_reports_every_device_and_why_one_is_absent() {
     assert!(devices.iter().all(|d| !d["what"].as_str().expect("text").is_empty()));
     assert_eq!(devices[2]["available"], false, "no adapter has that name");
     let text = longhand(&["doctor"]).out;
-    assert!(text.contains("cuda       NOT AVAILABLE") && text.contains("no kernels of its own"));
+    assert!(
+        text.contains("cuda       NOT AVAILABLE")
+            && text.contains("full attention forward by kernels")
+    );
 }
 
 #[cfg(feature = "webgpu")]

@@ -62,8 +62,10 @@ fn look(kind: DeviceKind) -> Finding {
         }
         DeviceKind::Cpu => {
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let isa = longhand::cpu::Isa::choose();
+            let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
             let what = format!(
-                "{threads} threads, {}; no kernels of its own yet: computes as the reference",
+                "{threads} threads, {} ({isa}); full attention forward by kernels, the rest as the reference",
                 std::env::consts::ARCH
             );
             (finding.state, finding.selects) = host(&what);
