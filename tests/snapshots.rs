@@ -3,7 +3,7 @@
 
 use longhand::full::Bias;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Shape};
+use longhand::{DType, Full, Longformer, Lsh, Shape};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
     assert_sources(name, problem.sources_webgpu(caps).unwrap());
@@ -62,6 +62,15 @@ fn one_query_over_split_keys_in_ptx() {
     assert_sources("sm80_bf16_d32_split", sources);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn lsh_by_two_factors_in_ptx() {
+    let problem = Lsh::new([1, 4096, 2, 32], 32, 2, DType::BF16).num_buckets(&[4, 6]).causal();
+    let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
+    assert_eq!(sources.len(), 4, "the hash, the two kernels of the sort, the attention");
+    assert_sources("sm80_bf16_d32", sources);
+}
+
 #[test]
 fn longformers_tiles_with_globals_padding_and_dilation() {
     let problem = Longformer::new([1, 4096, 2, 64], 256, DType::F32)
@@ -75,5 +84,21 @@ fn longformers_tiles_with_globals_padding_and_dilation() {
 fn longformers_rows_on_a_cpu_adapter() {
     let caps = Caps { cpu: true, ..Caps::baseline() };
     let problem = Longformer::new([1, 4096, 2, 32], 256, DType::BF16).globals(4);
+    assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
+}
+
+#[test]
+fn lshs_tiles_with_padding_and_pairs_that_count_once() {
+    let problem = Lsh::new([1, 4096, 2, 64], 64, 2, DType::F32)
+        .key_padding()
+        .duplicates_once()
+        .num_buckets(&[16, 32]);
+    assert_sources("f32_d64_all", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
+#[test]
+fn lshs_rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    let problem = Lsh::new([1, 4096, 2, 32], 64, 2, DType::BF16);
     assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
 }

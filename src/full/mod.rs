@@ -20,6 +20,7 @@ mod reference;
 
 #[cfg(feature = "webgpu")]
 pub mod config;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "webgpu")]

@@ -16,8 +16,8 @@ use common::relative_cuda::run_guarded;
 use longhand::DType;
 use longhand::transformer_xl::Output;
 
-/// As in `tests/cuda.rs`.
-const LSE: f64 = 6e-7 + (1.0 + std::f64::consts::LN_2) / (1 << 22) as f64;
+/// As in `tests/cuda.rs`, but a score is the sum of two products, twice as far from the exact one.
+const LSE: f64 = 1.2e-6 + (1.0 + std::f64::consts::LN_2) / (1 << 22) as f64;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 

@@ -139,7 +139,8 @@ pub(crate) fn all() -> Vec<Source> {
             }
         }
     }
-    let more = super::longformer::all().into_iter().chain(super::relative::all());
+    let more = super::longformer::all().into_iter().chain(super::lsh::all());
+    let more = more.chain(super::relative::all());
     sources.extend(more.filter(|source| texts.insert(source.text.clone())));
     assert!(sources.len() > 200, "only {} sources", sources.len());
     sources

@@ -15,7 +15,7 @@ use crate::transformer_xl_file::Stream;
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 #[cfg(feature = "cuda")]
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use crate::absent::Gpu;
@@ -71,7 +71,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
+            }
             ProblemFile::Relative(f) => {
                 let mut results = Results::new();
                 for &stream in f.streams() {
@@ -97,7 +100,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
+            }
             ProblemFile::Relative(f) => {
                 let inputs = f.inputs.as_inputs(Stream::Content);
                 f.problem(Stream::Content, dtype).time_cuda(gpu, &inputs, repeats)?
@@ -122,17 +128,12 @@ impl Gpu {
             Problem::Longformer(p) => {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
-            Problem::Lsh(_) => return no_lsh(),
+            Problem::Lsh(p) => longhand::lsh::cuda::config::select(p, caps)?.describe(),
             Problem::TransformerXl(p) => {
                 longhand::transformer_xl::cuda::config::select(p, caps)?.describe()
             }
         })
     }
-}
-
-#[cfg(feature = "cuda")]
-fn no_lsh<T>() -> Result<T> {
-    Err(Failure::declined("device cuda: no kernel for op 'lsh' in this build yet"))
 }
 
 #[cfg(feature = "cuda")]
@@ -181,7 +182,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
     Ok(match problem {
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
-        Problem::Lsh(_) => return no_lsh(),
+        Problem::Lsh(p) => p.sources_cuda(&caps)?,
         Problem::TransformerXl(p) => p.sources_cuda(&caps)?,
     })
 }

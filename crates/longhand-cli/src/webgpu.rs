@@ -9,7 +9,7 @@ use crate::problem_file::ProblemFile;
 #[cfg(feature = "webgpu")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(feature = "webgpu")]
 use longhand::webgpu::{Caps, Context};
@@ -58,7 +58,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
+            }
             ProblemFile::Relative(f) => return no_kernel(f.op),
         })
     }
@@ -75,7 +78,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
+            }
             ProblemFile::Relative(f) => return no_kernel(f.op),
         }))
     }
@@ -85,7 +91,7 @@ impl Gpu {
         Ok(match problem {
             Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
-            Problem::Lsh(_) => return no_lsh(),
+            Problem::Lsh(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
         })
     }
@@ -95,13 +101,6 @@ impl Gpu {
 fn no_kernel<T>(op: &str) -> Result<T> {
     let why = format!("device webgpu: no kernel for op '{op}' in this build yet");
     Err(crate::failure::Failure::declined(why))
-}
-
-#[cfg(feature = "webgpu")]
-fn no_lsh<T>() -> Result<T> {
-    Err(crate::failure::Failure::declined(
-        "device webgpu: no kernel for op 'lsh' in this build yet",
-    ))
 }
 
 #[cfg(feature = "webgpu")]
@@ -137,7 +136,7 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
     Ok(match problem {
         Problem::Full(p) => p.sources_webgpu(&caps)?,
         Problem::Longformer(p) => p.sources_webgpu(&caps)?,
-        Problem::Lsh(_) => return no_lsh(),
+        Problem::Lsh(p) => p.sources_webgpu(&caps)?,
         Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
     })
 }
