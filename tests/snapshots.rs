@@ -3,7 +3,7 @@
 
 use longhand::full::Bias;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Lsh, Shape};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
     assert_sources(name, problem.sources_webgpu(caps).unwrap());
@@ -68,6 +68,15 @@ fn lsh_by_two_factors_in_ptx() {
     let problem = Lsh::new([1, 4096, 2, 32], 32, 2, DType::BF16).num_buckets(&[4, 6]).causal();
     let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
     assert_eq!(sources.len(), 4, "the hash, the two kernels of the sort, the attention");
+    assert_sources("sm80_bf16_d32", sources);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn relative_positions_over_a_memory_in_ptx() {
+    let problem = TransformerXl::with_memory([1, 4096, 2, 32], 4096, DType::BF16);
+    let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
+    assert_eq!(sources.len(), 2, "the terms, the attention");
     assert_sources("sm80_bf16_d32", sources);
 }
 
