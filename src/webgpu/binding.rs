@@ -1,6 +1,6 @@
 //! A caller's buffers, and the checks that keep wgpu from rejecting a whole encoder.
 
-use super::Context;
+use super::{Caps, Context};
 use crate::Error;
 
 /// A tensor in a buffer of the caller's: where it begins, in bytes.
@@ -89,6 +89,22 @@ impl<'a> Checked<'a> {
                 Err(Error::invalid(format!("{name}.buffer.size"), size, rule))
             }
         }
+    }
+
+    /// The workspace: it begins where a part of it may be bound.
+    pub(crate) fn workspace(
+        binding: Option<Binding<'a>>,
+        bytes: u64,
+        caps: &Caps,
+    ) -> Result<Self, Error> {
+        let words = (bytes / 4) as usize;
+        let workspace = Checked::new("workspace", binding, words, 4, Usage::Write)?;
+        let alignment = u64::from(caps.offset_alignment);
+        if !workspace.offset.is_multiple_of(alignment) {
+            let rule = format!("must be a multiple of the device's {alignment} bytes");
+            return Err(Error::invalid("workspace.offset", workspace.offset, rule));
+        }
+        Ok(workspace)
     }
 
     /// The part from element `first` on, `elements` long: a range to bind whose offset suits the

@@ -1,5 +1,7 @@
 //! What a device allows, as far as kernels are chosen by it.
 
+use crate::Declined;
+
 /// Limits and features of a device; plain data, so that selection can be tested without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
@@ -60,6 +62,41 @@ impl Caps {
             f16: false,
             subgroup_size: None,
             cpu: false,
+        }
+    }
+
+    /// Declines a kernel with more workgroup memory, storage buffers or invocations than there are.
+    pub(crate) fn allows(&self, bytes: u32, buffers: u32, threads: u32) -> Result<(), Declined> {
+        let most = self.max_workgroup_storage;
+        if bytes > most {
+            let needs = format!("{bytes} bytes of workgroup memory, the device allows {most}");
+            return Err(Declined::new(format!("the kernel needs {needs}")));
+        }
+        let most = self.max_storage_buffers;
+        if buffers > most {
+            let needs = format!("{buffers} storage buffers, the device allows {most}");
+            return Err(Declined::new(format!("the problem needs {needs}")));
+        }
+        let most = self.max_invocations;
+        if threads > most {
+            let needs = format!("{threads} invocations per workgroup, the device allows {most}");
+            return Err(Declined::new(format!("the kernel needs {needs}")));
+        }
+        Ok(())
+    }
+
+    /// Declines tensors, of which the bytes are given, that one binding does not take.
+    pub(crate) fn binds(&self, tensors: &[(&str, u64)]) -> Result<(), Declined> {
+        // A binding begins up to one alignment early and ends on a whole word.
+        let room = self.max_binding_size.saturating_sub(u64::from(self.offset_alignment) + 16);
+        match tensors.iter().find(|(_, bytes)| *bytes > room) {
+            Some((name, bytes)) => {
+                let most = self.max_binding_size;
+                let reason =
+                    format!("{name} spans {bytes} bytes, the device binds at most {most} at once");
+                Err(Declined::new(reason))
+            }
+            None => Ok(()),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 pub(crate) enum PipelineKey {
     Full(crate::full::config::Config, crate::full::config::Stage),
     Longformer(crate::longformer::config::Config, crate::longformer::config::Stage),
+    TransformerXl(crate::transformer_xl::config::Config, crate::transformer_xl::config::Stage),
 }
 
 /// How a kernel uses a binding; its number is the position in the list.

@@ -1,8 +1,8 @@
 //! Guard bands and sentinels: what shows a write outside a result, and an element left out.
 
 use super::Case;
-use longhand::DType;
 use longhand::full::Output;
+use longhand::{DType, Strides};
 
 /// Bytes on both sides of every tensor; not a multiple of 256, so that offsets are odd ones.
 pub const GUARD: usize = 256 + 48;
@@ -73,4 +73,37 @@ fn owned_elements(case: &Case) -> Vec<bool> {
         }
     }
     owned
+}
+
+/// The values of a result of `[batch, seqlen, heads, head_dim]` written into sentinels: what lies
+/// between rows is not written, and is 0 here.
+pub fn written_rows(
+    out: &[u8],
+    l: &Strides,
+    [batch, seqlen, heads, head_dim]: [usize; 4],
+    dtype: DType,
+) -> Vec<f32> {
+    let e = dtype.bytes();
+    let mut owned = vec![false; out.len() / e];
+    for b in 0..batch {
+        for (row, head) in (0..seqlen).flat_map(|i| (0..heads).map(move |h| (i, h))) {
+            let at = b * l.batch + row * l.seqlen + head * l.head;
+            owned[at..at + head_dim].fill(true);
+        }
+    }
+    let (mut values, untouched) = (floats_of(out, dtype), sentinel(out.len()));
+    for (n, value) in values.iter_mut().enumerate().filter(|(n, _)| !owned[*n]) {
+        let same = out[n * e..][..e] == untouched[n * e..][..e];
+        assert!(same, "out: the gap at element {n} was written");
+        *value = 0.0;
+    }
+    values
+}
+
+/// The f32 of a result that has no gaps: each was written.
+pub fn written(name: &str, bytes: &[u8]) -> Vec<f32> {
+    let sentinel = SENTINEL.to_le_bytes();
+    let unwritten = bytes.chunks_exact(4).position(|b| b == sentinel);
+    assert_eq!(unwritten, None, "{name}: an element was not written");
+    floats_of(bytes, DType::F32)
 }

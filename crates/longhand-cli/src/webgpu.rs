@@ -9,6 +9,8 @@ use crate::problem_file::ProblemFile;
 #[cfg(feature = "webgpu")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
+use crate::transformer_xl_file::Stream;
+#[cfg(feature = "webgpu")]
 use longhand::{DType, Full, Longformer};
 
 #[cfg(feature = "webgpu")]
@@ -59,7 +61,14 @@ impl Gpu {
                 f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
             }
             ProblemFile::Lsh(_) => return no_lsh(),
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let mut results = Results::new();
+                for &stream in f.streams() {
+                    let inputs = f.inputs.as_inputs(stream);
+                    f.put(&mut results, stream, &f.problem(stream, dtype).run_webgpu(gpu, &inputs)?);
+                }
+                results
+            }
         })
     }
 
@@ -76,7 +85,10 @@ impl Gpu {
                 problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
             }
             ProblemFile::Lsh(_) => return no_lsh(),
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let inputs = f.inputs.as_inputs(Stream::Content);
+                f.problem(Stream::Content, dtype).time_webgpu(gpu, &inputs, repeats)?
+            }
         }))
     }
 
@@ -86,15 +98,9 @@ impl Gpu {
             Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Lsh(_) => return no_lsh(),
-            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+            Problem::TransformerXl(p) => p.plan_webgpu(&self.context)?.describe(),
         })
     }
-}
-
-#[cfg(feature = "webgpu")]
-fn no_kernel<T>(op: &str) -> Result<T> {
-    let why = format!("device webgpu: no kernel for op '{op}' in this build yet");
-    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "webgpu")]
@@ -138,7 +144,7 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
         Problem::Full(p) => p.sources_webgpu(&caps)?,
         Problem::Longformer(p) => p.sources_webgpu(&caps)?,
         Problem::Lsh(_) => return no_lsh(),
-        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+        Problem::TransformerXl(p) => p.sources_webgpu(&caps)?,
     })
 }
 
