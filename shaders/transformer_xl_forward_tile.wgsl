@@ -17,7 +17,7 @@
 //% set q_row = "min(q0 + i32(n / DC4), q_last)"
 //% set k_row = "min(i32(kt + r), i32(P.seqlen_k) - 1)"
 //% set v_row = "min(i32(kt + r0 + n / D4), i32(P.seqlen_k) - 1)"
-//% set r_row = "row_of(q0 + offset - i32(kt + BLOCK_N) + 1 + i32(r))"
+//% set table_row = "row_of(q0 + offset - i32(kt + BLOCK_N) + 1 + i32(r))"
 //% set stored = "row <= q_last"
 //% set out_row = "row"
 //% set partial_row = "split * P.partial_rows + (batch * P.heads + head) * P.seqlen_q + u32(row)"

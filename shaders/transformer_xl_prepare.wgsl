@@ -48,30 +48,30 @@ fn main(
     }
     n -= rows_q * D4;
 //% if texels
-    let table = P.heads * P.rows;
-    if (n < table * D4) {
+    let table_rows = P.heads * P.rows;
+    if (n < table_rows * D4) {
         let local_row = n / D4;
-        let x = load_r(P.r_base + local_row / P.rows * P.r_head + local_row % P.rows * P.r_row, n % D4 * 4u);
+        let x = load_table(P.table_base + local_row / P.rows * P.table_head + local_row % P.rows * P.table_row, n % D4 * 4u);
         textureStore(r_texels_of, q_texel(local_row) + vec2<i32>(i32(n % D4), 0), x);
         return;
     }
-    n -= table * D4;
-    if (n < (table + 3u) / 4u) {
+    n -= table_rows * D4;
+    if (n < (table_rows + 3u) / 4u) {
         var four = vec4<u32>();
         for (var c = 0u; c < 4u; c++) {
             let local_row = n * 4u + c;
-            if (local_row < table) {
+            if (local_row < table_rows) {
                 let head = local_row / P.rows;
-                let at = P.r_base + head * P.r_head + local_row % P.rows * P.r_row;
+                let at = P.table_base + head * P.table_head + local_row % P.rows * P.table_row;
                 var sum = 0.0;
-                for (var d = 0u; d < HEAD_DIM; d += 4u) { sum += dot(difference(head, d), load_r(at, d)); }
+                for (var d = 0u; d < HEAD_DIM; d += 4u) { sum += dot(difference(head, d), load_table(at, d)); }
                 four[c] = bitcast<u32>(sum);
             }
         }
         store_words(P.differences_at + 4u * n, four);
         return;
     }
-    n -= (table + 3u) / 4u;
+    n -= (table_rows + 3u) / 4u;
 //% else
     if (n < P.heads * D4) {
         store_words(P.differences_at + 4u * n, bitcast<vec4<u32>>(difference(n / D4, n % D4 * 4u)));

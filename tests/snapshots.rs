@@ -2,8 +2,9 @@
 //! read the difference, then accept it with `INSTA_UPDATE=always cargo test --test snapshots`.
 
 use longhand::full::Bias;
+use longhand::transformer_xl::Memory;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Shape};
+use longhand::{DType, Full, Longformer, Shape, TransformerXl};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
     assert_sources(name, problem.sources_webgpu(caps).unwrap());
@@ -75,5 +76,23 @@ fn longformers_tiles_with_globals_padding_and_dilation() {
 fn longformers_rows_on_a_cpu_adapter() {
     let caps = Caps { cpu: true, ..Caps::baseline() };
     let problem = Longformer::new([1, 4096, 2, 32], 256, DType::BF16).globals(4);
+    assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
+}
+
+#[test]
+fn relative_positions_in_tiles_with_every_option() {
+    let memory = Memory { len: 4032, rows: 4032, start: 0 };
+    let problem = TransformerXl::xlnet([1, 64, 2, 64], 4032, DType::F32)
+        .memory(memory)
+        .segments()
+        .perm_mask()
+        .key_padding();
+    assert_sources("f32_d64_all", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
+#[test]
+fn relative_positions_in_rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    let problem = TransformerXl::with_memory([1, 4096, 2, 32], 0, DType::BF16);
     assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
 }

@@ -1,5 +1,5 @@
 //# Tile kernels: the scores of one tile, of the rows `q_row` and the keys `k_row`; with `positions`
-//# also of the rows `r_row` of the table, the tile's BAND distances.
+//# also of the rows `table_row` of the table, the tile's BAND distances.
         // ---- S = Q Kᵀ, DC elements of the head dimension at a time
         var score = array<vec4<f32>, MR>();
         for (var c = 0u; c < CHUNKS; c++) {
@@ -35,7 +35,7 @@
                 if (r == BAND - 1u) {
                     x = load_q(P.differences_at + head * HEAD_DIM, d);
                 } else {
-                    x = load_r(s.r + ${ r_row } * P.r_row, d);
+                    x = load_table(s.table + ${ table_row } * P.table_row, d);
                 }
                 sh[band_slot(r) * LD + n % DC4] = Staged(x);
             }

@@ -78,10 +78,10 @@ struct Params {
     v_memory_batch: u32,
     v_memory_row: u32,
     v_memory_head: u32,
-    r_base: u32,
-    r_batch: u32,
-    r_row: u32,
-    r_head: u32,
+    table_base: u32,
+    table_batch: u32,
+    table_row: u32,
+    table_head: u32,
     out_base: u32,
     out_batch: u32,
     out_row: u32,
@@ -100,8 +100,8 @@ ${ reader("v", slot.v) }
 ${ reader("k_memory", slot.k_memory) }
 ${ reader("v_memory", slot.v_memory) }
 //% endif
-//% if slot.r is defined
-${ reader("r", slot.r) }
+//% if slot.table is defined
+${ reader("table", slot.table) }
 //% endif
 //% if slot.bias_u is defined
 ${ of_heads("bias_u", slot.bias_u) }
@@ -146,7 +146,7 @@ ${ writer("out", slot.out) }
 
 // What transformer_xl_prepare.wgsl and transformer_xl_mark.wgsl found out:
 //   (workspace)   (q + bias_u) · scale, rows of [batch, head, query]
-//   differences   (bias_v − bias_u) · scale of each head; as texels: that times each row of r
+//   differences   (bias_v − bias_u) · scale of each head; as texels: that times each row of the table
 //   records       of each row: the score's term for the same segment, for another one, and seg_q
 //   segments      seg_k
 //   blocked       32 keys to a word, a bit set where a key must not be attended

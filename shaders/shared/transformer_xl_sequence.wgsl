@@ -7,7 +7,7 @@ struct Sequence {
     v: u32,
     k_memory: u32,
     v_memory: u32,
-    r: u32,
+    table: u32,
     out: u32,
     lse: u32,
 }
@@ -20,7 +20,7 @@ fn sequence_of(batch: u32, head: u32) -> Sequence {
     s.v = P.v_base + batch * P.v_batch + head_kv * P.v_head;
     s.k_memory = P.k_memory_base + batch * P.k_memory_batch + head_kv * P.k_memory_head;
     s.v_memory = P.v_memory_base + batch * P.v_memory_batch + head_kv * P.v_memory_head;
-    s.r = P.r_base + head * P.r_head;
+    s.table = P.table_base + head * P.table_head;
     s.out = P.out_base + batch * P.out_batch + head * P.out_head;
     s.lse = P.lse_base + (batch * P.heads + head) * P.seqlen_q;
     return s;

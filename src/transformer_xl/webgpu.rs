@@ -182,10 +182,12 @@ impl Plan {
     pub fn bind(&self, args: &Args<'_>) -> Result<Bound, Error> {
         self.context.check_lost()?;
         let tensors = self.check(args)?;
-        // A tensor that begins off a multiple of four elements takes the kernels with scalar loads.
+        // A tensor that begins off a multiple of four elements takes the kernels with scalar loads;
+        // so does an empty one, whose buffer need not hold four.
         let vec4_bytes = 4 * self.problem.dtype.bytes() as u64;
         let off = |(slot, t): &(Slot, Checked<'_>)| {
-            args::is_large(*slot) && !t.offset.is_multiple_of(vec4_bytes)
+            let empty = args::size(&self.problem, *slot).0 == 0;
+            args::is_large(*slot) && (empty || !t.offset.is_multiple_of(vec4_bytes))
         };
         let (mut config, mut compiled) = (self.config, self.pipelines.clone());
         if config.vec4 && tensors.iter().any(off) {

@@ -15,6 +15,9 @@ pub mod mock;
 pub mod mutation;
 #[cfg(feature = "webgpu")]
 pub mod raw;
+pub mod relative;
+#[cfg(feature = "webgpu")]
+pub mod relative_webgpu;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 

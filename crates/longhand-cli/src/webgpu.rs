@@ -65,7 +65,11 @@ impl Gpu {
                 let mut results = Results::new();
                 for &stream in f.streams() {
                     let inputs = f.inputs.as_inputs(stream);
-                    f.put(&mut results, stream, &f.problem(stream, dtype).run_webgpu(gpu, &inputs)?);
+                    f.put(
+                        &mut results,
+                        stream,
+                        &f.problem(stream, dtype).run_webgpu(gpu, &inputs)?,
+                    );
                 }
                 results
             }

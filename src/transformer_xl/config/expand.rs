@@ -87,8 +87,16 @@ impl Slot {
         !self.is_texture() && *self != Slot::Params
     }
 
-    /// The name of the caller's tensor, and of any binding in the templates.
-    pub fn name(self) -> &'static str {
+    /// As the templates call it, in which `r` is any row.
+    fn name(self) -> &'static str {
+        match self {
+            Slot::R => "table",
+            slot => slot.tensor(),
+        }
+    }
+
+    /// The name of the caller's tensor.
+    pub fn tensor(self) -> &'static str {
         match self {
             Slot::Q => "q",
             Slot::K => "k",

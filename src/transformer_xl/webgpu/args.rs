@@ -89,7 +89,7 @@ pub(super) fn is_large(slot: Slot) -> bool {
 pub(super) fn size(p: &TransformerXl, slot: Slot) -> (usize, usize) {
     let s = &p.shape;
     match slot {
-        slot if is_large(slot) => (p.span(slot.name()), p.dtype.bytes()),
+        slot if is_large(slot) => (p.span(slot.tensor()), p.dtype.bytes()),
         Slot::BiasU | Slot::BiasV | Slot::BiasS => (s.heads_q * s.head_dim, 4),
         Slot::SegEmbed => (2 * s.heads_q * s.head_dim, 4),
         Slot::SegQ => (s.batch * s.seqlen_q, 4),
@@ -127,7 +127,7 @@ impl Plan {
         ];
         let mut tensors = vec![];
         for (slot, binding, used, usage) in all {
-            let name = slot.name();
+            let name = slot.tensor();
             if used {
                 let (elements, bytes) = size(p, slot);
                 tensors.push((slot, Checked::new(name, binding, elements, bytes, usage)?));

@@ -50,7 +50,7 @@ pub(super) struct Params {
     v: Steps,
     k_memory: Steps,
     v_memory: Steps,
-    r: Steps,
+    table: Steps,
     out: Steps,
 }
 
@@ -129,7 +129,7 @@ impl Plan {
             v: steps(Slot::V, &l.v),
             k_memory: steps(Slot::KMemory, &l.k_memory),
             v_memory: steps(Slot::VMemory, &l.v_memory),
-            r: steps(Slot::R, &l.r),
+            table: steps(Slot::R, &l.r),
             out: steps(Slot::Out, &l.out),
         }
     }
@@ -161,7 +161,7 @@ mod tests {
             ("v", offset_of!(Params, v)),
             ("k_memory", offset_of!(Params, k_memory)),
             ("v_memory", offset_of!(Params, v_memory)),
-            ("r", offset_of!(Params, r)),
+            ("table", offset_of!(Params, table)),
             ("out", offset_of!(Params, out)),
         ];
         for (name, at) in tensors {

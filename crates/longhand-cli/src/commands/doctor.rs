@@ -5,7 +5,7 @@ use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS_HERE, OPS_LATER, Problem};
 use crate::{cuda, webgpu};
-use longhand::{DType, Full, Longformer, Shape};
+use longhand::{DType, Full, Longformer, Shape, TransformerXl};
 use serde_json::{Value, json};
 
 const EXAMPLES: &str = "Examples:
@@ -132,6 +132,11 @@ fn samples() -> Vec<(String, Problem)> {
         let name =
             format!("longformer {dtype} head_dim 64 seqlen 4096 window 256+1+256, 16 globals");
         (name, Problem::Longformer(problem))
+    }));
+    all.extend([DType::F32, DType::F16].map(|dtype| {
+        let problem = TransformerXl::with_memory([1, 2048, 8, 64], 2048, dtype);
+        let name = format!("transformer_xl {dtype} head_dim 64 seqlen 2048 after 2048, causal");
+        (name, Problem::TransformerXl(problem))
     }));
     all
 }
