@@ -10,8 +10,8 @@
 // instructions for a vec4 of eight lanes, shared by ROWS rows.
 //
 // Shape of the work: a workgroup owns LANES · ROWS query rows of one head. An invocation owns the
-// rows lane, lane + LANES, …  A step takes KEYS keys. No barrier; workgroup memory only turns the
-// long list of final stores into a short loop.
+// rows lane, lane + LANES, …  A step takes KEYS keys. Workgroup memory only turns the long list of
+// final stores into a short loop (and holds the biases of buckets, the only reason for a barrier).
 //
 // Bitwise reproducible: every sum has one owner and a fixed order.
 //% if f16
@@ -33,6 +33,9 @@ var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
 //% if alibi
 var<private> slope: f32;
 //% endif
+//% if buckets
+//%   include "shared/full_buckets.wgsl"
+//% endif
 
 // The final score in units of log2, of x = scale · q·k.
 fn modify(x: f32, s: Sequence, batch: u32, head: u32, row: i32, key: i32) -> f32 {
@@ -46,6 +49,9 @@ fn modify(x: f32, s: Sequence, batch: u32, head: u32, row: i32, key: i32) -> f32
 //% if bias
     let at = P.bias_base + batch * P.bias_batch + head * P.bias_head;
     y += bias[at + u32(min(row, s.seqlen_q - 1)) * P.seqlen_k + u32(key)] * LOG2E;
+//% endif
+//% if buckets
+    y += bias_of[bucket(row + s.seqlen_k - s.seqlen_q - key)];
 //% endif
     return y;
 }
@@ -61,6 +67,9 @@ fn main(
     let local = id / P.blocks;                       // of (batch, head)
     let head = P.first_head + local % P.heads;
     let batch = P.first_batch + local / P.heads;
+//% if buckets
+    fill_buckets(lane, LANES, head);
+//% endif
     let s = sequence_of(batch, head);
     let q0 = i32((id % P.blocks) * LANES * ROWS);
     if (q0 >= s.seqlen_q) { return; }

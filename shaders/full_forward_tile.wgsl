@@ -31,6 +31,9 @@ enable f16;
 //% include "shared/full_sequence.wgsl"
 
 //% include "shared/tile_reduce.wgsl"
+//% if buckets
+//%   include "shared/full_buckets.wgsl"
+//% endif
 
 @compute @workgroup_size(TR * TC)
 fn main(
@@ -45,6 +48,9 @@ fn main(
     let split = (id / P.blocks) % P.splits;
     let head = P.first_head + (id / (P.blocks * P.splits)) % P.heads;
     let batch = P.first_batch + id / (P.blocks * P.splits * P.heads);
+//% if buckets
+    fill_buckets(lane, TR * TC, head);
+//% endif
     let s = sequence_of(batch, head);
     let q0 = i32(block * BLOCK_M);
     if (q0 >= s.seqlen_q) { return; }
@@ -93,6 +99,10 @@ fn main(
 //% endif
 //% if alibi
             x -= slope * vec4<f32>(abs(vec4<i32>(position) - keys));
+//% endif
+//% if buckets
+            let past = position - j;
+            x += vec4<f32>(bias_of[bucket(past)], bias_of[bucket(past - 1)], bias_of[bucket(past - 2)], bias_of[bucket(past - 3)]);
 //% endif
 //% if bias
             if (row <= q_last) {

@@ -20,6 +20,7 @@
 //! seqlen_q]`; a row with nothing to attend gives `out = 0` and `lse = -inf`; masks are aligned at
 //! the sequences' ends; accumulation is in f32.
 
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod error;
@@ -30,7 +31,6 @@ mod problem;
 mod real;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod template;
-#[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod timing;
 pub mod transformer_xl;
 #[cfg(feature = "webgpu")]

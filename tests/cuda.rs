@@ -7,7 +7,7 @@ mod common;
 use common::cuda::{Device, on_devices, on_simulated, run_guarded};
 use common::guard::GUARD;
 use common::{Case, Random, errors, tolerance};
-use longhand::full::{Bias, Inputs, Layout, Output, Ragged};
+use longhand::full::{Bias, Buckets, Inputs, Layout, Output, Ragged};
 use longhand::{DType, Full, Shape, Strides, Window};
 
 /// Twice what a plain f32 evaluation of the fixtures stays below, flash-attention's rule; and what
@@ -132,6 +132,26 @@ fn every_option_and_their_combination_agree_with_the_reference() {
             let mut problem = random_problem(&mut random, DTYPES[n % 3], 32);
             problem.bias = bias(b, h);
             check(device, &Case::new(problem, &mut random));
+        }
+    });
+}
+
+#[test]
+fn biases_by_buckets_reach_near_and_far_keys_of_every_sequence() {
+    let all = [(32, 128, true), (32, 128, false), (8, 20, true), (2, 3, false), (64, 33, true)];
+    on_devices(|device| {
+        for (n, (num_buckets, max_distance, bidirectional)) in all.into_iter().enumerate() {
+            let buckets = Buckets { num_buckets, max_distance, bidirectional };
+            for (m, lengths) in [(300, 420), (1, 1500), (70, 33), (5, 5)].into_iter().enumerate() {
+                let mut random = Random(100 * n as u64 + m as u64);
+                let dtype = DTYPES[(n + m) % 3];
+                let mut problem = Full::new(shape(1, (2, 1), lengths, 64), dtype).buckets(buckets);
+                problem.causal = random.below(2) == 0;
+                if m == 0 {
+                    problem = problem.ragged(Ragged { total_q: 0, total_k: 0 });
+                }
+                check(device, &Case::new(problem, &mut random));
+            }
         }
     });
 }
@@ -371,6 +391,7 @@ fn a_long_sequence_runs_in_linear_memory() {
                 v: case.v[..end * head_dim].to_vec(),
                 alibi_slopes: None,
                 bias: None,
+                bias_table: None,
                 key_valid: None,
                 cu_seqlens_q: None,
                 cu_seqlens_k: None,

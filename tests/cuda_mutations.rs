@@ -8,7 +8,7 @@ mod common;
 use common::mutation::{self, Mutation};
 use common::{Case, Random, errors, mock};
 use longhand::cuda::{Caps, Context};
-use longhand::full::{Bias, Ragged};
+use longhand::full::{Bias, Buckets, Ragged};
 use longhand::{DType, Full, Shape, Window};
 
 fn shape(seqlen_q: usize, seqlen_k: usize) -> Shape {
@@ -308,6 +308,49 @@ fn grids_heads_and_sequences() {
                 "// ---- l over",
                 "bar.warp.sync -1;\n  // A lane",
                 "// A lane",
+            ),
+        ],
+    );
+    let buckets = Buckets { num_buckets: 8, max_distance: 20, bidirectional: true };
+    all_noticed(
+        Full::new(shape(300, 150), DType::BF16).buckets(buckets),
+        9,
+        &[
+            Mutation(
+                "every distance off by one",
+                LOOP,
+                "sub.s32 %x6, %position, %key0;",
+                "sub.s32 %x6, %position, %key0;\n  add.s32 %x6, %x6, 1;",
+            ),
+            Mutation(
+                "far keys begin a tile early",
+                LOOP,
+                "setp.ge.s32 %p0, %x6, 70;",
+                "setp.ge.s32 %p0, %x6, 15;",
+            ),
+            Mutation(
+                "a far key in the future for one in the past",
+                LOOP,
+                "mov.u32 %x7, -28;",
+                "mov.u32 %x7, 28;",
+            ),
+            Mutation(
+                "the future has the past's buckets",
+                START,
+                "selp.u32 %x4, 4, 0, %p0;",
+                "selp.u32 %x4, 0, 0, %p0;",
+            ),
+            Mutation(
+                "a threshold is late",
+                START,
+                "setp.ge.s32 %p0, %x2, 7;",
+                "setp.ge.s32 %p0, %x2, 8;",
+            ),
+            Mutation(
+                "the table's last row is not filled",
+                START,
+                "setp.le.u32 %p0, %x0, 14;",
+                "setp.lt.u32 %p0, %x0, 14;",
             ),
         ],
     );

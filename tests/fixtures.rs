@@ -59,6 +59,7 @@ fn fixtures() -> Vec<(String, ProblemFile)> {
     all.extend(fixtures_of("transformer_xl", 11));
     all.extend(fixtures_of("xlnet", 10));
     all.extend(fixtures_of("rel_pos", 11));
+    all.extend(fixtures_of("t5_bias", 8));
     all
 }
 
@@ -275,6 +276,32 @@ fn the_pitfalls_of_relative_positions_are_seen() {
         let results = wrong.reference::<f64>(DType::F32, false).unwrap();
         let comparisons = compare_all(&file.into(), DType::F32, &results);
         assert!(comparisons.iter().any(|c| !c.passed()), "{mistake}: {comparisons:?}");
+    }
+}
+
+#[test]
+fn the_pitfalls_of_buckets_are_seen() {
+    type Mistake = fn(&mut FullFile);
+    fn buckets(f: &mut FullFile) -> &mut longhand::full::Buckets {
+        f.problem.buckets.as_mut().expect("buckets")
+    }
+    let cases: [(&str, &str, Mistake); 5] = [
+        ("scaled as other attention", "d64", |f| f.problem.softmax_scale = 0.125),
+        ("bidirectional in a decoder", "causal_lq90_lk150", |f| buckets(f).bidirectional = true),
+        ("another last distance", "bidirectional_l_150", |f| buckets(f).max_distance = 120),
+        ("the heads of the table exchanged", "bidirectional", |f| {
+            let table = f.inputs.bias_table.as_mut().expect("a table");
+            table.chunks_exact_mut(2).for_each(|row| row.swap(0, 1));
+        }),
+        ("future and past exchanged", "buckets_8_max_20", |f| {
+            f.inputs.bias_table.as_mut().expect("a table").rotate_left(4);
+        }),
+    ];
+    for (mistake, name, make) in cases {
+        let file = read("t5_bias", name).into_full().expect("a problem of full attention");
+        let comparisons = mistaken(&file, DType::F32, make);
+        let out = comparisons.iter().find(|c| c.name == "out").expect("a result");
+        assert!(!out.passed(), "{mistake}: {comparisons:?}");
     }
 }
 

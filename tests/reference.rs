@@ -1,7 +1,7 @@
 //! The reference itself: against finite differences, against itself in other layouts, and by the
 //! properties that attention has.
 
-use longhand::full::{Bias, Inputs, Layout, Output, Ragged};
+use longhand::full::{Bias, Buckets, Inputs, Layout, Output, Ragged};
 use longhand::{DType, Full, Shape, Strides, Window};
 use proptest::prelude::*;
 
@@ -32,6 +32,7 @@ struct Case {
     v: Vec<f64>,
     slopes: Option<Vec<f64>>,
     bias: Option<Vec<f64>>,
+    bias_table: Option<Vec<f64>>,
     key_valid: Option<Vec<u8>>,
     cu: Option<(Vec<i32>, Vec<i32>)>,
     grad_out: Vec<f64>,
@@ -50,6 +51,7 @@ impl Case {
             v: random.vec(v),
             slopes: problem.alibi.then(|| random.vec(problem.shape.heads_q)),
             bias: problem.bias.as_ref().map(|b| random.vec(bias_len(b))),
+            bias_table: problem.buckets.map(|b| random.vec(b.num_buckets * problem.shape.heads_q)),
             key_valid: problem
                 .key_padding
                 .then(|| (0..keys).map(|_| u8::from(random.next() > -0.5)).collect()),
@@ -65,6 +67,7 @@ impl Case {
             v: &self.v,
             alibi_slopes: self.slopes.as_deref(),
             bias: self.bias.as_deref(),
+            bias_table: self.bias_table.as_deref(),
             key_valid: self.key_valid.as_deref(),
             cu_seqlens_q: self.cu.as_ref().map(|(q, _)| q.as_slice()),
             cu_seqlens_k: self.cu.as_ref().map(|(_, k)| k.as_slice()),
@@ -90,11 +93,12 @@ type Field = fn(&mut Case) -> Option<&mut Vec<f64>>;
 
 fn assert_gradients(case: &Case) {
     let g = case.problem.reference_backward(&case.inputs(), &case.grad_out).unwrap();
-    let fields: [(&str, Option<Vec<f64>>, Field); 5] = [
+    let fields: [(&str, Option<Vec<f64>>, Field); 6] = [
         ("q", Some(g.q), |c| Some(&mut c.q)),
         ("k", Some(g.k), |c| Some(&mut c.k)),
         ("v", Some(g.v), |c| Some(&mut c.v)),
         ("bias", g.bias, |c| c.bias.as_mut()),
+        ("bias_table", g.bias_table, |c| c.bias_table.as_mut()),
         ("alibi_slopes", g.alibi_slopes, |c| c.slopes.as_mut()),
     ];
     let mut random = Random(99);
@@ -142,6 +146,19 @@ fn gradients_reach_alibi_slopes_and_every_broadcast_of_a_bias() {
         assert_gradients(&Case::new(problem, 6));
         assert_gradients(&Case::new(problem.causal().softcap(2.0).key_padding(), 7));
     }
+}
+
+#[test]
+fn gradients_reach_the_table_of_buckets() {
+    for bidirectional in [false, true] {
+        let buckets = Buckets { num_buckets: 8, max_distance: 6, bidirectional };
+        let problem = Full::new(shape(9, 12), DType::F32).buckets(buckets);
+        assert_gradients(&Case::new(problem, 11));
+        assert_gradients(&Case::new(problem.causal(), 12));
+    }
+    let buckets = Buckets { num_buckets: 4, max_distance: 3, bidirectional: true };
+    let problem = Full::new(Shape { batch: 3, ..shape(5, 7) }, DType::F32).buckets(buckets);
+    assert_gradients(&ragged(problem, &[0, 3, 4, 9], &[0, 7, 9, 14], 13));
 }
 
 fn ragged(problem: Full, q: &[i32], k: &[i32], seed: u64) -> Case {

@@ -7,7 +7,7 @@
 mod common;
 
 use common::{Case, Random, baseline_gpu, device, device_with, errors, raw, tolerance};
-use longhand::full::{Bias, Layout, Ragged};
+use longhand::full::{Bias, Buckets, Layout, Ragged};
 use longhand::webgpu::{Caps, Context};
 use longhand::{DType, Full, Shape, Strides, Window};
 
@@ -113,6 +113,26 @@ fn every_option_and_their_combination_agree_with_the_reference() {
             let mut problem = random_problem(&mut random, DType::F32, 32);
             problem.bias = bias(b, h);
             check(&format!("{name}, bias"), &gpu, &Case::new(problem, &mut random));
+        }
+    }
+}
+
+#[test]
+fn biases_by_buckets_reach_near_and_far_keys_of_every_sequence() {
+    let all = [(32, 128, true), (32, 128, false), (8, 20, true), (2, 3, false), (64, 33, true)];
+    for (name, gpu) in devices() {
+        for (n, (num_buckets, max_distance, bidirectional)) in all.into_iter().enumerate() {
+            let buckets = Buckets { num_buckets, max_distance, bidirectional };
+            for (m, lengths) in [(300, 420), (1, 1500), (70, 33), (5, 5)].into_iter().enumerate() {
+                let mut random = Random(100 * n as u64 + m as u64);
+                let dtype = DTYPES[(n + m) % 3];
+                let mut problem = Full::new(shape(1, (2, 1), lengths, 64), dtype).buckets(buckets);
+                problem.causal = random.below(2) == 0;
+                if m == 0 {
+                    problem = problem.ragged(Ragged { total_q: 0, total_k: 0 });
+                }
+                check(name, &gpu, &Case::new(problem, &mut random));
+            }
         }
     }
 }
@@ -394,6 +414,7 @@ fn a_sequence_of_65536_runs_in_linear_memory() {
             v: case.v[..end * head_dim].to_vec(),
             alibi_slopes: None,
             bias: None,
+            bias_table: None,
             key_valid: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,

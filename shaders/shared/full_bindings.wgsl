@@ -55,6 +55,8 @@ struct Params {
     batches: u32,
     rows_q: u32,
     rows_k: u32,
+    table_base: u32,
+    table_row: u32,
 }
 @group(0) @binding(${ slot.params }) var<uniform> P: Params;
 
@@ -84,6 +86,9 @@ ${ writer("out", slot.out) }
 //% endif
 //% if slot.bias is defined
 @group(0) @binding(${ slot.bias }) var<storage, read> bias: array<f32>;
+//% endif
+//% if slot.bias_table is defined
+@group(0) @binding(${ slot.bias_table }) var<storage, read> bias_table: array<f32>;
 //% endif
 //% if slot.key_valid is defined
 // One byte a key, four to a word.

@@ -5,7 +5,7 @@ mod expand;
 
 pub use expand::{Slot, Stage};
 
-use super::Full;
+use super::{Buckets, Full};
 use crate::webgpu::Caps;
 use crate::{DType, Declined, Error, Strides};
 
@@ -74,6 +74,8 @@ pub struct Config {
     pub alibi: bool,
     /// See [`Full::bias`].
     pub bias: bool,
+    /// See [`Full::buckets`].
+    pub buckets: Option<Buckets>,
     /// See [`Full::key_padding`].
     pub key_padding: bool,
     /// See [`Full::ragged`].
@@ -102,6 +104,7 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         softcap: problem.softcap > 0.0,
         alibi: problem.alibi,
         bias: problem.bias.is_some(),
+        buckets: problem.buckets,
         key_padding: problem.key_padding,
         ragged: problem.ragged.is_some(),
     };
@@ -114,6 +117,11 @@ fn loads_by_vec4(problem: &Full) -> bool {
     let l = &problem.layout;
     let four = |s: &Strides| [s.batch, s.seqlen, s.head].iter().all(|n| n.is_multiple_of(4));
     problem.shape.head_dim.is_multiple_of(4) && [l.q, l.k, l.v, l.out].iter().all(four)
+}
+
+/// Workgroup memory of a head's biases by buckets.
+fn table_bytes(buckets: &Option<Buckets>) -> u32 {
+    buckets.map_or(0, |b| 4 * b.num_buckets as u32).next_multiple_of(16)
 }
 
 /// Texels along the textures of [`Kernel::Rows`].
@@ -136,8 +144,12 @@ pub(crate) fn rows_and_keys(head_dim: u32) -> (u32, u32) {
 /// The kernel for CPU adapters, if this is one and the textures are large enough.
 fn rows(problem: &Full, head_dim: u32, caps: &Caps) -> Option<Kernel> {
     let width = texture_width(caps);
-    let (rows, keys) = rows_and_keys(head_dim);
-    let kernel = Kernel::Rows { rows, keys, texture_width: width };
+    let (most, keys) = rows_and_keys(head_dim);
+    let kernel = |rows| Kernel::Rows { rows, keys, texture_width: width };
+    // Biases by buckets need workgroup memory too.
+    let room = caps.max_workgroup_storage.saturating_sub(table_bytes(&problem.buckets));
+    let has_room = |rows: &u32| kernel(*rows).workgroup_bytes(head_dim) <= room;
+    let kernel = kernel((1..=most).rev().find(has_room).unwrap_or(1));
     let fits = |slot| {
         let [width, height] = kernel.texture_size(
             head_dim,
@@ -295,8 +307,13 @@ impl Config {
         Config { vec4: false, ..self }
     }
 
+    /// Workgroup memory of the forward kernel.
+    pub fn workgroup_bytes(&self) -> u32 {
+        self.kernel.workgroup_bytes(self.head_dim) + table_bytes(&self.buckets)
+    }
+
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
-        let bytes = self.kernel.workgroup_bytes(self.head_dim);
+        let bytes = self.workgroup_bytes();
         if bytes > caps.max_workgroup_storage {
             let reason = format!(
                 "the kernel needs {bytes} bytes of workgroup memory, the device allows {}",

@@ -17,6 +17,8 @@ pub struct Inputs<'a, T> {
     pub alibi_slopes: Option<&'a [T]>,
     /// See [`Bias`](super::Bias).
     pub bias: Option<&'a [T]>,
+    /// `[num_buckets, heads_q]`, if [`Full::buckets`].
+    pub bias_table: Option<&'a [T]>,
     /// `[batch, seqlen_k]`, 1 for a key that may be attended, if [`Full::key_padding`].
     pub key_valid: Option<&'a [u8]>,
     /// `[batch + 1]`, if [`Full::ragged`].
@@ -34,6 +36,7 @@ impl<'a, T> Inputs<'a, T> {
             v,
             alibi_slopes: None,
             bias: None,
+            bias_table: None,
             key_valid: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,
@@ -54,17 +57,28 @@ impl Full {
         exactly("alibi_slopes", len(&inputs.alibi_slopes), self.alibi.then_some(s.heads_q))?;
         let bias = self.bias.as_ref().map(|b| self.bias_dims(b).iter().product());
         exactly("bias", len(&inputs.bias), bias)?;
+        let table = self.buckets.map(|b| b.num_buckets * s.heads_q);
+        exactly("bias_table", len(&inputs.bias_table), table)?;
+        self.validate_masks(inputs.key_valid, inputs.cu_seqlens_q, inputs.cu_seqlens_k)
+    }
+
+    /// Rejects a mask of keys or bounds of packed sequences that do not fit the problem.
+    pub(super) fn validate_masks(
+        &self,
+        key_valid: Option<&[u8]>,
+        cu_seqlens_q: Option<&[i32]>,
+        cu_seqlens_k: Option<&[i32]>,
+    ) -> Result<(), Error> {
+        let s = &self.shape;
         let valid = self.key_padding.then_some(s.batch * s.seqlen_k);
-        exactly("key_valid", inputs.key_valid.map(<[u8]>::len), valid)?;
-        if let Some(bad) = inputs.key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
+        exactly("key_valid", key_valid.map(<[u8]>::len), valid)?;
+        if let Some(bad) = key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
             return Err(Error::invalid("key_valid", bad, "must hold 0 or 1"));
         }
         let ends = self.ragged.map(|_| s.batch + 1);
-        exactly("cu_seqlens_q", inputs.cu_seqlens_q.map(<[i32]>::len), ends)?;
-        exactly("cu_seqlens_k", inputs.cu_seqlens_k.map(<[i32]>::len), ends)?;
-        if let (Some(r), Some(q), Some(k)) =
-            (&self.ragged, inputs.cu_seqlens_q, inputs.cu_seqlens_k)
-        {
+        exactly("cu_seqlens_q", cu_seqlens_q.map(<[i32]>::len), ends)?;
+        exactly("cu_seqlens_k", cu_seqlens_k.map(<[i32]>::len), ends)?;
+        if let (Some(r), Some(q), Some(k)) = (&self.ragged, cu_seqlens_q, cu_seqlens_k) {
             validate_cu_seqlens("cu_seqlens_q", q, r.total_q, s.seqlen_q)?;
             validate_cu_seqlens("cu_seqlens_k", k, r.total_k, s.seqlen_k)?;
         }

@@ -5,6 +5,7 @@
 //! s    = softcap · tanh(s / softcap)              if softcap > 0
 //! s    = s − alibi_slopes[h] · |δ|                if alibi;   δ = i + seqlen_k − seqlen_q − j
 //! s    = s + bias[b, h, i, j]                     if bias
+//! s    = s + bias_table[bucket(δ), h]              if buckets
 //! row  = { j : −right ≤ δ ≤ left;  causal ⇒ δ ≥ 0;  key_valid[b, j] }
 //! out  = softmax over row of s, times v;   lse = ln Σ exp s
 //! ```
@@ -13,16 +14,19 @@
 //! and passes no gradient on. Sequences of different lengths are aligned at their ends
 //! (bottom-right), as in FlashAttention ≥ 2.1.
 
+mod buckets;
 mod inputs;
 mod reference;
 
 #[cfg(feature = "webgpu")]
 pub mod config;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
+pub use buckets::Buckets;
 pub use inputs::Inputs;
 pub use reference::{Gradients, Output};
 
@@ -102,6 +106,8 @@ pub struct Full {
     pub alibi: bool,
     /// `bias` is given.
     pub bias: Option<Bias>,
+    /// `bias_table` (f32, `[num_buckets, heads_q]`) is given: T5's bias, never as a matrix.
+    pub buckets: Option<Buckets>,
     /// `key_valid` (u8, `[batch, seqlen_k]`, 0 or 1) is given.
     pub key_padding: bool,
     /// The sequences are packed.
@@ -121,6 +127,7 @@ impl Full {
             softcap: 0.0,
             alibi: false,
             bias: None,
+            buckets: None,
             key_padding: false,
             ragged: None,
         }
@@ -154,6 +161,11 @@ impl Full {
     /// An additive bias.
     pub fn bias(self, bias: Bias) -> Self {
         Full { bias: Some(bias), ..self }
+    }
+
+    /// A bias for each head and bucket of distances.
+    pub fn buckets(self, buckets: Buckets) -> Self {
+        Full { buckets: Some(buckets), ..self }
     }
 
     /// A mask of valid keys.
@@ -205,6 +217,9 @@ impl Full {
                 self.softcap,
                 "must be finite and at least 0 (0 is none)",
             ));
+        }
+        if let Some(buckets) = &self.buckets {
+            buckets.validate()?;
         }
         if let Some(r) = &self.ragged {
             if self.bias.is_some() {

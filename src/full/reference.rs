@@ -29,6 +29,8 @@ pub struct Gradients<T> {
     pub v: Vec<T>,
     /// With respect to `bias`, summed over the dimensions it broadcasts.
     pub bias: Option<Vec<T>>,
+    /// With respect to `bias_table`.
+    pub bias_table: Option<Vec<T>>,
     /// With respect to `alibi_slopes`.
     pub alibi_slopes: Option<Vec<T>>,
 }
@@ -115,6 +117,7 @@ impl Full {
             k: vec![T::zero(); k],
             v: vec![T::zero(); v],
             bias: inputs.bias.map(|b| vec![T::zero(); b.len()]),
+            bias_table: inputs.bias_table.map(|b| vec![T::zero(); b.len()]),
             alibi_slopes: inputs.alibi_slopes.map(|a| vec![T::zero(); a.len()]),
         };
         let (d, group) = (s.head_dim, s.heads_q / s.heads_kv);
@@ -125,6 +128,11 @@ impl Full {
                 add_rows(&mut total.q, seq.q, self.layout.q, head, rows, d);
                 if let Some(slopes) = &mut total.alibi_slopes {
                     slopes[head] += part.alibi_slopes[g];
+                }
+                if let Some(table) = &mut total.bias_table {
+                    let of_head = table.iter_mut().skip(head).step_by(s.heads_q);
+                    let buckets = part.bias_table.iter().skip(g).step_by(group);
+                    of_head.zip(buckets).for_each(|(sum, &x)| *sum += x);
                 }
                 if let Some(bias) = &mut total.bias {
                     let len = seq.seqlen_q * seq.seqlen_k;
@@ -156,6 +164,7 @@ impl Full {
             k: vec![T::zero(); lk * d],
             v: vec![T::zero(); lk * d],
             bias: vec![T::zero(); if inputs.bias.is_some() { group * lq * lk } else { 0 }],
+            bias_table: vec![T::zero(); self.buckets.map_or(0, |b| b.num_buckets) * group],
             alibi_slopes: vec![T::zero(); group],
         };
         let mut out = vec![T::zero(); d];
@@ -180,6 +189,10 @@ impl Full {
                     add_scaled(&mut part.k[j * d..][..d], dqk, q);
                     add_scaled(&mut part.q[(g * lq + i) * d..][..d], dqk, k);
                     part.alibi_slopes[g] += T::zero() - ds * distance::<T>(i, j, seq).abs();
+                    if let Some(buckets) = &self.buckets {
+                        let bucket = buckets.bucket(past(i, j, seq));
+                        part.bias_table[bucket * group + g] += ds;
+                    }
                     if let Some(x) = part.bias.get_mut((g * lq + i) * lk + j) {
                         *x += ds;
                     }
@@ -251,6 +264,9 @@ impl Full {
                 }
                 if let Some(bias) = bias {
                     score += bias[j];
+                }
+                if let (Some(buckets), Some(table)) = (&self.buckets, inputs.bias_table) {
+                    score += table[buckets.bucket(past(i, j, seq)) * s.heads_q + head];
                 }
                 (j, score, slope)
             })
@@ -324,12 +340,18 @@ struct Part<T> {
     k: Vec<T>,
     v: Vec<T>,
     bias: Vec<T>,
+    bias_table: Vec<T>,
     alibi_slopes: Vec<T>,
 }
 
 /// How far key `j` lies in the past of query `i`.
+fn past(i: usize, j: usize, seq: &Sequence) -> i64 {
+    i as i64 + seq.seqlen_k as i64 - seq.seqlen_q as i64 - j as i64
+}
+
+/// The same as a factor.
 fn distance<T: Real>(i: usize, j: usize, seq: &Sequence) -> T {
-    T::of(i as f64 + seq.seqlen_k as f64 - seq.seqlen_q as f64 - j as f64)
+    T::of(past(i, j, seq) as f64)
 }
 
 fn add_rows<T: Real>(

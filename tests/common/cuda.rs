@@ -125,6 +125,7 @@ pub fn run_guarded(
     let lse = tensor("lse", &sentinel(p.lse_len() * 4));
     let slopes = case.alibi_slopes.as_ref().map(|x| floats("alibi_slopes", x, DType::F32));
     let bias = case.bias.as_ref().map(|x| floats("bias", x, DType::F32));
+    let table = case.bias_table.as_ref().map(|x| floats("bias_table", x, DType::F32));
     let valid = case.key_valid.as_ref().map(|x| tensor("key_valid", x));
     let cu_q = case.cu_seqlens_q.as_ref().map(|x| words("cu_seqlens_q", x));
     let cu_k = case.cu_seqlens_k.as_ref().map(|x| words("cu_seqlens_k", x));
@@ -139,6 +140,7 @@ pub fn run_guarded(
     let args = Args {
         alibi_slopes: at(&slopes),
         bias: at(&bias),
+        bias_table: at(&table),
         key_valid: at(&valid),
         cu_seqlens_q: at(&cu_q),
         cu_seqlens_k: at(&cu_k),

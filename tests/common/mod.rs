@@ -62,6 +62,7 @@ pub struct Case {
     pub v: Vec<f32>,
     pub alibi_slopes: Option<Vec<f32>>,
     pub bias: Option<Vec<f32>>,
+    pub bias_table: Option<Vec<f32>>,
     pub key_valid: Option<Vec<u8>>,
     pub cu_seqlens_q: Option<Vec<i32>>,
     pub cu_seqlens_k: Option<Vec<i32>>,
@@ -108,6 +109,7 @@ impl Case {
             bias: problem
                 .bias
                 .map(|b: Bias| random.normals(problem.bias_dims(&b).iter().product())),
+            bias_table: problem.buckets.map(|b| random.normals(b.num_buckets * s.heads_q)),
             key_valid: problem.key_padding.then(|| {
                 (0..s.batch * s.seqlen_k).map(|_| u8::from(random.below(4) != 0)).collect()
             }),
@@ -120,6 +122,7 @@ impl Case {
         Inputs {
             alibi_slopes: self.alibi_slopes.as_deref(),
             bias: self.bias.as_deref(),
+            bias_table: self.bias_table.as_deref(),
             key_valid: self.key_valid.as_deref(),
             cu_seqlens_q: self.cu_seqlens_q.as_deref(),
             cu_seqlens_k: self.cu_seqlens_k.as_deref(),
@@ -133,9 +136,11 @@ impl Case {
         let (q, k, v) = (wide(&self.q), wide(&self.k), wide(&self.v));
         let slopes = self.alibi_slopes.as_deref().map(wide);
         let bias = self.bias.as_deref().map(wide);
+        let table = self.bias_table.as_deref().map(wide);
         let inputs = Inputs {
             alibi_slopes: slopes.as_deref(),
             bias: bias.as_deref(),
+            bias_table: table.as_deref(),
             key_valid: self.key_valid.as_deref(),
             cu_seqlens_q: self.cu_seqlens_q.as_deref(),
             cu_seqlens_k: self.cu_seqlens_k.as_deref(),

@@ -60,6 +60,7 @@ pub fn run_guarded(
     let lse = guarded(gpu, &sentinel(p.lse_len() * 4), guard);
     let slopes = case.alibi_slopes.as_ref().map(|x| tensor(x, DType::F32));
     let bias = case.bias.as_ref().map(|x| tensor(x, DType::F32));
+    let table = case.bias_table.as_ref().map(|x| tensor(x, DType::F32));
     let valid = case.key_valid.as_ref().map(|x| guarded(gpu, x, guard));
     let cu_q = case.cu_seqlens_q.as_ref().map(words);
     let cu_k = case.cu_seqlens_k.as_ref().map(words);
@@ -69,6 +70,7 @@ pub fn run_guarded(
     let args = Args {
         alibi_slopes: slopes.as_ref().map(at),
         bias: bias.as_ref().map(at),
+        bias_table: table.as_ref().map(at),
         key_valid: valid.as_ref().map(at),
         cu_seqlens_q: cu_q.as_ref().map(at),
         cu_seqlens_k: cu_k.as_ref().map(at),

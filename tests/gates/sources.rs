@@ -2,7 +2,7 @@
 //! tiers, with no option and with as many as go together; each option by itself on one of them.
 
 use longhand::full::config::{Config, Stage, select};
-use longhand::full::{Bias, Ragged};
+use longhand::full::{Bias, Buckets, Ragged};
 use longhand::longformer::config as longformer;
 use longhand::transformer_xl::config as transformer_xl;
 use longhand::transformer_xl::{Chunks, Memory};
@@ -43,6 +43,9 @@ fn shape(head_dim: usize, seqlen_q: usize, seqlen_k: usize) -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q, seqlen_k, head_dim }
 }
 
+/// T5's encoder.
+const T5: Buckets = Buckets { num_buckets: 32, max_distance: 128, bidirectional: true };
+
 /// Each option by itself, and then as many together as go together.
 fn options(problem: Full) -> (Vec<Full>, Vec<Full>) {
     let bias = Bias { per_batch: true, per_head: true };
@@ -52,6 +55,8 @@ fn options(problem: Full) -> (Vec<Full>, Vec<Full>) {
         problem.softcap(30.0),
         problem.alibi(),
         problem.bias(bias),
+        problem.buckets(T5),
+        problem.softcap(30.0).buckets(T5).ragged(ragged),
         problem.key_padding(),
         problem.ragged(ragged),
     ];
@@ -203,7 +208,7 @@ fn expand(config: &Config, caps: Caps) -> Vec<Source> {
         text: config.source(stage),
         caps,
         workgroup_bytes: match stage {
-            Stage::Forward => config.kernel.workgroup_bytes(config.head_dim),
+            Stage::Forward => config.workgroup_bytes(),
             Stage::Pack | Stage::Combine => 0,
         },
         bindings: config.slots(stage).len(),

@@ -3,7 +3,7 @@
 
 use longhand::cuda::Caps;
 use longhand::full::cuda::config::{Config, Stage, select};
-use longhand::full::{Bias, Ragged};
+use longhand::full::{Bias, Buckets, Ragged};
 use longhand::{DType, Full, Shape, Window};
 use std::collections::HashSet;
 
@@ -38,6 +38,9 @@ pub(crate) fn devices() -> [Caps; 2] {
 /// Enough rows to fill a GPU, few rows, few rows of many keys.
 const LENGTHS: [(usize, usize); 3] = [(4096, 4096), (33, 200), (1, 8192)];
 
+/// T5's encoder.
+const T5: Buckets = Buckets { num_buckets: 32, max_distance: 128, bidirectional: true };
+
 fn near(problem: Full) -> Full {
     problem.window(Window::new(100, 0))
 }
@@ -58,6 +61,7 @@ fn single(problem: Full) -> Vec<Full> {
         problem.softcap(30.0),
         problem.alibi(),
         problem.bias(Bias { per_batch: false, per_head: true }),
+        problem.buckets(T5),
         problem.key_padding(),
         problem.softmax_scale(-1.0),
         ragged(problem),
@@ -80,6 +84,7 @@ fn problems() -> Vec<(Full, WithScalar)> {
         all.push((of(DType::F16, head_dim, large), false));
         for plain in [half(large), half(few), wide(large)] {
             all.extend([(plain, plain == half(large)), (together(plain), false)]);
+            all.push((plain.buckets(T5), false));
         }
         all.extend([(near(half(large)), false), (half(split), false), (wide(split), false)]);
         all.push((of(DType::BF16, padded, large), true));

@@ -4,6 +4,7 @@ use crate::commands::{all, bench, check, doctor, run, sources};
 use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use longhand::full::Buckets;
 use longhand::lsh::Wrap;
 use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl, Window};
 use std::process::ExitCode;
@@ -238,6 +239,23 @@ impl ProblemOptions {
             }
         }
         Ok(())
+    }
+
+    /// The problem of op `full`, or with T5's biases of op `t5_bias`: its decoder's if causal.
+    pub(crate) fn problem_of(
+        &self,
+        op: &str,
+        seqlen_q: usize,
+        seqlen_k: usize,
+    ) -> Result<Full, Failure> {
+        let problem = self.problem(seqlen_q, seqlen_k)?;
+        let bidirectional = !problem.causal;
+        Ok(match op {
+            "t5_bias" => {
+                problem.buckets(Buckets { num_buckets: 32, max_distance: 128, bidirectional })
+            }
+            _ => problem,
+        })
     }
 
     /// The problem of these lengths, checked.

@@ -24,7 +24,7 @@ impl Measure {
     pub fn of(name: &str) -> Self {
         match name {
             "lse" | "lse_g" | "lse_rounds" => Measure::Lse,
-            "buckets" => Measure::Equal,
+            "buckets" | "bucket_table" => Measure::Equal,
             _ => Measure::Tensor,
         }
     }

@@ -6,7 +6,7 @@ use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use crate::transformer_xl_file::Stream;
 use crate::{cuda, webgpu};
-use longhand::DType;
+use longhand::{DType, Full};
 use std::time::Instant;
 
 /// Where attention may run.
@@ -14,7 +14,7 @@ use std::time::Instant;
 pub enum DeviceKind {
     /// The definition, in f64.
     Reference,
-    /// This machine's processor. Until it has kernels of its own it computes as the reference.
+    /// This machine's processor: full attention's forward pass by kernels, the rest as the reference.
     Cpu,
     /// Any GPU, through WebGPU.
     Webgpu,
@@ -101,7 +101,11 @@ impl Device {
     pub fn adapter(&self) -> String {
         match self {
             Device::Host(DeviceKind::Reference) => "the reference".to_owned(),
-            Device::Host(_) => "cpu (computes as the reference)".to_owned(),
+            Device::Host(_) => {
+                let isa = longhand::cpu::Isa::choose();
+                let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
+                format!("cpu ({isa}; kinds other than full attention by the definition)")
+            }
             Device::Webgpu(gpu) => gpu.name(),
             Device::Cuda(gpu) => gpu.name(),
         }
@@ -110,7 +114,7 @@ impl Device {
     /// Computes a problem in `dtype`. Gradients, if asked for, need the file's `grad.out`.
     pub fn compute(&self, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
         let results = match self {
-            Device::Host(_) => return on_host(file, dtype, backward),
+            Device::Host(kind) => return on_host(*kind, file, dtype, backward),
             Device::Webgpu(gpu) => gpu.forward(file, dtype)?,
             Device::Cuda(gpu) => gpu.forward(file, dtype)?,
         };
@@ -123,6 +127,12 @@ impl Device {
         match (self, file) {
             (Device::Webgpu(gpu), _) => gpu.time(file, dtype, repeats),
             (Device::Cuda(gpu), _) => gpu.time(file, dtype, repeats),
+            (Device::Host(DeviceKind::Cpu), ProblemFile::Full(file)) => {
+                let problem = Full { dtype, ..file.problem };
+                let timing = problem.time_cpu(&file.inputs.as_inputs(), repeats)?;
+                let (first_ms, best_ms) = (Some(timing.first_ms), timing.best_ms);
+                Ok(Timing { first_ms, best_ms, workspace_bytes: timing.workspace_bytes })
+            }
             (Device::Host(_), ProblemFile::Full(file)) => {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
                 on_clock(repeats, || file.problem.reference(&inputs.as_inputs()).map(|_| ()))
@@ -158,9 +168,20 @@ fn on_clock(
     Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
 }
 
-/// By the definition, in f64, the results rounded as a device stores them.
-fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
+/// By the processor's kernels where there are some; else, and for gradients, by the definition in
+/// f64, the results rounded as a device stores them.
+fn on_host(kind: DeviceKind, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
     let mut results = match file {
+        ProblemFile::Full(file) if kind == DeviceKind::Cpu => {
+            let mut results = match backward && file.grad_out.is_some() {
+                true => full_on_host(file, dtype, true)?,
+                false => Results::new(),
+            };
+            let problem = Full { dtype, ..file.problem };
+            let output = problem.run_cpu(&file.inputs.as_inputs())?;
+            results.extend(from_parts(file, &output, None, dtype));
+            results
+        }
         ProblemFile::Full(file) => full_on_host(file, dtype, backward)?,
         ProblemFile::Longformer(file) => file.reference::<f64>(dtype, backward)?,
         ProblemFile::Lsh(file) => file.reference::<f64>(dtype, backward)?,
@@ -170,10 +191,9 @@ fn on_host(file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed>
         let stored = match name.as_str() {
             "lse" | "lse_g" | "lse_rounds" => DType::F32,
             // Gradients of what is f32 on a device.
-            "grad.bias" | "grad.bias_u" | "grad.bias_v" | "grad.bias_s" | "grad.seg_embed" => {
-                DType::F32
-            }
-            "buckets" => continue,
+            "grad.bias" | "grad.bias_table" | "grad.bias_u" | "grad.bias_v" | "grad.bias_s"
+            | "grad.seg_embed" => DType::F32,
+            "buckets" | "bucket_table" => continue,
             _ => dtype,
         };
         x.iter_mut().for_each(|x| *x = stored.round(*x));

@@ -1,8 +1,8 @@
-//! Problem files of op `full`.
+//! Problem files of the ops `full` and `t5_bias`.
 
 use crate::container::{Container, Tensor};
 use crate::failure::{Failure, Result};
-use crate::params::{Params, read_params};
+use crate::params::{Params, read_params, read_t5_params};
 use crate::problem_file::{
     bytes_of, expect, expected_of, floats, in_words_of_the_file, ints, metadata, stored_as,
     tolerance,
@@ -25,6 +25,8 @@ pub struct OwnedInputs<T> {
     pub alibi_slopes: Option<Vec<T>>,
     /// `[batch or 1, heads_q or 1, seqlen_q, seqlen_k]`.
     pub bias: Option<Vec<T>>,
+    /// `[num_buckets, heads_q]`.
+    pub bias_table: Option<Vec<T>>,
     /// `[batch, seqlen_k]`, 0 or 1.
     pub key_valid: Option<Vec<u8>>,
     /// `[batch + 1]`.
@@ -42,6 +44,7 @@ impl<T> OwnedInputs<T> {
             v: &self.v,
             alibi_slopes: self.alibi_slopes.as_deref(),
             bias: self.bias.as_deref(),
+            bias_table: self.bias_table.as_deref(),
             key_valid: self.key_valid.as_deref(),
             cu_seqlens_q: self.cu_seqlens_q.as_deref(),
             cu_seqlens_k: self.cu_seqlens_k.as_deref(),
@@ -60,6 +63,7 @@ impl OwnedInputs<f32> {
             v: stored_as(&self.v, dtype),
             alibi_slopes: self.alibi_slopes.as_ref().map(wide),
             bias: self.bias.as_ref().map(wide),
+            bias_table: self.bias_table.as_ref().map(wide),
             key_valid: self.key_valid.clone(),
             cu_seqlens_q: self.cu_seqlens_q.clone(),
             cu_seqlens_k: self.cu_seqlens_k.clone(),
@@ -72,6 +76,8 @@ impl OwnedInputs<f32> {
 pub struct FullFile {
     /// Name for messages: the path as given.
     pub name: String,
+    /// `full` or `t5_bias`.
+    pub op: &'static str,
     /// What to compute; its dtype is f32 until a command sets another.
     pub problem: Full,
     /// Inputs of the forward pass.
@@ -84,11 +90,25 @@ pub struct FullFile {
     pub tolerance: Option<f64>,
 }
 
-/// Reads the problem in `file`, called `name`.
-pub(crate) fn parse(name: &str, file: &Container<'_>, with_expected: bool) -> Result<FullFile> {
-    let params = read_params(metadata(file, "params")?)?;
-    let (problem, cu) = problem_of(file, &params)?;
-    check_names(file, &params)?;
+/// Reads the problem in `file`, called `name`, of one of the two ops.
+pub(crate) fn parse(
+    name: &str,
+    op: &'static str,
+    file: &Container<'_>,
+    with_expected: bool,
+) -> Result<FullFile> {
+    let params = metadata(file, "params")?;
+    let (params, buckets) = match op {
+        "t5_bias" => read_t5_params(params).map(|(params, buckets)| (params, Some(buckets)))?,
+        _ => (read_params(params)?, None),
+    };
+    check_names(file, op, &params)?;
+    let (mut problem, cu) = problem_of(file, &params)?;
+    if let Some(buckets) = buckets {
+        problem = problem.buckets(buckets);
+        let dims = [Some(buckets.num_buckets), Some(params.shape.heads_q)];
+        expect(file, "bias_table", "F32", &dims, "[num_buckets, heads]")?;
+    }
 
     let inputs = OwnedInputs {
         q: floats(file, "q")?,
@@ -96,6 +116,7 @@ pub(crate) fn parse(name: &str, file: &Container<'_>, with_expected: bool) -> Re
         v: floats(file, "v")?,
         alibi_slopes: problem.alibi.then(|| floats(file, "alibi_slopes")).transpose()?,
         bias: problem.bias.map(|_| floats(file, "bias")).transpose()?,
+        bias_table: problem.buckets.map(|_| floats(file, "bias_table")).transpose()?,
         key_valid: problem.key_padding.then(|| bytes_of(file, "key_valid")).transpose()?,
         cu_seqlens_q: cu.as_ref().map(|(q, _)| q.clone()),
         cu_seqlens_k: cu.map(|(_, k)| k),
@@ -112,7 +133,7 @@ pub(crate) fn parse(name: &str, file: &Container<'_>, with_expected: bool) -> Re
         false => BTreeMap::new(),
     };
     let tolerance = tolerance(file)?;
-    Ok(FullFile { name: name.to_owned(), problem, inputs, grad_out, expected, tolerance })
+    Ok(FullFile { name: name.to_owned(), op, problem, inputs, grad_out, expected, tolerance })
 }
 
 type CuSeqlens = Option<(Vec<i32>, Vec<i32>)>;
@@ -171,10 +192,13 @@ fn problem_of(file: &Container<'_>, p: &Params) -> Result<(Full, CuSeqlens)> {
 }
 
 /// Every tensor must have a role in this layout.
-fn check_names(file: &Container<'_>, p: &Params) -> Result<()> {
+fn check_names(file: &Container<'_>, op: &str, p: &Params) -> Result<()> {
+    let full = op == "full";
     for name in file.names() {
         let known = match name.as_str() {
-            "q" | "k" | "v" | "alibi_slopes" | "grad.out" => true,
+            "q" | "k" | "v" | "grad.out" => true,
+            "bias_table" => !full,
+            "alibi_slopes" => full,
             "bias" | "key_valid" if p.varlen => {
                 let message = format!("tensor '{name}': not defined for layout \"varlen\"");
                 return Err(Failure::input(message));
@@ -183,13 +207,18 @@ fn check_names(file: &Container<'_>, p: &Params) -> Result<()> {
                 let message = format!("tensor '{name}': only layout \"varlen\" has it");
                 return Err(Failure::input(message));
             }
-            "bias" | "key_valid" | "cu_seqlens_q" | "cu_seqlens_k" => true,
+            "key_valid" => true,
+            "bias" | "cu_seqlens_q" | "cu_seqlens_k" => full,
             other => other.starts_with("expected."),
         };
         if !known {
+            let others = match full {
+                true => "alibi_slopes, bias, key_valid, cu_seqlens_q, cu_seqlens_k",
+                false => "bias_table, key_valid",
+            };
             let message = format!(
-                "tensor '{name}': op 'full' has none of that name; it has q, k, v, alibi_slopes, \
-                 bias, key_valid, cu_seqlens_q, cu_seqlens_k, grad.out and expected.*"
+                "tensor '{name}': op '{op}' has none of that name; it has q, k, v, {others}, \
+                 grad.out and expected.*"
             );
             return Err(Failure::input(message));
         }

@@ -16,6 +16,7 @@ const MOST_BYTES: u64 = 8 << 30;
 pub fn full(problem: &Full) -> Result<ProblemFile> {
     Ok(ProblemFile::Full(FullFile {
         name: "generated".to_owned(),
+        op: if problem.buckets.is_some() { "t5_bias" } else { "full" },
         problem: *problem,
         inputs: inputs(problem)?,
         grad_out: None,
@@ -125,6 +126,7 @@ pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
         k: normal(2, k),
         v: normal(3, v),
         alibi_slopes: problem.alibi.then(|| (0..heads).map(slope).collect()),
+        bias_table: problem.buckets.map(|b| normal(4, b.num_buckets * heads)),
         ..OwnedInputs::default()
     })
 }

@@ -5,7 +5,7 @@ use crate::compare::tolerance;
 use crate::failure::Result;
 use crate::full_file::{FullFile, OwnedInputs};
 use crate::problem_file::{ProblemFile, stored_as};
-use crate::results::{Results, from_parts};
+use crate::results::{Results, bucket_table, from_parts};
 use crate::{longformer_naive, lsh_naive, transformer_xl_naive};
 use longhand::full::{Gradients, Output};
 use longhand::{DType, Full};
@@ -79,6 +79,7 @@ pub fn reference(file: &ProblemFile, backward: bool) -> Result<Results> {
     let output = file.problem.reference(&inputs.as_inputs())?;
     let mut results =
         Results::from([("out".to_owned(), output.out), ("lse".to_owned(), output.lse)]);
+    results.extend(bucket_table(&file.problem).map(|x| ("bucket_table".to_owned(), x)));
     if let Some(grad_out) = file.grad_out.as_ref().filter(|_| backward) {
         let grad_out = stored_as::<f64>(grad_out, DType::F32);
         let g = file.problem.reference_backward(&inputs.as_inputs(), &grad_out)?;
@@ -86,6 +87,7 @@ pub fn reference(file: &ProblemFile, backward: bool) -> Result<Results> {
             results.insert(name.to_owned(), x);
         }
         results.extend(g.bias.map(|x| ("grad.bias".to_owned(), x)));
+        results.extend(g.bias_table.map(|x| ("grad.bias_table".to_owned(), x)));
     }
     Ok(results)
 }
@@ -128,6 +130,7 @@ impl Half<'_> {
             k: vec![0.0; self.inputs.k.len()],
             v: vec![0.0; self.inputs.v.len()],
             bias: self.inputs.bias.as_ref().map(|b| vec![0.0; b.len()]),
+            bias_table: self.inputs.bias_table.as_ref().map(|b| vec![0.0; b.len()]),
             alibi_slopes: None,
         });
         for seq in self.sequences() {
@@ -136,7 +139,12 @@ impl Half<'_> {
             }
         }
         if let Some(g) = &mut gradients {
-            for x in g.k.iter_mut().chain(&mut g.v).chain(g.bias.iter_mut().flatten()) {
+            for x in
+                g.k.iter_mut()
+                    .chain(&mut g.v)
+                    .chain(g.bias.iter_mut().flatten())
+                    .chain(g.bias_table.iter_mut().flatten())
+            {
                 *x = self.round(*x);
             }
         }
@@ -188,6 +196,10 @@ impl Half<'_> {
                 let dqk = self.through_scale(ds, row.tanh[n]);
                 add_scaled(dq, dqk, &self.inputs.k[at_k(j)..][..d]);
                 add_scaled(&mut dk[j * d..][..d], dqk, &self.inputs.q[at_q..at_q + d]);
+                if let (Some(sum), Some(at)) = (&mut g.bias_table, self.bucket_at(seq, head, i, j))
+                {
+                    sum[at] += ds;
+                }
                 if let (Some(sum), Some(at)) = (&mut g.bias, self.bias_at(seq, head, i)) {
                     sum[at + j] += ds;
                 }
@@ -230,6 +242,9 @@ impl Half<'_> {
             }
             if let (Some(bias), Some(at)) = (&x.bias, bias) {
                 score = self.round(score + bias[at + j]);
+            }
+            if let (Some(table), Some(at)) = (&x.bias_table, self.bucket_at(seq, head, i, j)) {
+                score = self.round(score + table[at]);
             }
             scores.push(score);
             tanh.push(t);
@@ -275,6 +290,12 @@ impl Half<'_> {
             Some(r) => head * r.total_q + seq.q + i,
             None => (seq.batch * self.problem.shape.heads_q + head) * seq.seqlen_q + i,
         }
+    }
+
+    /// The place of a pair's bias in the table of buckets.
+    fn bucket_at(&self, seq: &Sequence, head: usize, i: usize, j: usize) -> Option<usize> {
+        let past = (i + seq.seqlen_k) as i64 - (seq.seqlen_q + j) as i64;
+        Some(self.problem.buckets?.bucket(past) * self.problem.shape.heads_q + head)
     }
 
     /// Where row `i` of the bias begins.

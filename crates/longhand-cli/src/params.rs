@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::strict_json::{self, Json};
+use longhand::full::Buckets;
 use longhand::lsh::Wrap;
 use longhand::transformer_xl::Chunks;
 use longhand::{Shape, Window};
@@ -273,6 +274,47 @@ pub fn read_relative_params(text: &str, op: &str) -> Result<RelativeParams> {
         own_position: op == "xlnet",
         streams,
     })
+}
+
+const T5_KEYS: [&str; 10] = [
+    "batch",
+    "seqlen_q",
+    "seqlen_k",
+    "heads",
+    "head_dim",
+    "scale",
+    "causal",
+    "bidirectional",
+    "num_buckets",
+    "max_distance",
+];
+
+/// Reads the JSON text of `params` of op `t5_bias`: full attention's, and its buckets.
+pub fn read_t5_params(text: &str) -> Result<(Params, Buckets)> {
+    let entries = entries(text, "t5_bias", &T5_KEYS)?;
+    let p = Entries(&entries);
+    let heads = p.size("heads")?;
+    let params = Params {
+        varlen: false,
+        shape: Shape {
+            batch: p.size("batch")?,
+            heads_q: heads,
+            heads_kv: heads,
+            seqlen_q: p.size("seqlen_q")?,
+            seqlen_k: p.size("seqlen_k")?,
+            head_dim: p.size("head_dim")?,
+        },
+        scale: p.number("scale", Some(1.0))?,
+        causal: p.flag("causal", false)?,
+        window: Window::FULL,
+        softcap: 0.0,
+    };
+    let buckets = Buckets {
+        num_buckets: p.size_or("num_buckets", 32)?,
+        max_distance: p.size_or("max_distance", 128)?,
+        bidirectional: p.flag("bidirectional", true)?,
+    };
+    Ok((params, buckets))
 }
 
 /// The object that `params` must be, without unknown keys.

@@ -18,10 +18,8 @@ use std::path::Path;
 pub const FORMAT: &str = "longhand-fixture/1";
 
 /// Ops that this build computes.
-pub const OPS_HERE: [&str; 6] = ["full", "longformer", "lsh", "transformer_xl", "xlnet", "rel_pos"];
-
-/// Ops of the format that this build knows by name only.
-pub const OPS_LATER: [&str; 1] = ["t5_bias"];
+pub const OPS: [&str; 7] =
+    ["full", "longformer", "lsh", "transformer_xl", "xlnet", "rel_pos", "t5_bias"];
 
 /// `x` after storage as `dtype`.
 pub fn stored_as<T: From<f32>>(x: &[f32], dtype: DType) -> Vec<T> {
@@ -67,7 +65,7 @@ impl Problem {
 /// One problem, read from a file and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProblemFile {
-    /// Op `full`.
+    /// Ops `full` and `t5_bias`.
     Full(FullFile),
     /// Op `longformer`.
     Longformer(LongformerFile),
@@ -129,7 +127,10 @@ impl ProblemFile {
                 "transformer_xl" => relative(name, "transformer_xl", &file, with_expected)?,
                 "xlnet" => relative(name, "xlnet", &file, with_expected)?,
                 "rel_pos" => relative(name, "rel_pos", &file, with_expected)?,
-                _ => ProblemFile::Full(full_file::parse(name, &file, with_expected)?),
+                "t5_bias" => {
+                    ProblemFile::Full(full_file::parse(name, "t5_bias", &file, with_expected)?)
+                }
+                _ => ProblemFile::Full(full_file::parse(name, "full", &file, with_expected)?),
             })
         };
         parse().map_err(|e: Failure| e.at(name))
@@ -150,7 +151,7 @@ impl ProblemFile {
     /// Its op.
     pub fn op(&self) -> &'static str {
         match self {
-            ProblemFile::Full(_) => "full",
+            ProblemFile::Full(f) => f.op,
             ProblemFile::Longformer(_) => "longformer",
             ProblemFile::Lsh(_) => "lsh",
             ProblemFile::Relative(f) => f.op,
@@ -273,16 +274,9 @@ fn op<'a>(file: &'a Container<'_>) -> Result<&'a str> {
 
 /// `Err` unless this build computes `op`.
 pub fn known_op(op: &str) -> Result<()> {
-    let here = OPS_HERE.join(", ");
-    if OPS_HERE.contains(&op) {
-        Ok(())
-    } else if OPS_LATER.contains(&op) {
-        let reason = format!("op '{op}': not in this build yet; this build computes: {here}");
-        Err(Failure::declined(reason))
-    } else {
-        let later = OPS_LATER.join(", ");
-        let message = format!("op {op:?}: must be one of {here} (not in this build yet: {later})");
-        Err(Failure::input(message))
+    match OPS.contains(&op) {
+        true => Ok(()),
+        false => Err(Failure::input(format!("op {op:?}: must be one of {}", OPS.join(", ")))),
     }
 }
 
@@ -383,7 +377,7 @@ pub(crate) fn expected_of(
             return Err(Failure::input(message));
         }
         let dims: Vec<_> = dims.into_iter().map(Some).collect();
-        let dtype = if name == "buckets" { "I32" } else { "F64" };
+        let dtype = if name == "buckets" || name == "bucket_table" { "I32" } else { "F64" };
         expect(file, &full_name, dtype, &dims, "the shape of the result")?;
         if let Some(tensor) = file.tensor(&full_name) {
             expected.insert(name.to_owned(), tensor);

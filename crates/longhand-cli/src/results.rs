@@ -19,6 +19,9 @@ pub fn from_parts<T: Into<f64> + Copy>(
     dtype: DType,
 ) -> Results {
     let mut results = Results::new();
+    if let Some(table) = bucket_table(&file.problem) {
+        results.insert("bucket_table".to_owned(), table);
+    }
     let mut put = |name: &str, x: &[T], dtype: DType| {
         let x = x.iter().map(|&x| dtype.round(x.into())).collect();
         results.insert(name.to_owned(), x);
@@ -32,6 +35,9 @@ pub fn from_parts<T: Into<f64> + Copy>(
         if let (Some(bias), true) = (&g.bias, file.inputs.bias.is_some()) {
             put("grad.bias", bias, DType::F32);
         }
+        if let Some(table) = &g.bias_table {
+            put("grad.bias_table", table, DType::F32);
+        }
     }
     results
 }
@@ -41,7 +47,7 @@ pub fn to_tensors(file: &ProblemFile, results: &Results) -> BTreeMap<String, Ten
     let tensor = |name: &String, x: &Vec<f64>| Tensor {
         shape: file.result_shape(name).unwrap_or(vec![x.len()]),
         values: match name.as_str() {
-            "buckets" => Values::I32(x.iter().map(|&x| x as i32).collect()),
+            "buckets" | "bucket_table" => Values::I32(x.iter().map(|&x| x as i32).collect()),
             _ => Values::F32(x.iter().map(|&x| x as f32).collect()),
         },
     };
@@ -63,6 +69,17 @@ pub fn result_shape(problem: &Full, inputs: &OwnedInputs<f32>, name: &str) -> Op
         "grad.bias" if inputs.bias.is_some() => {
             problem.bias.map(|b| problem.bias_dims(&b).to_vec())
         }
+        "bucket_table" if problem.buckets.is_some() => {
+            Some(vec![(2 * s.seqlen_k).saturating_sub(1)])
+        }
+        "grad.bias_table" => problem.buckets.map(|b| vec![b.num_buckets, s.heads_q]),
         _ => None,
     }
+}
+
+/// The bucket of each distance from the farthest key in the past to the farthest in the future.
+pub fn bucket_table(problem: &Full) -> Option<Vec<f64>> {
+    let buckets = problem.buckets?;
+    let farthest = problem.shape.seqlen_k as i64 - 1;
+    Some((-farthest..=farthest).map(|d| buckets.bucket(-d) as f64).collect())
 }

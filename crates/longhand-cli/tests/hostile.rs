@@ -7,7 +7,6 @@ use common::{Parts, error, raw, sample};
 use longhand::DType;
 use longhand_cli::container::{Tensor, Values, encode};
 use longhand_cli::device::{Device, DeviceKind};
-use longhand_cli::failure::Failure;
 use longhand_cli::problem_file::ProblemFile;
 use proptest::prelude::*;
 
@@ -128,15 +127,6 @@ fn metadata_that_is_missing_or_wrong_is_named() {
     assert_says(&wrong("params", "[1]"), &["params", "JSON object"]);
     assert_says(&wrong("tolerance", "small"), &["tolerance", "\"small\"", "number"]);
     assert_says(&wrong("op", "a\nb"), &["must be one of"]);
-}
-
-#[test]
-fn ops_of_the_format_that_are_not_here_are_declined_and_not_called_wrong() {
-    let bytes = parts().metadata("op", "t5_bias").bytes();
-    let failure = ProblemFile::parse("f", &bytes, true).unwrap_err();
-    assert!(matches!(failure, Failure::Declined(_)), "{failure}");
-    let said = "op 't5_bias': not in this build yet; this build computes: full, longformer, lsh";
-    assert_says(&failure.to_string(), &[said]);
 }
 
 /// Tensors by name, to be changed before they are written.

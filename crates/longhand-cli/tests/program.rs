@@ -104,8 +104,8 @@ fn what_is_not_here_is_declined_and_says_so() {
     let file = sample_arg("length1");
     let absent = if cfg!(feature = "cuda") { "no device" } else { "not in this build" };
     assert_refused(&["check", &file, "--device", "cuda"], &[absent]);
-    assert_refused(&["sources", "t5_bias"], &["declined", "this build computes: full"]);
-    assert_refused(&["bench", "t5_bias"], &["declined"]);
+    assert_refused(&["sources", "flash"], &["must be one of full"]);
+    assert_refused(&["bench", "flash"], &["must be one of full"]);
     let folder = folder("declined");
     let other =
         write(&folder, "x.safetensors", &Parts::of("length1").metadata("op", "xlnet").bytes());

@@ -35,6 +35,8 @@ pub enum Slot {
     Alibi,
     /// Additive bias.
     Bias,
+    /// Bias by buckets of distances.
+    BiasTable,
     /// Valid keys.
     KeyValid,
     /// Where queries of packed sequences begin.
@@ -73,6 +75,7 @@ impl Slot {
             Slot::Partial => "partial",
             Slot::Alibi => "alibi",
             Slot::Bias => "bias",
+            Slot::BiasTable => "bias_table",
             Slot::KeyValid => "key_valid",
             Slot::CuQ => "cu_q",
             Slot::CuK => "cu_k",
@@ -109,6 +112,7 @@ impl Config {
         let optional = [
             (self.alibi && main, Slot::Alibi),
             (self.bias && main, Slot::Bias),
+            (self.buckets.is_some() && main, Slot::BiasTable),
             (reads_validity, Slot::KeyValid),
             (self.ragged && stage != Stage::Pack, Slot::CuQ),
             (self.ragged && stage != Stage::Pack, Slot::CuK),
@@ -132,13 +136,14 @@ impl Config {
     pub fn of_stage(&self, stage: Stage) -> Config {
         match stage {
             Stage::Forward => *self,
-            Stage::Pack => {
-                Config { softcap: false, alibi: false, bias: false, ragged: false, ..*self }
-            }
-            Stage::Combine => {
-                Config { softcap: false, alibi: false, bias: false, key_padding: false, ..*self }
-            }
+            Stage::Pack => Config { ragged: false, ..self.unmodified() },
+            Stage::Combine => Config { key_padding: false, ..self.unmodified() },
         }
+    }
+
+    /// The same for scores that nothing is done to.
+    fn unmodified(&self) -> Config {
+        Config { softcap: false, alibi: false, bias: false, buckets: None, ..*self }
     }
 
     /// The WGSL of `stage`.
@@ -150,7 +155,7 @@ impl Config {
             (Stage::Forward, Kernel::Rows { .. }) => expand(
                 "full_forward_rows.wgsl",
                 context! {
-                    modified => self.softcap || self.alibi || self.bias,
+                    modified => *self != self.unmodified(),
                     ..merge_maps([self.kernel.values(self.head_dim), values])
                 },
             ),
@@ -181,6 +186,7 @@ impl Config {
             softcap => self.softcap,
             alibi => self.alibi,
             bias => self.bias,
+            buckets => self.buckets.map(|b| b.values()),
             key_padding => slots.contains(&Slot::KeyValid) || slots.contains(&Slot::ValidTexels),
             ragged => self.ragged,
         }

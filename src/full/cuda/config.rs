@@ -4,7 +4,7 @@
 use crate::cuda::Caps;
 pub use crate::cuda::tile::{HEAD_DIMS, Tile};
 use crate::cuda::tile::{Rows, kernel_head_dim, loads_by_chunks};
-use crate::full::Full;
+use crate::full::{Buckets, Full};
 use crate::template::expand;
 use crate::{DType, Declined, Error};
 use minijinja::{Value, context};
@@ -54,6 +54,8 @@ pub struct Config {
     pub alibi: bool,
     /// See [`Full::bias`].
     pub bias: bool,
+    /// See [`Full::buckets`].
+    pub buckets: Option<Buckets>,
     /// See [`Full::key_padding`].
     pub key_padding: bool,
     /// See [`Full::ragged`].
@@ -94,19 +96,25 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
         softcap: problem.softcap > 0.0,
         alibi: problem.alibi,
         bias: problem.bias.is_some(),
+        buckets: problem.buckets,
         key_padding: problem.key_padding,
         ragged: problem.ragged.is_some(),
         split: false,
         packed: s.seqlen_q <= 32
             && s.heads_q > s.heads_kv
             && !problem.alibi
-            && problem.bias.is_none(),
+            && problem.bias.is_none()
+            && problem.buckets.is_none(),
     };
     let tiles = config.tiles(s.seqlen_q);
-    let fits =
-        |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
+    // A head's biases by distance lie there too, from the farthest past to the farthest future.
+    let distances = problem.buckets.map_or(0, |b| 4 * (2 * b.reach() + 1) as u32);
+    let fits = |tile: &&Tile| {
+        let bytes = Config { tile: **tile, ..config }.shared_bytes();
+        bytes + distances <= caps.max_shared_opt_in
+    };
     let Some(tile) = tiles.iter().find(fits) else {
-        let least = Config { tile: tiles[tiles.len() - 1], ..config }.shared_bytes();
+        let least = Config { tile: tiles[tiles.len() - 1], ..config }.shared_bytes() + distances;
         let reason = format!(
             "the kernel needs {least} bytes of shared memory, the device allows {}",
             caps.max_shared_opt_in
@@ -164,7 +172,12 @@ impl Config {
 
     /// Whether scores are modified, or masked by more than their position.
     fn has_options(&self) -> bool {
-        self.scaled || self.softcap || self.alibi || self.bias || self.key_padding
+        self.modified() || self.key_padding
+    }
+
+    /// Whether something is done to scores between the product and the mask.
+    fn modified(&self) -> bool {
+        self.scaled || self.softcap || self.alibi || self.bias || self.buckets.is_some()
     }
 
     /// The same kernel for tensors whose rows begin anywhere.
@@ -272,6 +285,7 @@ impl Config {
                 softcap: false,
                 alibi: false,
                 bias: false,
+                buckets: None,
                 key_padding: false,
                 packed: false,
                 ..*self
@@ -323,6 +337,7 @@ impl Config {
             softcap => self.softcap,
             alibi => self.alibi,
             bias => self.bias,
+            buckets => self.buckets.map(|b| b.values()),
             key_padding => self.key_padding,
             ragged => self.ragged,
             split => self.split,

@@ -50,6 +50,7 @@ struct Uploaded {
     lse: DeviceBuffer,
     alibi_slopes: Option<DeviceBuffer>,
     bias: Option<DeviceBuffer>,
+    bias_table: Option<DeviceBuffer>,
     key_valid: Option<DeviceBuffer>,
     cu_seqlens_q: Option<DeviceBuffer>,
     cu_seqlens_k: Option<DeviceBuffer>,
@@ -76,6 +77,7 @@ impl Uploaded {
             lse: zeros(problem.lse_len(), DType::F32)?,
             alibi_slopes: inputs.alibi_slopes.map(|x| floats(x, DType::F32)).transpose()?,
             bias: inputs.bias.map(|x| floats(x, DType::F32)).transpose()?,
+            bias_table: inputs.bias_table.map(|x| floats(x, DType::F32)).transpose()?,
             key_valid: inputs.key_valid.map(bytes).transpose()?,
             cu_seqlens_q: inputs.cu_seqlens_q.map(words).transpose()?,
             cu_seqlens_k: inputs.cu_seqlens_k.map(words).transpose()?,
@@ -89,6 +91,7 @@ impl Uploaded {
         let args = Args {
             alibi_slopes: at(&self.alibi_slopes),
             bias: at(&self.bias),
+            bias_table: at(&self.bias_table),
             key_valid: at(&self.key_valid),
             cu_seqlens_q: at(&self.cu_seqlens_q),
             cu_seqlens_k: at(&self.cu_seqlens_k),

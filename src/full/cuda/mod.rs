@@ -31,6 +31,8 @@ pub struct Args {
     pub alibi_slopes: Option<u64>,
     /// f32; see [`Bias`](crate::full::Bias).
     pub bias: Option<u64>,
+    /// f32, `[num_buckets, heads_q]`.
+    pub bias_table: Option<u64>,
     /// One byte a key, `[batch, seqlen_k]`, not 0 for a key that may be attended.
     pub key_valid: Option<u64>,
     /// i32, `[batch + 1]`. The device trusts it: see [`Ragged`](crate::full::Ragged).
@@ -52,6 +54,7 @@ impl Args {
             lse,
             alibi_slopes: None,
             bias: None,
+            bias_table: None,
             key_valid: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,
@@ -168,6 +171,7 @@ impl Plan {
         let optional = [
             ("alibi_slopes", args.alibi_slopes, p.alibi, 4, false),
             ("bias", args.bias, p.bias.is_some(), 4, no_keys),
+            ("bias_table", args.bias_table, p.buckets.is_some(), 4, false),
             ("key_valid", args.key_valid, p.key_padding, 1, no_keys),
             ("cu_seqlens_q", args.cu_seqlens_q, p.ragged.is_some(), 4, false),
             ("cu_seqlens_k", args.cu_seqlens_k, p.ragged.is_some(), 4, false),

@@ -21,6 +21,7 @@ pub(super) struct Params {
     cu_seqlens_q: u64,
     cu_seqlens_k: u64,
     partial: u64,
+    bias_table: u64,
     q_steps: Steps,
     k_steps: Steps,
     v_steps: Steps,
@@ -77,6 +78,7 @@ impl Params {
             cu_seqlens_q: args.cu_seqlens_q.unwrap_or(0),
             cu_seqlens_k: args.cu_seqlens_k.unwrap_or(0),
             partial: args.workspace.unwrap_or(0),
+            bias_table: args.bias_table.unwrap_or(0),
             q_steps: steps(&p.layout.q),
             k_steps: steps(&p.layout.k),
             v_steps: steps(&p.layout.v),
@@ -115,7 +117,7 @@ mod tests {
             ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
         }
         let mut expected = offsets!(
-            q k v out lse alibi_slopes bias key_valid cu_seqlens_q cu_seqlens_k partial lse_batch
+            q k v out lse alibi_slopes bias key_valid cu_seqlens_q cu_seqlens_k partial bias_table lse_batch
             lse_head bias_batch bias_head bias_row partial_rows partial_stats blocks heads group
             splits split_len seqlen_q seqlen_k head_dim window_left window_right scale softcap
         );

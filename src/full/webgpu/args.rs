@@ -22,6 +22,8 @@ pub struct Args<'a> {
     pub alibi_slopes: Option<Binding<'a>>,
     /// f32; see [`Bias`](crate::full::Bias).
     pub bias: Option<Binding<'a>>,
+    /// f32, `[num_buckets, heads_q]`.
+    pub bias_table: Option<Binding<'a>>,
     /// One byte a key, `[batch, seqlen_k]`, not 0 for a key that may be attended.
     pub key_valid: Option<Binding<'a>>,
     /// i32, `[batch + 1]`. The device trusts it: see [`Ragged`](crate::full::Ragged).
@@ -49,6 +51,7 @@ impl<'a> Args<'a> {
             lse: lse.into(),
             alibi_slopes: None,
             bias: None,
+            bias_table: None,
             key_valid: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,
@@ -71,10 +74,12 @@ impl Plan {
             (Slot::Out, Checked::new("out", Some(args.out), out, e, Usage::Write)?),
             (Slot::Lse, Checked::new("lse", Some(args.lse), p.lse_len(), 4, Usage::Write)?),
         ];
+        let table = p.buckets.map_or(0, |b| b.num_buckets * s.heads_q);
         let bias = p.bias.as_ref().map_or(0, |b| p.bias_dims(b).iter().product());
         let optional = [
             (Slot::Alibi, "alibi_slopes", args.alibi_slopes, p.alibi, s.heads_q, 4),
             (Slot::Bias, "bias", args.bias, p.bias.is_some(), bias, 4),
+            (Slot::BiasTable, "bias_table", args.bias_table, p.buckets.is_some(), table, 4),
             (Slot::KeyValid, "key_valid", args.key_valid, p.key_padding, s.batch * s.seqlen_k, 1),
             (Slot::CuQ, "cu_seqlens_q", args.cu_seqlens_q, p.ragged.is_some(), s.batch + 1, 4),
             (Slot::CuK, "cu_seqlens_k", args.cu_seqlens_k, p.ragged.is_some(), s.batch + 1, 4),

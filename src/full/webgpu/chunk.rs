@@ -36,6 +36,7 @@ pub(super) fn range(problem: &Full, slot: Slot, chunk: &Chunk) -> (u64, u64) {
             ((batch * s.heads_q + head) * rows, ((batches - 1) * s.heads_q + heads) * rows)
         }
         Slot::Alibi => (0, s.heads_q),
+        Slot::BiasTable => (0, problem.buckets.map_or(0, |b| b.num_buckets) * s.heads_q),
         Slot::KeyValid => (batch * s.seqlen_k, batches * s.seqlen_k),
         Slot::CuQ | Slot::CuK => (0, s.batch + 1),
         Slot::Bias => problem.bias.as_ref().map_or((0, 0), |bias| {

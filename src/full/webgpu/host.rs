@@ -49,6 +49,7 @@ struct Uploaded<'a> {
     lse: HostBuffer,
     alibi_slopes: Option<HostBuffer>,
     bias: Option<HostBuffer>,
+    bias_table: Option<HostBuffer>,
     key_valid: Option<HostBuffer>,
     cu_seqlens_q: Option<HostBuffer>,
     cu_seqlens_k: Option<HostBuffer>,
@@ -73,6 +74,7 @@ impl<'a> Uploaded<'a> {
             lse: empty(problem.lse_len(), DType::F32)?,
             alibi_slopes: inputs.alibi_slopes.map(|x| floats(x, DType::F32)).transpose()?,
             bias: inputs.bias.map(|x| floats(x, DType::F32)).transpose()?,
+            bias_table: inputs.bias_table.map(|x| floats(x, DType::F32)).transpose()?,
             key_valid: inputs
                 .key_valid
                 .map(|x| HostBuffer::with_bytes(context, x, 0))
@@ -95,17 +97,19 @@ impl<'a> Uploaded<'a> {
         let optional = [
             &self.alibi_slopes,
             &self.bias,
+            &self.bias_table,
             &self.key_valid,
             &self.cu_seqlens_q,
             &self.cu_seqlens_k,
             &workspace,
         ]
         .map(binding);
-        let [alibi_slopes, bias, key_valid, cu_seqlens_q, cu_seqlens_k, workspace] =
+        let [alibi_slopes, bias, bias_table, key_valid, cu_seqlens_q, cu_seqlens_k, workspace] =
             optional.each_ref().map(|x| x.as_ref().map(Binding::from));
         let args = Args {
             alibi_slopes,
             bias,
+            bias_table,
             key_valid,
             cu_seqlens_q,
             cu_seqlens_k,

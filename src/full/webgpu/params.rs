@@ -44,6 +44,8 @@ pub(super) struct Params {
     batches: u32,
     rows_q: u32,
     rows_k: u32,
+    table_base: u32,
+    table_row: u32,
 }
 
 impl Plan {
@@ -104,6 +106,8 @@ impl Plan {
             batches: if p.ragged.is_some() { 1 } else { chunk.batches as u32 },
             rows_q: p.rows_q() as u32,
             rows_k: p.rows_k() as u32,
+            table_base: one(Slot::BiasTable, p.buckets.is_some()),
+            table_row: s.heads_q as u32,
         }
     }
 }
@@ -124,7 +128,7 @@ mod tests {
             workgroups blocks splits split_len heads first_head first_batch group seqlen_q seqlen_k
             head_dim bias_batch bias_head bias_base key_valid_base lse_base lse_batch lse_head
             window_left window_right scale softcap alibi_base partial_rows cu_q_base cu_k_base
-            batches rows_q rows_k
+            batches rows_q rows_k table_base table_row
         );
         let tensors = [
             ("q", offset_of!(Params, q)),

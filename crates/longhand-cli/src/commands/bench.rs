@@ -4,7 +4,7 @@ use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, Relativ
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
-use crate::problem_file::{OPS_HERE, Problem, ProblemFile, known_op};
+use crate::problem_file::{OPS, Problem, ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
 use crate::{cuda, generate, plot, sass, table};
 use longhand::{DType, Full};
@@ -178,11 +178,11 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
         }
         "transformer_xl" | "xlnet" | "rel_pos" => {
             let problem = options.relative.problem(&options.kind, &options.problem, seqlen)?;
-            let op = OPS_HERE.into_iter().find(|op| *op == options.kind).unwrap_or_default();
+            let op = OPS.into_iter().find(|op| *op == options.kind).unwrap_or_default();
             Box::new(move || generate::relative(op, &problem))
         }
         _ => {
-            let problem = options.problem.problem(seqlen, seqlen)?;
+            let problem = options.problem.problem_of(&options.kind, seqlen, seqlen)?;
             Box::new(move || generate::full(&problem))
         }
     })

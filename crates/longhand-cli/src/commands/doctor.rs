@@ -3,7 +3,7 @@
 use crate::cli::{Outcome, say};
 use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
-use crate::problem_file::{OPS_HERE, OPS_LATER, Problem};
+use crate::problem_file::{OPS, Problem};
 use crate::{cuda, webgpu};
 use longhand::{DType, Full, Longformer, Shape, TransformerXl};
 use serde_json::{Value, json};
@@ -36,18 +36,12 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         let devices: Vec<Value> = findings.iter().map(Finding::json).collect();
         let report = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "kinds": OPS_HERE,
-            "kinds_later": OPS_LATER,
+            "kinds": OPS,
             "devices": devices,
         });
         say(&format!("{report:#}\n"))?;
     } else {
-        say(&format!(
-            "longhand {}\nkinds: {} (not in this build yet: {})\n\n",
-            env!("CARGO_PKG_VERSION"),
-            OPS_HERE.join(", "),
-            OPS_LATER.join(", ")
-        ))?;
+        say(&format!("longhand {}\nkinds: {}\n\n", env!("CARGO_PKG_VERSION"), OPS.join(", ")))?;
         for finding in &findings {
             say(&finding.text())?;
         }
@@ -59,7 +53,7 @@ fn look(kind: DeviceKind) -> Finding {
     let mut finding =
         Finding { kind, state: Ok(String::new()), details: Vec::new(), selects: Vec::new() };
     let host = |what: &str| {
-        let everything = (OPS_HERE.join(", "), Ok("every problem, with gradients".to_owned()));
+        let everything = (OPS.join(", "), Ok("every problem, with gradients".to_owned()));
         (Ok(what.to_owned()), vec![everything])
     };
     match kind {

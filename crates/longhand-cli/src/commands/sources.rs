@@ -68,7 +68,7 @@ enum Target {
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
     known_op(&options.kind)?;
     let problem = match options.kind.as_str() {
-        "full" => Problem::Full(full(options)?),
+        "full" | "t5_bias" => Problem::Full(full(options)?),
         "longformer" => {
             let mut problem = options.longformer.problem(&options.problem, options.seqlen)?;
             problem.key_padding = options.key_padding;
@@ -85,7 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
             Problem::TransformerXl(problem)
         }
     };
-    if options.kind != "full" {
+    if !["full", "t5_bias"].contains(&options.kind.as_str()) {
         no_options_of_full(options)?;
     }
     let sources = match options.target {
@@ -106,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
 fn full(options: &Options) -> Result<Full> {
     let seqlen_q = options.seqlen_q.unwrap_or(options.seqlen);
     let seqlen_k = options.seqlen_k.unwrap_or(options.seqlen);
-    let mut problem = options.problem.problem(seqlen_q, seqlen_k)?;
+    let mut problem = options.problem.problem_of(&options.kind, seqlen_q, seqlen_k)?;
     problem.key_padding = options.key_padding;
     if options.bias {
         problem = problem.bias(Bias { per_batch: true, per_head: true });

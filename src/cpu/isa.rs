@@ -1,0 +1,73 @@
+//! Which instructions a kernel is compiled for.
+
+use crate::{Declined, Error};
+
+/// A set of instructions that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// What every processor of the target has; on AArch64 that includes NEON with its multiply-add.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+}
+
+impl Isa {
+    /// Those that this processor has, the best last.
+    pub fn all() -> Vec<Isa> {
+        let mut all = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
+            all.push(Isa::Avx2);
+        }
+        all
+    }
+
+    /// The one that `LONGHAND_CPU` names, else the best that this processor has.
+    pub fn choose() -> Result<Isa, Error> {
+        let all = Isa::all();
+        let best = all.last().copied().unwrap_or(Isa::Portable);
+        let named = match std::env::var("LONGHAND_CPU") {
+            Err(_) => return Ok(best),
+            Ok(name) => name,
+        };
+        let known = [Isa::Portable, Isa::Avx2].into_iter().find(|isa| isa.name() == named);
+        match known {
+            None => Err(Error::invalid("LONGHAND_CPU", named, "must be portable or avx2")),
+            Some(isa) if all.contains(&isa) => Ok(isa),
+            Some(isa) => Err(Declined::new(format!("this processor has no {}", isa.name())).into()),
+        }
+    }
+
+    /// As `LONGHAND_CPU` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+        }
+    }
+}
+
+/// Runs `$body::<FMA>($args)`, an `#[inline(always)]` function, compiled for `$isa`. `FMA`: a
+/// multiply-add is one instruction (where it is not, it is a slow function call).
+macro_rules! with_isa {
+    ($isa:expr, $body:ident($($name:ident: $type:ty),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2($($name: $type),*) {
+            $body::<true>($($name),*)
+        }
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::Isa::Avx2 => {
+                // SAFETY: a plan has `Isa::Avx2` only where `Isa::all` has found these features.
+                #[allow(unsafe_code)]
+                let () = unsafe { avx2($($name),*) };
+            }
+            _ => $body::<{ cfg!(target_arch = "aarch64") }>($($name),*),
+        }
+    }};
+}
+pub(crate) use with_isa;

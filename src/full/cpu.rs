@@ -1,0 +1,178 @@
+//! Full attention on this machine's processor: plan, run.
+
+mod host;
+mod tile;
+
+use super::Full;
+use crate::Error;
+use crate::cpu::{Element, Isa, SharedRows};
+use crate::problem::{at_least, exactly};
+use rayon::prelude::*;
+use tile::{BLOCK_M, Block, Scratch};
+
+/// The tensors of one run. What the problem does not use is `None`.
+#[derive(Debug)]
+pub struct Args<'a, T> {
+    /// Queries, in the problem's layout and dtype.
+    pub q: &'a [T],
+    /// Keys.
+    pub k: &'a [T],
+    /// Values.
+    pub v: &'a [T],
+    /// The result. What lies between its rows stays as it is.
+    pub out: &'a mut [T],
+    /// `[batch, heads_q, seqlen_q]` (ragged: `[heads_q, total_q]`).
+    pub lse: &'a mut [f32],
+    /// `[heads_q]`.
+    pub alibi_slopes: Option<&'a [f32]>,
+    /// See [`Bias`](crate::full::Bias).
+    pub bias: Option<&'a [f32]>,
+    /// `[num_buckets, heads_q]`.
+    pub bias_table: Option<&'a [f32]>,
+    /// One byte a key, `[batch, seqlen_k]`, not 0 for a key that may be attended.
+    pub key_valid: Option<&'a [u8]>,
+    /// `[batch + 1]`.
+    pub cu_seqlens_q: Option<&'a [i32]>,
+    /// `[batch + 1]`.
+    pub cu_seqlens_k: Option<&'a [i32]>,
+}
+
+impl<'a, T> Args<'a, T> {
+    /// The five tensors that every problem has.
+    pub fn new([q, k, v]: [&'a [T]; 3], out: &'a mut [T], lse: &'a mut [f32]) -> Self {
+        Args {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            alibi_slopes: None,
+            bias: None,
+            bias_table: None,
+            key_valid: None,
+            cu_seqlens_q: None,
+            cu_seqlens_k: None,
+        }
+    }
+}
+
+/// A problem and the instructions that compute it.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    problem: Full,
+    isa: Isa,
+}
+
+impl Full {
+    /// A plan for this processor, or for the instructions that `LONGHAND_CPU` names.
+    pub fn plan_cpu(&self) -> Result<Plan, Error> {
+        self.validate()?;
+        Ok(Plan { problem: *self, isa: Isa::choose()? })
+    }
+}
+
+impl Plan {
+    /// The same for other instructions of this processor's ([`Isa::all`]).
+    ///
+    /// # Errors
+    ///
+    /// If this processor does not have them.
+    pub fn with_isa(self, isa: Isa) -> Result<Plan, Error> {
+        match Isa::all().contains(&isa) {
+            true => Ok(Plan { isa, ..self }),
+            false => Err(Error::invalid("isa", isa.name(), "this processor does not have it")),
+        }
+    }
+
+    /// The instructions that were chosen.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// f32 of workspace for one thread. More, up to one for every thread of the pool, are used; a few
+    /// for each thread balance better.
+    pub fn workspace_of_thread(&self) -> usize {
+        Scratch::len(&self.problem)
+    }
+
+    /// Elements of a workspace for `threads`.
+    pub fn workspace_len(&self, threads: usize) -> usize {
+        // Tasks differ in length under a causal mask.
+        threads.max(1).saturating_mul(4).saturating_mul(self.workspace_of_thread())
+    }
+
+    /// The tile sizes, for people.
+    pub fn describe(&self) -> String {
+        let (m, n) = (BLOCK_M, tile::BLOCK_N);
+        format!("cpu {}, tile {m}x{n}", self.isa.name())
+    }
+
+    /// Computes into `args.out` and `args.lse`, on the threads of the rayon pool that this is called
+    /// in; `workspace` holds [`workspace_of_thread`](Self::workspace_of_thread) elements once or
+    /// several times, whose contents mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor does not fit the problem, or `T` is not its dtype.
+    pub fn run<T: Element>(
+        &self,
+        mut args: Args<'_, T>,
+        workspace: &mut [f32],
+    ) -> Result<(), Error> {
+        self.check(&args, workspace)?;
+        let p = &self.problem;
+        if p.lse_len() == 0 {
+            return Ok(());
+        }
+        let out = SharedRows::new(std::mem::take(&mut args.out));
+        let lse = SharedRows::new(std::mem::take(&mut args.lse));
+        let blocks = p.shape.seqlen_q.div_ceil(BLOCK_M);
+        let tasks = p.shape.batch * p.shape.heads_q * blocks;
+        let of_thread = self.workspace_of_thread();
+        let parts = (workspace.len() / of_thread).min(tasks);
+        let scratches = workspace.par_chunks_exact_mut(of_thread).take(parts).enumerate();
+        scratches.for_each(|(part, scratch)| {
+            let mut scratch = Scratch::new(p, scratch);
+            for task in (part..tasks).step_by(parts) {
+                let block = Block {
+                    problem: p,
+                    args: &args,
+                    isa: self.isa,
+                    head: task / blocks % p.shape.heads_q,
+                    batch: task / blocks / p.shape.heads_q,
+                    // Under a causal mask the last rows see the most keys: they begin.
+                    first: (blocks - 1 - task % blocks) * BLOCK_M,
+                };
+                block.run(&mut scratch, &out, &lse);
+            }
+        });
+        Ok(())
+    }
+
+    fn check<T: Element>(&self, args: &Args<'_, T>, workspace: &[f32]) -> Result<(), Error> {
+        let p = &self.problem;
+        if T::DTYPE != p.dtype {
+            let rule = format!("the problem's is {}", p.dtype);
+            return Err(Error::invalid("dtype", T::DTYPE, rule));
+        }
+        let s = &p.shape;
+        let [q, k, v, out] = p.spans();
+        for (name, got, needed) in [
+            ("q", args.q.len(), q),
+            ("k", args.k.len(), k),
+            ("v", args.v.len(), v),
+            ("out", args.out.len(), out),
+            ("lse", args.lse.len(), p.lse_len()),
+            ("workspace", workspace.len(), self.workspace_of_thread()),
+        ] {
+            at_least(name, got, needed)?;
+        }
+        let len = |x: &Option<&[f32]>| x.map(<[f32]>::len);
+        exactly("alibi_slopes", len(&args.alibi_slopes), p.alibi.then_some(s.heads_q))?;
+        let bias = p.bias.as_ref().map(|b| p.bias_dims(b).iter().product());
+        exactly("bias", len(&args.bias), bias)?;
+        let table = p.buckets.map(|b| b.num_buckets * s.heads_q);
+        exactly("bias_table", len(&args.bias_table), table)?;
+        p.validate_masks(args.key_valid, args.cu_seqlens_q, args.cu_seqlens_k)
+    }
+}

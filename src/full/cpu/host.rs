@@ -1,0 +1,104 @@
+//! From f32 tensors to f32 results: for tests, tools and first steps.
+
+use super::{Args, Plan};
+use crate::cpu::Element;
+use crate::full::{Full, Inputs, Output};
+use crate::timing::{Clock, Timing, milliseconds};
+use crate::{DType, Error};
+use half::{bf16, f16};
+use std::time::Instant;
+
+impl Full {
+    /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
+    pub fn run_cpu(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        self.plan_cpu()?.run_inputs(inputs)
+    }
+
+    /// Measures the forward pass: the least time of `repeats` runs after the first.
+    pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
+        match self.dtype {
+            DType::F32 => self.plan_cpu()?.time::<f32>(inputs, repeats),
+            DType::F16 => self.plan_cpu()?.time::<f16>(inputs, repeats),
+            DType::BF16 => self.plan_cpu()?.time::<bf16>(inputs, repeats),
+        }
+    }
+}
+
+impl Plan {
+    /// As [`Full::run_cpu`], by this plan.
+    pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        match self.problem.dtype {
+            DType::F32 => self.run_as::<f32>(inputs),
+            DType::F16 => self.run_as::<f16>(inputs),
+            DType::BF16 => self.run_as::<bf16>(inputs),
+        }
+    }
+
+    fn run_as<T: Element>(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+        self.run(stored.args(inputs), &mut self.workspace())?;
+        let mut out = vec![0.0; stored.out.len()];
+        T::load(&stored.out, &mut out);
+        Ok(Output { out, lse: stored.lse })
+    }
+
+    fn time<T: Element>(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
+        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+        let mut workspace = self.workspace();
+        let mut once = || {
+            let started = Instant::now();
+            self.run(stored.args(inputs), &mut workspace)?;
+            Ok::<f64, Error>(milliseconds(started.elapsed()))
+        };
+        let first_ms = once()?;
+        let mut best_ms = f64::INFINITY;
+        for _ in 0..repeats.max(1) {
+            best_ms = best_ms.min(once()?);
+        }
+        let workspace_bytes = 4 * workspace.len() as u64;
+        Ok(Timing { first_ms, best_ms, workspace_bytes, clock: Clock::Wall })
+    }
+
+    fn workspace(&self) -> Vec<f32> {
+        vec![0.0; self.workspace_len(rayon::current_num_threads())]
+    }
+}
+
+/// A problem's large tensors in its dtype, and room for its results.
+struct Stored<T> {
+    q: Vec<T>,
+    k: Vec<T>,
+    v: Vec<T>,
+    out: Vec<T>,
+    lse: Vec<f32>,
+}
+
+impl<T: Element> Stored<T> {
+    fn new(problem: &Full, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+        problem.validate_inputs(inputs)?;
+        let stored = |x: &[f32]| {
+            let mut all = vec![T::default(); x.len()];
+            T::store(x, &mut all);
+            all
+        };
+        Ok(Stored {
+            q: stored(inputs.q),
+            k: stored(inputs.k),
+            v: stored(inputs.v),
+            out: vec![T::default(); problem.spans()[3]],
+            lse: vec![0.0; problem.lse_len()],
+        })
+    }
+
+    fn args<'a>(&'a mut self, inputs: &Inputs<'a, f32>) -> Args<'a, T> {
+        Args {
+            alibi_slopes: inputs.alibi_slopes,
+            bias: inputs.bias,
+            bias_table: inputs.bias_table,
+            key_valid: inputs.key_valid,
+            cu_seqlens_q: inputs.cu_seqlens_q,
+            cu_seqlens_k: inputs.cu_seqlens_k,
+            ..Args::new([&self.q, &self.k, &self.v], &mut self.out, &mut self.lse)
+        }
+    }
+}
