@@ -89,9 +89,13 @@ fn loads_by_vec4(problem: &TransformerXl) -> bool {
     problem.shape.head_dim.is_multiple_of(4) && tensors.iter().all(|(_, s, _)| four(s))
 }
 
-/// Rows of an invocation of [`Kernel::Rows`] and keys of a step.
+/// Rows of an invocation of [`Kernel::Rows`] and keys of a step: as full attention's, but for two
+/// keys where rows of the table would else be moved in registers for each.
 fn rows_and_keys(head_dim: u32) -> (u32, u32) {
-    crate::full::config::rows_and_keys(head_dim)
+    match head_dim {
+        64 | 96 => (3, 2),
+        _ => crate::full::config::rows_and_keys(head_dim),
+    }
 }
 
 /// The kernel for CPU adapters, if this is one and the textures are large enough.
