@@ -3,7 +3,7 @@
 
 use longhand::full::{Bias, Inputs, Ragged};
 use longhand::transformer_xl::{self, Chunks, Memory};
-use longhand::{DType, Error, Full, Shape, Strides, TransformerXl, Window};
+use longhand::{DType, Error, Full, Lsh, Shape, Strides, TransformerXl, Window, lsh};
 
 fn shape() -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q: 3, seqlen_k: 5, head_dim: 8 }
@@ -216,6 +216,147 @@ fn a_dtype_has_one_of_three_names() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         assert_eq!(dtype.name().parse::<DType>().unwrap(), dtype);
     }
+}
+
+fn lsh() -> Lsh {
+    Lsh::new([2, 6, 2, 4], 2, 2, DType::F32).num_buckets(&[2, 4])
+}
+
+#[test]
+fn lsh_sizes_must_be_positive_where_there_is_no_meaning_otherwise() {
+    lsh().validate().unwrap();
+    Lsh { batch: 0, seqlen: 0, ..lsh() }.validate().unwrap();
+    Lsh { chunks_before: 0, chunks_after: 9, ..lsh() }.validate().unwrap();
+    let rule = "must be positive";
+    assert_invalid(Lsh { heads: 0, ..lsh() }.validate(), "heads", rule);
+    assert_invalid(Lsh { chunk_len: 0, ..lsh() }.validate(), "chunk_len", rule);
+    assert_invalid(Lsh { num_hashes: 0, ..lsh() }.validate(), "num_hashes", rule);
+    assert_invalid(lsh().num_buckets(&[]).validate(), "num_buckets.len", rule);
+    assert_invalid(Lsh { head_dim: 0, ..lsh() }.validate(), "head_dim", "from 1 to 256");
+    assert_invalid(Lsh { head_dim: 257, ..lsh() }.validate(), "head_dim", "from 1 to 256");
+}
+
+#[test]
+fn lsh_sizes_must_be_below_2_to_the_31_and_not_overflow() {
+    let (big, rule) = (1usize << 31, "below 2^31");
+    assert_invalid(Lsh { batch: big, ..lsh() }.validate(), "batch", rule);
+    assert_invalid(Lsh { seqlen: big, ..lsh() }.validate(), "seqlen", rule);
+    assert_invalid(Lsh { chunk_len: big, ..lsh() }.validate(), "chunk_len", rule);
+    assert_invalid(Lsh { num_hashes: big, ..lsh() }.validate(), "num_hashes", rule);
+    assert_invalid(lsh().chunks(big, 0).validate(), "chunks_before", rule);
+    assert_invalid(lsh().chunks(0, big).validate(), "chunks_after", rule);
+    let (most, rule) = (i32::MAX as usize, "overflows the address space");
+    let wide = Lsh { batch: most, num_hashes: most, ..lsh() };
+    assert_invalid(wide.validate(), "lse_rounds", rule);
+    let rotations = Lsh { heads: most, num_hashes: most, batch: 0, ..lsh() };
+    assert_invalid(rotations.num_buckets(&[1 << 20]).validate(), "rotations", rule);
+    let seen = Lsh { chunk_len: most, ..lsh().chunks(most, most) };
+    assert_invalid(seen.validate(), "chunks_before + 1 + chunks_after", rule);
+    let far = Strides { batch: usize::MAX, seqlen: 8, head: 4 };
+    let l = lsh().layout;
+    for (name, layout) in [
+        ("layout.qk", lsh::Layout { qk: far, ..l }),
+        ("layout.v", lsh::Layout { v: far, ..l }),
+        ("layout.out", lsh::Layout { out: far, ..l }),
+    ] {
+        assert_invalid(lsh().layout(layout).validate(), name, rule);
+    }
+}
+
+#[test]
+fn lsh_buckets_come_in_pairs_and_are_not_too_many() {
+    for (factors, field) in
+        [(&[3][..], "num_buckets[0]"), (&[2, 0], "num_buckets[1]"), (&[2, 2, 5], "num_buckets[2]")]
+    {
+        assert_invalid(lsh().num_buckets(factors).validate(), field, "even and positive");
+    }
+    lsh().num_buckets(&[lsh::MAX_BUCKETS]).validate().unwrap();
+    let rule = "the product must be at most 1048576";
+    for factors in [&[lsh::MAX_BUCKETS + 2][..], &[1 << 10, 1 << 11], &[1 << 40, 1 << 40]] {
+        assert_invalid(lsh().num_buckets(factors).validate(), "num_buckets", rule);
+    }
+}
+
+#[test]
+fn lsh_numbers_must_be_finite_in_f32_and_the_epsilon_positive() {
+    for x in [f64::NAN, f64::NEG_INFINITY, -1e39] {
+        let rule = "finite in f32";
+        assert_invalid(lsh().softmax_scale(x).validate(), "softmax_scale", rule);
+        assert_invalid(Lsh { mask_value: x, ..lsh() }.validate(), "mask_value", rule);
+        let own = Lsh { self_mask_value: x, ..lsh() };
+        assert_invalid(own.validate(), "self_mask_value", rule);
+        assert_invalid(Lsh { key_norm_eps: x, ..lsh() }.validate(), "key_norm_eps", rule);
+    }
+    for x in [0.0, -1e-6, 1e-60] {
+        let eps = Lsh { key_norm_eps: x, ..lsh() };
+        assert_invalid(eps.validate(), "key_norm_eps", "positive in f32");
+    }
+}
+
+#[test]
+fn lsh_results_must_not_share_a_place_but_inputs_may() {
+    let (l, same) = (lsh().layout, Strides { batch: 0, seqlen: 8, head: 4 });
+    lsh().layout(lsh::Layout { qk: same, v: same, ..l }).validate().unwrap();
+    let shared = lsh().layout(lsh::Layout { out: same, ..l });
+    assert_invalid(shared.validate(), "layout.out", "must not share a place");
+}
+
+#[test]
+fn lsh_tensors_must_be_given_exactly_where_the_problem_has_them() {
+    let (x, rotations) = ([0.5f32; 2 * 6 * 2 * 4], [0.5; 2 * 4 * 2 * 3]);
+    let hashed = lsh::Inputs { rotations: Some(&rotations), ..lsh::Inputs::new(&x, &x) };
+    let check = |p: &Lsh, i: lsh::Inputs<'_, f32>| p.validate_inputs(&i);
+    check(&lsh(), hashed).unwrap();
+    let short = &x[1..];
+    assert_invalid(check(&lsh(), lsh::Inputs { qk: short, ..hashed }), "qk.len", "need 96");
+    assert_invalid(check(&lsh(), lsh::Inputs { v: short, ..hashed }), "v.len", "need 96");
+    let less = lsh::Inputs { rotations: Some(&rotations[1..]), ..hashed };
+    assert_invalid(check(&lsh(), less), "rotations.len", "needs 48 elements");
+    let none = lsh::Inputs { rotations: None, ..hashed };
+    assert_invalid(check(&lsh(), none), "rotations", ABSENT);
+    // Nothing to sort, nothing to hash.
+    let one = Lsh { chunk_len: 6, ..lsh() };
+    check(&one, none).unwrap();
+    assert_invalid(check(&one, hashed), "rotations", GIVEN);
+
+    let mut buckets = [7; 2 * 2 * 2 * 6];
+    let given = lsh().buckets_given();
+    assert_invalid(check(&given, none), "buckets", ABSENT);
+    assert_invalid(check(&given, hashed), "rotations", GIVEN);
+    let with = lsh::Inputs { buckets: Some(&buckets), ..none };
+    check(&given, with).unwrap();
+    assert_invalid(
+        check(&lsh(), lsh::Inputs { buckets: Some(&buckets), ..hashed }),
+        "buckets",
+        GIVEN,
+    );
+    let less = lsh::Inputs { buckets: Some(&buckets[1..]), ..none };
+    assert_invalid(check(&given, less), "buckets.len", "needs 48 elements");
+    for bad in [-1, 8] {
+        // Sequence 1, head 0, round 1, position 2.
+        buckets[24 + 6 + 2] = bad;
+        let with = lsh::Inputs { buckets: Some(&buckets), ..none };
+        assert_invalid(check(&given, with), "buckets[1][0][1][2]", "below 8");
+        // Of an invalid position, whatever.
+        let mut valid = [1; 12];
+        valid[6 + 2] = 0;
+        let with = lsh::Inputs { key_valid: Some(&valid), ..with };
+        check(&given.clone().key_padding(), with).unwrap();
+    }
+}
+
+#[test]
+fn lsh_key_valid_must_be_given_exactly_when_the_problem_says_so_and_hold_0_or_1() {
+    let (x, rotations) = ([0.5f32; 96], [0.5; 48]);
+    let none = lsh::Inputs { rotations: Some(&rotations), ..lsh::Inputs::new(&x, &x) };
+    let with =
+        |valid: &[u8], p: &Lsh| p.validate_inputs(&lsh::Inputs { key_valid: Some(valid), ..none });
+    assert_invalid(with(&[1; 12], &lsh()), "key_valid", GIVEN);
+    let padded = lsh().key_padding();
+    with(&[1; 12], &padded).unwrap();
+    assert_invalid(padded.validate_inputs(&none), "key_valid", ABSENT);
+    assert_invalid(with(&[1; 11], &padded), "key_valid.len", "needs 12 elements");
+    assert_invalid(with(&[2; 12], &padded), "key_valid", "must hold 0 or 1");
 }
 
 /// Of two sequences, 3 queries over 5 keys, 2 heads.

@@ -4,7 +4,7 @@
 use longhand::full::Bias;
 use longhand::transformer_xl::Memory;
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Shape, TransformerXl};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
     assert_sources(name, problem.sources_webgpu(caps).unwrap());
@@ -76,6 +76,22 @@ fn longformers_tiles_with_globals_padding_and_dilation() {
 fn longformers_rows_on_a_cpu_adapter() {
     let caps = Caps { cpu: true, ..Caps::baseline() };
     let problem = Longformer::new([1, 4096, 2, 32], 256, DType::BF16).globals(4);
+    assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
+}
+
+#[test]
+fn lshs_tiles_with_padding_and_pairs_that_count_once() {
+    let problem = Lsh::new([1, 4096, 2, 64], 64, 2, DType::F32)
+        .key_padding()
+        .duplicates_once()
+        .num_buckets(&[16, 32]);
+    assert_sources("f32_d64_all", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
+#[test]
+fn lshs_rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    let problem = Lsh::new([1, 4096, 2, 32], 64, 2, DType::BF16);
     assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
 }
 

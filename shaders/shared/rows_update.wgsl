@@ -3,9 +3,13 @@
         let m${ r }_new = <% for j in range(keys) %>max(s${ r }_${ j }, <% endfor %>m${ r }<% for j in range(keys) %>)<% endfor %>;
         let alpha${ r } = exp2(m${ r } - m${ r }_new);
 //%   for j in range(keys)
-        let p${ r }_${ j } = select(exp2(s${ r }_${ j } - m${ r }_new), 0.0, s${ r }_${ j } <= NEG);
+        let p${ r }_${ j } = select(exp2(s${ r }_${ j } - m${ r }_new)<% if shares is defined %> * share${ r }_${ j }<% endif %>, 0.0, s${ r }_${ j } <= NEG);
         // Of a masked key not even the value: 0 · v would be NaN where v is inf or NaN.
+//%     if adds_nothing is defined
+        let keep${ r }_${ j } = vec4<u32>(select(0xffffffffu, 0u, p${ r }_${ j } == 0.0));
+//%     else
         let keep${ r }_${ j } = vec4<u32>(select(0xffffffffu, 0u, s${ r }_${ j } <= NEG));
+//%     endif
 //%   endfor
         l${ r } = l${ r } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j }<% endfor %>;
         m${ r } = m${ r }_new;

@@ -118,3 +118,32 @@ fn store_${ name }(row: u32, d: u32, x: vec4<f32>) {
 //%     endif
 //%   endif
 //% endmacro
+//% macro rereader(name)
+// Elements d to d + 3 of a row that was stored; whatever past its end.
+fn load_${ name }(row: u32, d: u32) -> vec4<f32> {
+//%   if vec4
+//%     if dtype == "f32"
+    return ${ name }[(row + d) >> 2u];
+//%     elif dtype == "f16" and f16
+    return vec4<f32>(${ name }[(row + d) >> 2u]);
+//%     elif dtype == "f16"
+    let x = ${ name }[(row + d) >> 2u];
+    return vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y));
+//%     else
+    let x = ${ name }[(row + d) >> 2u];
+    return bitcast<vec4<f32>>(vec4<u32>(x.x << 16u, x.x & 0xffff0000u, x.y << 16u, x.y & 0xffff0000u));
+//%     endif
+//%   elif dtype == "f32"
+    return vec4<f32>(${ name }[row + d], ${ name }[row + d + 1u], ${ name }[row + d + 2u], ${ name }[row + d + 3u]);
+//%   else
+    let at = vec4<u32>(row + d) + vec4<u32>(0u, 1u, 2u, 3u);
+    let words = vec4<u32>(atomicLoad(&${ name }[at.x >> 1u]), atomicLoad(&${ name }[at.y >> 1u]), atomicLoad(&${ name }[at.z >> 1u]), atomicLoad(&${ name }[at.w >> 1u]));
+    let half = words >> (16u * (at & vec4<u32>(1u)));
+//%     if dtype == "f16"
+    return vec4<f32>(unpack2x16float(half.x).x, unpack2x16float(half.y).x, unpack2x16float(half.z).x, unpack2x16float(half.w).x);
+//%     else
+    return bitcast<vec4<f32>>(half << vec4<u32>(16u));
+//%     endif
+//%   endif
+}
+//% endmacro

@@ -11,7 +11,7 @@
 //% endif
                 for (var n = lane; n < BLOCK_M * DC4; n += TR * TC) {
                     let row = ${ q_row };
-                    let x = load_q(s.q + u32(row) * P.q_row, (c * DC4 + n % DC4) * 4u);
+                    let x = load_${ q_tensor | default("q") }(s.q + u32(row) * P.${ q_tensor | default("q") }_row, (c * DC4 + n % DC4) * 4u);
                     sh[(n / DC4) * LD + n % DC4] = Staged(x);
                 }
             }
@@ -22,7 +22,7 @@
 //% if positions is defined
                 let x = load_key(s, row, (c * DC4 + n % DC4) * 4u);
 //% else
-                let x = load_k(s.k + u32(row) * P.k_row, (c * DC4 + n % DC4) * 4u);
+                let x = load_${ k_tensor | default("k") }(s.k + u32(row) * P.${ k_tensor | default("k") }_row, (c * DC4 + n % DC4) * 4u);
 //% endif
                 sh[(BLOCK_M + (r % 4u) * TC + r / 4u) * LD + n % DC4] = Staged(x);
             }

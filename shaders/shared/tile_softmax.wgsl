@@ -17,7 +17,7 @@
 //% endif
             let alpha = exp2(m[i] - m_new);
             // Not p = 2^(NEG − m): m is NEG too while nothing was seen.
-            let p = select(exp2(x - m_new), vec4<f32>(), x <= vec4<f32>(NEG));
+            let p = select(exp2(x - m_new)<% if shares is defined %> * share[i]<% endif %>, vec4<f32>(), x <= vec4<f32>(NEG));
             l[i] = l[i] * alpha + (p.x + p.y + p.z + p.w);
             m[i] = m_new;
             ps[(tr * MR + i) * LP + tc] = p;

@@ -27,6 +27,8 @@
                 partial[at + HEAD_DIM] = m[i];
                 partial[at + HEAD_DIM + 1u] = sum;
             }
+//% elif merged is defined
+//%   include merged
 //% else
             let inverse = select(1.0 / sum, 0.0, sum == 0.0);
             for (var c = 0u; c < OC; c++) {

@@ -313,33 +313,10 @@ impl Config {
     }
 
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
-        let bytes = self.workgroup_bytes();
-        if bytes > caps.max_workgroup_storage {
-            let reason = format!(
-                "the kernel needs {bytes} bytes of workgroup memory, the device allows {}",
-                caps.max_workgroup_storage
-            );
-            return Err(Declined::new(reason));
-        }
-        if self.kernel.threads() > caps.max_invocations {
-            let reason = format!(
-                "the kernel needs {} invocations per workgroup, the device allows {}",
-                self.kernel.threads(),
-                caps.max_invocations
-            );
-            return Err(Declined::new(reason));
-        }
         let buffers = |stage: Stage| {
             self.slots(stage).into_iter().filter(Slot::is_storage_buffer).count() as u32
         };
         let buffers = self.stages().into_iter().map(buffers).max().unwrap_or(0);
-        if buffers > caps.max_storage_buffers {
-            let reason = format!(
-                "the problem needs {buffers} storage buffers, the device allows {}",
-                caps.max_storage_buffers
-            );
-            return Err(Declined::new(reason));
-        }
-        Ok(())
+        caps.allows(self.workgroup_bytes(), buffers, self.kernel.threads())
     }
 }

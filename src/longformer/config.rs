@@ -129,8 +129,6 @@ fn tile(problem: &Longformer, head_dim: u32, caps: &Caps, rows: usize, split: bo
 impl Longformer {
     /// What does not fit a binding is declined: one head's rows see keys of the whole sequence.
     fn check_bindings(&self, head_dim: u32, caps: &Caps) -> Result<(), Declined> {
-        // A binding begins up to one alignment early and ends on a whole word.
-        let room = caps.max_binding_size.saturating_sub(u64::from(caps.offset_alignment) + 16);
         let tensor = |(name, strides): (&'static str, Strides)| {
             (name, self.span(&strides) as u64 * self.dtype.bytes() as u64)
         };
@@ -140,16 +138,7 @@ impl Longformer {
         all.push(("key_valid", (self.batch * self.seqlen) as u64));
         all.push(("marks", self.marks_bytes()));
         all.push(("partial", self.partial_bytes(head_dim)));
-        for (name, bytes) in all {
-            if bytes > room {
-                let reason = format!(
-                    "{name} spans {bytes} bytes, the device binds at most {} at once",
-                    caps.max_binding_size
-                );
-                return Err(Declined::new(reason));
-            }
-        }
-        Ok(())
+        caps.binds(&all)
     }
 
     /// Rows of a texture: of q, and of K and V, per sequence and head; of marks, texels.
@@ -214,32 +203,11 @@ impl Config {
     }
 
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
-        for stage in self.stages() {
-            let bytes = self.workgroup_bytes(stage);
-            if bytes > caps.max_workgroup_storage {
-                let reason = format!(
-                    "the kernel needs {bytes} bytes of workgroup memory, the device allows {}",
-                    caps.max_workgroup_storage
-                );
-                return Err(Declined::new(reason));
-            }
-            let buffers = self.slots(stage).iter().filter(|s| s.is_storage_buffer()).count() as u32;
-            if buffers > caps.max_storage_buffers {
-                let reason = format!(
-                    "the problem needs {buffers} storage buffers, the device allows {}",
-                    caps.max_storage_buffers
-                );
-                return Err(Declined::new(reason));
-            }
-        }
         // The preparing kernel has the most.
         let threads = if self.marked() { 256 } else { self.local.threads().max(LANES) };
-        if threads > caps.max_invocations {
-            let reason = format!(
-                "the kernel needs {threads} invocations per workgroup, the device allows {}",
-                caps.max_invocations
-            );
-            return Err(Declined::new(reason));
+        for stage in self.stages() {
+            let buffers = self.slots(stage).iter().filter(|s| s.is_storage_buffer()).count() as u32;
+            caps.allows(self.workgroup_bytes(stage), buffers, threads)?;
         }
         Ok(())
     }

@@ -10,7 +10,6 @@ pub use args::Args;
 
 use super::Longformer;
 use super::config::{Config, Kernel, Slot, Stage, select};
-use crate::full::config::texels_of_row;
 use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
 use crate::{Declined, Error};
 use params::Params;
@@ -225,17 +224,7 @@ impl Plan {
     fn dilation_buffer(&self) -> wgpu::Buffer {
         let p = &self.problem;
         let gaps: Vec<u32> = (0..p.heads).map(|h| self.gap(h) as u32).collect();
-        let buffer = self.context.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("longhand dilations"),
-            size: 4 * gaps.len() as u64,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: true,
-        });
-        if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
-            mapped.copy_from_slice(bytemuck::cast_slice(&gaps));
-        }
-        buffer.unmap();
-        buffer
+        self.context.words("longhand dilations", &gaps)
     }
 
     /// A head's dilation; beyond the sequence all are alike.
@@ -260,19 +249,13 @@ impl Plan {
         let p = &self.problem;
         let d = u64::from(self.config.head_dim);
         let n = p.batch as u64 * p.heads as u64;
-        let texels = |slot: Slot| {
-            p.texel_rows(slot) * u64::from(texels_of_row(self.config.head_dim, slot.texels()))
-        };
         match stage {
             Stage::Prepare => p.batch as u64,
-            Stage::Pack => {
-                let slots = self.config.slots(Stage::Pack);
+            // An invocation a row, and a mark.
+            Stage::Pack | Stage::PackGlobal => {
+                let slots = self.config.slots(stage);
                 let textures = slots.into_iter().filter(Slot::is_texture);
-                textures.map(texels).sum::<u64>().div_ceil(64)
-            }
-            Stage::PackGlobal => {
-                let q = n * p.max_globals as u64 * d / 4;
-                (q + texels(Slot::KvTexels)).div_ceil(64)
+                textures.map(|slot| p.texel_rows(slot)).max().unwrap_or(0).div_ceil(64)
             }
             Stage::Local => self.blocks(stage) as u64 * n,
             Stage::Global => (self.blocks(stage) * p.splits().0) as u64 * n,

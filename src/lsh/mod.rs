@@ -32,9 +32,13 @@
 //! `reformer_pytorch` scales by 1/√d once more (another `softmax_scale` here) and counts pairs
 //! otherwise.
 
+#[cfg(feature = "webgpu")]
+pub mod config;
 mod inputs;
 mod reference;
 mod rotations;
+#[cfg(feature = "webgpu")]
+pub mod webgpu;
 
 pub use inputs::Inputs;
 pub use reference::{Gradients, NearTie, Output};

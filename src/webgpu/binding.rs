@@ -25,11 +25,13 @@ impl<'a> Binding<'a> {
     }
 }
 
-/// Read or written by the kernel.
+/// Read or written by the kernels of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Usage {
     Read,
     Write,
+    /// Written by one kernel and read by another.
+    Both,
 }
 
 /// A binding known to hold what the kernel touches.
@@ -98,7 +100,7 @@ impl<'a> Checked<'a> {
         caps: &Caps,
     ) -> Result<Self, Error> {
         let words = (bytes / 4) as usize;
-        let workspace = Checked::new("workspace", binding, words, 4, Usage::Write)?;
+        let workspace = Checked::new("workspace", binding, words, 4, Usage::Both)?;
         let alignment = u64::from(caps.offset_alignment);
         if !workspace.offset.is_multiple_of(alignment) {
             let rule = format!("must be a multiple of the device's {alignment} bytes");
@@ -132,7 +134,7 @@ impl<'a> Checked<'a> {
 }
 
 /// Rejects a written tensor that shares bytes with another tensor, or a buffer with one that is
-/// read: the API forbids binding one buffer both ways.
+/// read: the API forbids binding one buffer both ways. What is both read and written shares with none.
 pub(crate) fn check_aliasing(all: &[Checked<'_>]) -> Result<(), Error> {
     for (n, a) in all.iter().enumerate() {
         for b in &all[n + 1..] {
@@ -140,9 +142,9 @@ pub(crate) fn check_aliasing(all: &[Checked<'_>]) -> Result<(), Error> {
             if both_read || a.buffer != b.buffer {
                 continue;
             }
-            if a.usage != b.usage {
-                let (written, read) = if a.usage == Usage::Write { (a, b) } else { (b, a) };
-                let value = format!("the buffer of {}", read.name);
+            if a.usage != b.usage || a.usage == Usage::Both {
+                let (written, other) = if b.usage == Usage::Read { (a, b) } else { (b, a) };
+                let value = format!("the buffer of {}", other.name);
                 let rule = "a buffer cannot be read and written in one dispatch: use another";
                 return Err(Error::invalid(format!("{}.buffer", written.name), value, rule));
             }

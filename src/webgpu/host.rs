@@ -56,7 +56,8 @@ impl HostBuffer {
         Ok(dtype.decode(&bytes[..len * dtype.bytes()]))
     }
 
-    fn read_bytes(&self, context: &Context) -> Result<Vec<u8>, Error> {
+    /// All bytes, as [`read`](Self::read) waits for them.
+    pub(crate) fn read_bytes(&self, context: &Context) -> Result<Vec<u8>, Error> {
         let device = context.device();
         let staging = context.checked(|| {
             let staging = device.create_buffer(&wgpu::BufferDescriptor {

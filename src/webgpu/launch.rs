@@ -131,6 +131,21 @@ impl Context {
         })
     }
 
+    /// A buffer of these words, for kernels to read.
+    pub(crate) fn words(&self, label: &str, words: &[u32]) -> wgpu::Buffer {
+        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: 4 * words.len() as u64,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: true,
+        });
+        if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
+            mapped.copy_from_slice(bytemuck::cast_slice(words));
+        }
+        buffer.unmap();
+        buffer
+    }
+
     /// A storage texture for kernels to fill and read.
     pub(crate) fn texels(
         &self,

@@ -9,6 +9,9 @@ pub mod longformer;
 pub mod longformer_cuda;
 #[cfg(feature = "webgpu")]
 pub mod longformer_webgpu;
+pub mod lsh;
+#[cfg(feature = "webgpu")]
+pub mod lsh_webgpu;
 #[cfg(feature = "cuda")]
 pub mod mock;
 #[cfg(feature = "cuda")]

@@ -4,10 +4,11 @@
 use longhand::full::config::{Config, Stage, select};
 use longhand::full::{Bias, Buckets, Ragged};
 use longhand::longformer::config as longformer;
+use longhand::lsh::config as lsh;
 use longhand::transformer_xl::config as transformer_xl;
 use longhand::transformer_xl::{Chunks, Memory};
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Shape, TransformerXl};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 use std::collections::HashSet;
 
 /// A source and what the host believes of it.
@@ -120,6 +121,34 @@ fn expand_longformer(config: &longformer::Config, caps: Caps) -> Vec<Source> {
     config.stages().into_iter().map(stage).collect()
 }
 
+/// LSH attention's: one chunk and nothing to sort; hashed, and with buckets given, of one digit and
+/// of two; key padding; pairs that count once; few rows.
+fn lshs() -> Vec<Lsh> {
+    let mut all = vec![];
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for head_dim in [32, 64, 96, 128, 192, 256, 40, 33] {
+            let plain = Lsh::new([2, 4096, 2, head_dim], 64, 2, dtype);
+            all.push(plain.clone());
+            all.push(plain.clone().key_padding().duplicates_once().num_buckets(&[16, 32]));
+            all.push(plain.clone().key_padding().buckets_given().num_buckets(&[512]));
+            all.push(Lsh { chunk_len: 4096, ..plain.clone() }.key_padding());
+            all.push(Lsh { chunk_len: 8, ..plain }.buckets_given());
+        }
+    }
+    all
+}
+
+fn expand_lsh(config: &lsh::Config, caps: Caps) -> Vec<Source> {
+    let stage = |stage| Source {
+        label: format!("{stage:?} of {config:?}"),
+        text: config.source(stage),
+        caps,
+        workgroup_bytes: config.workgroup_bytes(stage),
+        bindings: config.slots(stage).len(),
+    };
+    config.stages().into_iter().map(stage).collect()
+}
+
 /// With relative positions: few rows, few rows of many keys, and enough to fill a GPU; of the last,
 /// each option by itself and all of them.
 fn relatives() -> Vec<TransformerXl> {
@@ -180,6 +209,19 @@ pub(crate) fn all() -> Vec<Source> {
             for config in [selected, selected.with_scalar_loads()] {
                 if configs.insert(config) {
                     let new = expand_longformer(&config, caps);
+                    sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
+                }
+            }
+        }
+    }
+    let mut configs = HashSet::new();
+    for caps in devices() {
+        for problem in lshs() {
+            let selected = lsh::select(&problem, &caps)
+                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
+            for config in [selected, selected.with_scalar_loads()] {
+                if configs.insert(config) {
+                    let new = expand_lsh(&config, caps);
                     sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
                 }
             }

@@ -24,6 +24,7 @@ pub mod ptxas;
 pub mod results;
 mod samples;
 pub mod sass;
+mod series;
 pub mod strict_json;
 mod table;
 pub mod transformer_xl_file;

@@ -11,7 +11,7 @@ use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
 use crate::transformer_xl_file::Stream;
 #[cfg(feature = "webgpu")]
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(feature = "webgpu")]
 use longhand::webgpu::{Caps, Context};
@@ -60,16 +60,16 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
+            }
             ProblemFile::Relative(f) => {
                 let mut results = Results::new();
                 for &stream in f.streams() {
-                    let inputs = f.inputs.as_inputs(stream);
-                    f.put(
-                        &mut results,
-                        stream,
-                        &f.problem(stream, dtype).run_webgpu(gpu, &inputs)?,
-                    );
+                    let problem = f.problem(stream, dtype);
+                    let output = problem.run_webgpu(gpu, &f.inputs.as_inputs(stream))?;
+                    f.put(&mut results, stream, &output);
                 }
                 results
             }
@@ -88,7 +88,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
+            }
             ProblemFile::Relative(f) => {
                 let inputs = f.inputs.as_inputs(Stream::Content);
                 f.problem(Stream::Content, dtype).time_webgpu(gpu, &inputs, repeats)?
@@ -101,17 +104,10 @@ impl Gpu {
         Ok(match problem {
             Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
-            Problem::Lsh(_) => return no_lsh(),
+            Problem::Lsh(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::TransformerXl(p) => p.plan_webgpu(&self.context)?.describe(),
         })
     }
-}
-
-#[cfg(feature = "webgpu")]
-fn no_lsh<T>() -> Result<T> {
-    Err(crate::failure::Failure::declined(
-        "device webgpu: no kernel for op 'lsh' in this build yet",
-    ))
 }
 
 #[cfg(feature = "webgpu")]
@@ -147,7 +143,7 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
     Ok(match problem {
         Problem::Full(p) => p.sources_webgpu(&caps)?,
         Problem::Longformer(p) => p.sources_webgpu(&caps)?,
-        Problem::Lsh(_) => return no_lsh(),
+        Problem::Lsh(p) => p.sources_webgpu(&caps)?,
         Problem::TransformerXl(p) => p.sources_webgpu(&caps)?,
     })
 }

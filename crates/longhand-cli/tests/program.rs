@@ -280,12 +280,26 @@ fn bench_measures_and_writes_json_and_svg() {
         svg.to_str().expect("UTF-8"),
     ]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.lines().count() == 3 && ran.out.contains("TFLOP/s"), "{}", ran.out);
+    assert!(ran.out.lines().count() == 4 && ran.out.contains("TFLOP/s"), "{}", ran.out);
+    assert!(ran.out.contains("time ~ length^"), "{}", ran.out);
     let report: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(json).expect("JSON")).expect("JSON");
+        serde_json::from_slice(&std::fs::read(&json).expect("JSON")).expect("JSON");
     assert_eq!(report["rows"][1]["seqlen"], 32);
     assert_eq!(report["rows"][1]["dense_bytes"], 4 * 2 * 32 * 32);
-    assert!(std::fs::read_to_string(svg).expect("SVG").contains("<polyline"));
+    assert!(std::fs::read_to_string(&svg).expect("SVG").contains("<polyline"));
+
+    // Another kind beside what was written.
+    let [json, svg] = [&json, &svg].map(|path| path.to_str().expect("UTF-8"));
+    let common = ["bench", "longformer", "--device", "reference", "--lengths", "16", "--svg", svg];
+    let ran = longhand(&[&common[..], &["--with", json]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let text = std::fs::read_to_string(svg).expect("SVG");
+    for name in ["longformer, window 256+1+256, 16 globals", "full, causal, heads_q 2"] {
+        assert_eq!(text.matches(name).count(), 2, "{text}");
+    }
+    assert_refused(&[&common[..], &["--with", svg]].concat(), &["b.svg"]);
+    std::fs::write(json, "{}").expect("a file");
+    assert_refused(&[&common[..], &["--with", json]].concat(), &["b.json", "--json"]);
 }
 
 #[test]
@@ -299,7 +313,10 @@ fn doctor_reports_every_device_and_why_one_is_absent() {
     assert!(devices.iter().all(|d| !d["what"].as_str().expect("text").is_empty()));
     assert_eq!(devices[2]["available"], false, "no adapter has that name");
     let text = longhand(&["doctor"]).out;
-    assert!(text.contains("cuda       NOT AVAILABLE") && text.contains("no kernels of its own"));
+    assert!(
+        text.contains("cuda       NOT AVAILABLE")
+            && text.contains("full attention forward by kernels")
+    );
 }
 
 #[cfg(feature = "webgpu")]

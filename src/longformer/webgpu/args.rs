@@ -117,16 +117,10 @@ impl Plan {
                 return Err(Error::invalid(name, "given", "the problem says that there is none"));
             }
         }
-        let workspace = self.workspace_bytes();
-        if workspace > 0 {
-            let words = (workspace / 4) as usize;
-            let tensor = Checked::new("workspace", args.workspace, words, 4, Usage::Write)?;
-            let alignment = u64::from(self.context.caps().offset_alignment);
-            if !tensor.offset.is_multiple_of(alignment) {
-                let rule = format!("must be a multiple of the device's {alignment} bytes");
-                return Err(Error::invalid("workspace.offset", tensor.offset, rule));
-            }
-            tensors.push((Slot::Marks, tensor));
+        let bytes = self.workspace_bytes();
+        if bytes > 0 {
+            let workspace = Checked::workspace(args.workspace, bytes, self.context.caps())?;
+            tensors.push((Slot::Marks, workspace));
         }
         let all: Vec<Checked<'_>> = tensors.iter().map(|(_, t)| *t).collect();
         check_aliasing(&all)?;

@@ -6,6 +6,7 @@ use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS, Problem, ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
+use crate::series::{self, Series};
 use crate::{cuda, generate, plot, sass, table};
 use longhand::{DType, Full};
 use serde_json::{Value, json};
@@ -16,9 +17,12 @@ const EXAMPLES: &str = "Examples:
   longhand bench full --device webgpu --lengths 512,1024,2048,4096 --causal
   longhand bench full --device webgpu --head-dim 128 --dtype f16 --json speed.json --svg speed.svg
   longhand bench full --static --head-dim 128 --dtype bf16
+  longhand bench full --lengths 4096,8192,16384 --json full.json
+  longhand bench longformer --lengths 4096,16384,65536 --svg both.svg --with full.json
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
-v, out and lse, each once. The dense way needs the 'dense' bytes for its scores alone.";
+v, out and lse, each once. The dense way needs the 'dense' bytes for its scores alone. The last
+line is the exponent of the length that fits the times best.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -50,9 +54,12 @@ pub(crate) struct Options {
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a plot of time over length
+    /// Write a plot of time and memory over length
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// What the plot shows too: files that --json wrote
+    #[arg(long, value_delimiter = ',', requires = "svg", value_name = "FILE,…")]
+    with: Vec<PathBuf>,
 }
 
 /// One length's measurements, with what the problem is.
@@ -63,6 +70,8 @@ struct Row {
     dense_bytes: u64,
     dtype: DType,
     timing: Timing,
+    /// Longformer's window, left and right, and its globals.
+    longformer: Option<([usize; 2], usize)>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
@@ -76,35 +85,60 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     }
     let files: Vec<Generator> =
         options.lengths.iter().map(|&n| generator(options, n)).collect::<Result<_>>()?;
+    let others: Vec<Series> =
+        options.with.iter().map(|path| Series::read(path)).collect::<Result<_>>()?;
     let device = Device::open(options.device)?;
     let bar = super::progress(files.len());
     let mut rows = Vec::new();
+    // A length that the device declines, the longest say, takes nothing from the others.
+    let mut outcome = Ok(Outcome::Good);
     for (&seqlen, generate) in options.lengths.iter().zip(files) {
         bar.set_message(format!("length {seqlen}"));
         let file = generate()?;
-        let timing = device.time(&file, options.problem.dtype, options.repeats.max(1))?;
+        let timing = match device.time(&file, options.problem.dtype, options.repeats.max(1)) {
+            Ok(timing) => timing,
+            Err(failure) => {
+                outcome = Err(failure.at(&format!("length {seqlen}")));
+                break;
+            }
+        };
         let problem = file.problem(options.problem.dtype);
         let (flops, bytes) = (problem.flops(), problem.bytes());
+        let longformer = match &problem {
+            Problem::Longformer(p) => Some(([p.left, p.right], p.max_globals)),
+            _ => None,
+        };
         let (dense_bytes, dtype) = (file.dense_bytes(), options.problem.dtype);
-        rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing });
+        rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing, longformer });
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if rows.is_empty() {
+        return outcome;
+    }
 
     let to_stdout = options.json.as_ref().is_some_and(|p| p.as_os_str() == "-");
-    let report = format!("{:#}\n", json(&device, options, &rows));
+    let mut report = json(&device, options, &rows);
+    let measured = Series::new(report.clone());
+    let exponent = measured.as_ref().and_then(Series::exponent);
+    report["exponent"] = json!(exponent);
+    let report = format!("{report:#}\n");
     if to_stdout {
         say(&report)?;
     } else {
         say(&text(&device, &rows))?;
+        if let Some(exponent) = exponent {
+            say(&format!("time ~ length^{exponent:.2}\n"))?;
+        }
     }
     if let (Some(path), false) = (&options.json, to_stdout) {
         write_atomically(path, report.as_bytes())?;
     }
     if let Some(path) = &options.svg {
-        write_atomically(path, svg(&device, options, &rows).as_bytes())?;
+        let all: Vec<Series> = measured.into_iter().chain(others).collect();
+        write_atomically(path, plot::log_log(&series::plots(&all)).as_bytes())?;
     }
-    Ok(Outcome::Good)
+    outcome
 }
 
 /// What the kernels' machine code says of their speed, by each assembler.
@@ -221,6 +255,7 @@ fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
         })
     };
     let p = &options.problem;
+    let of_longformer = rows.last().and_then(|row| row.longformer);
     json!({
         "kind": options.kind,
         "device": device.name(),
@@ -231,19 +266,8 @@ fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
         "heads_kv": p.heads_kv.unwrap_or(p.heads),
         "head_dim": p.head_dim,
         "causal": p.causal,
+        "window": of_longformer.map(|(window, _)| window),
+        "globals": of_longformer.map(|(_, globals)| globals),
         "rows": rows.iter().map(row).collect::<Vec<_>>(),
-    })
-}
-
-fn svg(device: &Device, options: &Options, rows: &[Row]) -> String {
-    let points = rows.iter().map(|row| (row.seqlen as f64, row.timing.best_ms)).collect();
-    let p = &options.problem;
-    let causal = if p.causal { ", causal" } else { "" };
-    let shape = format!("{} heads {} head_dim {}{causal}", p.dtype, p.heads, p.head_dim);
-    plot::log_log(&plot::Plot {
-        title: format!("{} attention, {shape}", options.kind),
-        x: "sequence length".to_owned(),
-        y: "ms".to_owned(),
-        lines: vec![(device.adapter(), points)],
     })
 }

@@ -5,7 +5,7 @@ use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS, Problem};
 use crate::{cuda, webgpu};
-use longhand::{DType, Full, Longformer, Shape, TransformerXl};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 use serde_json::{Value, json};
 
 const EXAMPLES: &str = "Examples:
@@ -62,8 +62,10 @@ fn look(kind: DeviceKind) -> Finding {
         }
         DeviceKind::Cpu => {
             let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let isa = longhand::cpu::Isa::choose();
+            let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
             let what = format!(
-                "{threads} threads, {}; no kernels of its own yet: computes as the reference",
+                "{threads} threads, {} ({isa}); full attention forward by kernels, the rest as the reference",
                 std::env::consts::ARCH
             );
             (finding.state, finding.selects) = host(&what);
@@ -126,6 +128,11 @@ fn samples() -> Vec<(String, Problem)> {
         let name =
             format!("longformer {dtype} head_dim 64 seqlen 4096 window 256+1+256, 16 globals");
         (name, Problem::Longformer(problem))
+    }));
+    all.extend([DType::F32, DType::F16].map(|dtype| {
+        let problem = Lsh::new([1, 16384, 8, 64], 64, 4, dtype).causal();
+        let name = format!("lsh {dtype} head_dim 64 seqlen 16384 chunk 64, 4 rounds, causal");
+        (name, Problem::Lsh(problem))
     }));
     all.extend([DType::F32, DType::F16].map(|dtype| {
         let problem = TransformerXl::with_memory([1, 2048, 8, 64], 2048, dtype);

@@ -1,12 +1,13 @@
 //! longhand itself, through its public interface. Variants: `webgpu` (the kernel that it selects
 //! for this adapter), `webgpu-tile` (the kernel that it selects for a GPU with this adapter's
-//! limits), `reference` (the definition, on all cores).
+//! limits), `reference` (the definition, on all cores); of Longformer also `full-mask` (its full
+//! attention with the mask as a bias: what one had to do without a kernel for it).
+
+mod problems;
 
 use half::{bf16, f16};
-use longhand::full::webgpu::{Args, Bound};
-use longhand::full::{Inputs, Output};
-use longhand::webgpu::{Binding, Caps, Context};
-use longhand::{DType, Full, Shape};
+use longhand::DType;
+use longhand::webgpu::{Bound, Caps, Context};
 use peer::{Case, Contender, Kind, Pass};
 use wgpu::BufferUsages;
 
@@ -15,101 +16,68 @@ fn main() {
 }
 
 fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String> {
-    if case.kind != Kind::Full || case.pass != Pass::Forward {
-        return Err("full attention, forward only".into());
+    if case.pass != Pass::Forward {
+        return Err("forward only".into());
     }
-    let problem = problem(case)?;
-    let context = || Context::open(None).map_err(text);
-    let gpu = |context| Gpu::open(problem, context, &inputs).map(Box::new);
-    match case.variant.as_str() {
-        "webgpu" => Ok(gpu(context()?)?),
-        "webgpu-tile" => {
-            let found = context()?;
-            let caps = Caps { cpu: false, ..*found.caps() };
-            let (device, queue) = (found.device().clone(), found.queue().clone());
-            Ok(gpu(Context::with_caps(device, queue, caps))?)
-        }
-        "reference" => Ok(Box::new(Reference::open(problem, &inputs))),
-        other => Err(format!("no variant {other:?}: webgpu, webgpu-tile, reference")),
-    }
-}
-
-fn problem(case: &Case) -> Result<Full, String> {
     let dtype = match case.dtype.as_str() {
         "f32" => DType::F32,
         "f16" => DType::F16,
         "bf16" => DType::BF16,
         other => return Err(format!("no dtype {other:?}")),
     };
-    let shape = Shape {
-        batch: case.batch,
-        heads_q: case.heads,
-        heads_kv: case.heads,
-        seqlen_q: case.seqlen,
-        seqlen_k: case.seqlen,
-        head_dim: case.head_dim,
+    let found = || Context::open(None).map_err(text);
+    let context = match case.variant.as_str() {
+        "webgpu" => found()?,
+        "full-mask" if case.kind == Kind::Longformer => found()?,
+        "webgpu-tile" => {
+            let found = found()?;
+            let caps = Caps { cpu: false, ..*found.caps() };
+            Context::with_caps(found.device().clone(), found.queue().clone(), caps)
+        }
+        "reference" => {
+            let rounded = |x: &Vec<f32>| loaded(&stored(x, dtype), dtype);
+            let inputs = inputs.iter().map(rounded).collect();
+            let compute = match case.kind {
+                Kind::Full => problems::full_reference(case, dtype, inputs),
+                Kind::Longformer => problems::longformer_reference(case, dtype, inputs),
+                _ => return Err("full attention and Longformer only".into()),
+            };
+            return Ok(Box::new(Reference { compute, out: vec![] }));
+        }
+        other => return Err(format!("{}: no variant {other:?}", case.kind.name())),
     };
-    let problem = Full::new(shape, dtype);
-    Ok(if case.causal { problem.causal() } else { problem })
+    let gpu = match (case.kind, case.variant.as_str()) {
+        (Kind::Full, _) => problems::full(context, case, dtype, &inputs),
+        (Kind::Longformer, "full-mask") => problems::full_mask(context, case, dtype, &inputs),
+        (Kind::Longformer, _) => problems::longformer(context, case, dtype, &inputs),
+        _ => return Err("full attention and Longformer only".into()),
+    };
+    Ok(Box::new(gpu))
 }
 
 fn text(error: longhand::Error) -> String {
     error.to_string()
 }
 
-/// A plan's tensors on a device; the plan itself is made by the first run, which is the one that
-/// the table's `first ms` times.
+/// Plans and binds a case's launches. The first run does it, which is the one that the table's
+/// `first ms` times.
+type Bind = Box<dyn Fn(&Context) -> Result<Vec<Bound>, String>>;
+
+/// A case on a device.
 struct Gpu {
-    problem: Full,
     context: Context,
-    q: wgpu::Buffer,
-    k: wgpu::Buffer,
-    v: wgpu::Buffer,
+    dtype: DType,
+    bind: Bind,
+    bound: Vec<Bound>,
     out: wgpu::Buffer,
-    lse: wgpu::Buffer,
-    bound: Option<Bound>,
+    /// Rows that a launch of their own computes, and where they belong in `out`: the element at
+    /// which each begins.
+    apart: Option<(wgpu::Buffer, Vec<usize>)>,
 }
 
 impl Gpu {
-    fn open(problem: Full, context: Context, inputs: &[Vec<f32>]) -> Result<Self, String> {
-        let [q, k, v] =
-            [0, 1, 2].map(|n| buffer(&context, Contents::Of(&stored(&inputs[n], problem.dtype))));
-        let out = buffer(&context, Contents::Empty(q.size()));
-        let lse = buffer(&context, Contents::Empty(4 * problem.lse_len() as u64));
-        Ok(Gpu { problem, context, q, k, v, out, lse, bound: None })
-    }
-
-    fn bind(&self) -> Result<Bound, String> {
-        let plan = self.problem.plan_webgpu(&self.context).map_err(text)?;
-        if std::env::var_os("PEER_VERBOSE").is_some() {
-            eprintln!("{}: {}", self.context.info().name, plan.describe());
-        }
-        let workspace = match plan.workspace_bytes() {
-            0 => None,
-            bytes => Some(buffer(&self.context, Contents::Empty(bytes))),
-        };
-        let args = Args {
-            workspace: workspace.as_ref().map(Binding::from),
-            ..Args::new(&self.q, &self.k, &self.v, &self.out, &self.lse)
-        };
-        plan.bind(&args).map_err(text)
-    }
-}
-
-impl Contender for Gpu {
-    fn run(&mut self) -> Result<(), String> {
-        if self.bound.is_none() {
-            self.bound = Some(self.bind()?);
-        }
-        let bound = self.bound.as_ref().expect("bound above");
-        let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        bound.record(&mut encoder);
-        self.context.queue().submit([encoder.finish()]);
-        self.context.wait().map_err(text)
-    }
-
-    fn output(&mut self) -> Result<Vec<f32>, String> {
-        let (device, size) = (self.context.device(), self.out.size());
+    fn download(&self, buffer: &wgpu::Buffer) -> Result<Vec<f32>, String> {
+        let (device, size) = (self.context.device(), buffer.size());
         let staging = device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size,
@@ -117,12 +85,36 @@ impl Contender for Gpu {
             mapped_at_creation: false,
         });
         let mut encoder = device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&self.out, 0, &staging, 0, size);
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, size);
         self.context.queue().submit([encoder.finish()]);
         staging.map_async(wgpu::MapMode::Read, .., |_| {});
         self.context.wait().map_err(text)?;
         let bytes = staging.get_mapped_range(..).map_err(|e| e.to_string())?;
-        Ok(loaded(&bytes, self.problem.dtype))
+        Ok(loaded(&bytes, self.dtype))
+    }
+}
+
+impl Contender for Gpu {
+    fn run(&mut self) -> Result<(), String> {
+        if self.bound.is_empty() {
+            self.bound = (self.bind)(&self.context)?;
+        }
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        self.bound.iter().for_each(|bound| bound.record(&mut encoder));
+        self.context.queue().submit([encoder.finish()]);
+        self.context.wait().map_err(text)
+    }
+
+    fn output(&mut self) -> Result<Vec<f32>, String> {
+        let mut out = self.download(&self.out)?;
+        if let Some((buffer, places)) = &self.apart {
+            let rows = self.download(buffer)?;
+            let len = rows.len() / places.len();
+            for (row, &at) in rows.chunks_exact(len).zip(places) {
+                out[at..at + len].copy_from_slice(row);
+            }
+        }
+        Ok(out)
     }
 }
 
@@ -169,31 +161,17 @@ fn loaded(bytes: &[u8], dtype: DType) -> Vec<f32> {
 
 /// The definition, in f32, of inputs rounded to the dtype.
 struct Reference {
-    problem: Full,
-    inputs: [Vec<f32>; 3],
-    result: Option<Output<f32>>,
-}
-
-impl Reference {
-    fn open(problem: Full, inputs: &[Vec<f32>]) -> Self {
-        let rounded = |n: usize| {
-            let bytes = stored(&inputs[n], problem.dtype);
-            loaded(&bytes, problem.dtype)
-        };
-        Reference { problem, inputs: [0, 1, 2].map(rounded), result: None }
-    }
+    compute: Box<dyn Fn() -> Result<Vec<f32>, longhand::Error>>,
+    out: Vec<f32>,
 }
 
 impl Contender for Reference {
     fn run(&mut self) -> Result<(), String> {
-        let [q, k, v] = &self.inputs;
-        let result = self.problem.reference(&Inputs::new(q, k, v));
-        self.result = Some(result.map_err(text)?);
+        self.out = (self.compute)().map_err(text)?;
         Ok(())
     }
 
     fn output(&mut self) -> Result<Vec<f32>, String> {
-        let result = self.result.as_ref().ok_or("not run")?;
-        Ok(result.out.clone())
+        Ok(self.out.clone())
     }
 }
