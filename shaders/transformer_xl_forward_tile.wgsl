@@ -108,9 +108,6 @@ fn main(
             if (edge) {
                 let see = visible(position);
                 var ok = (keys >= vec4<i32>(see.x)) & (keys < vec4<i32>(see.y));
-//% if split
-                ok = ok & (keys < vec4<i32>(i32(k_end)));
-//% endif
 //% if blocked
                 // Four neighbours from a multiple of four lie in one word.
                 let word = load_word(blocked_at(batch, local_row, min(u32(j), P.seqlen_k - 1u)));

@@ -158,13 +158,13 @@ fn relatives() -> Vec<TransformerXl> {
             let of = |seqlen, before| TransformerXl::xlnet([2, seqlen, 4, head_dim], before, dtype);
             let memory = |len| Memory { len, rows: len, start: 0 };
             let plain = of(1024, 64);
-            all.extend([plain, of(1, 63), of(1, 4095), of(33, 4000).memory(memory(4000))]);
             let chunks = Chunks { size: 64, left: Some(1) };
             let together = plain.memory(memory(64)).chunks(chunks).segments().key_padding();
-            all.extend([together, together.perm_mask(), together.perm_mask().query_stream()]);
+            all.extend([plain, of(1, 63), of(33, 4000).memory(memory(4000)), together.perm_mask()]);
             if head_dim == 64 {
                 all.extend([plain.memory(memory(64)), plain.chunks(chunks), plain.segments()]);
-                all.extend([plain.perm_mask(), plain.key_padding()]);
+                all.extend([plain.perm_mask(), plain.key_padding(), of(1, 4095), together]);
+                all.push(together.perm_mask().query_stream());
             }
         }
     }
