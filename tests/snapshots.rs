@@ -63,6 +63,15 @@ fn one_query_over_split_keys_in_ptx() {
     assert_sources("sm80_bf16_d32_split", sources);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn lsh_by_two_factors_in_ptx() {
+    let problem = Lsh::new([1, 4096, 2, 32], 32, 2, DType::BF16).num_buckets(&[4, 6]).causal();
+    let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
+    assert_eq!(sources.len(), 4, "the hash, the two kernels of the sort, the attention");
+    assert_sources("sm80_bf16_d32", sources);
+}
+
 #[test]
 fn longformers_tiles_with_globals_padding_and_dilation() {
     let problem = Longformer::new([1, 4096, 2, 64], 256, DType::F32)

@@ -77,7 +77,8 @@ impl Tensor {
         bytes[guard..guard + tensor.len()].copy_from_slice(tensor);
         let memory = DeviceBuffer::with_bytes(&device.context, stream, &bytes).unwrap();
         if let (Some(mock), false) = (&device.mock, bytes.is_empty()) {
-            mock.tag(memory.pointer(), !["out", "lse", "workspace"].contains(&name), name);
+            let written = name.starts_with("out") || ["lse", "workspace"].contains(&name);
+            mock.tag(memory.pointer(), !written, name);
         }
         Tensor { memory, guard, bytes: tensor.len() }
     }
@@ -85,6 +86,10 @@ impl Tensor {
     /// All of `memory`, as it is.
     pub fn of(memory: DeviceBuffer) -> Tensor {
         Tensor { memory, guard: 0, bytes: 0 }
+    }
+
+    pub fn memory(&self) -> &DeviceBuffer {
+        &self.memory
     }
 
     pub fn at(&self) -> u64 {

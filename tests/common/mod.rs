@@ -10,6 +10,8 @@ pub mod longformer_cuda;
 #[cfg(feature = "webgpu")]
 pub mod longformer_webgpu;
 pub mod lsh;
+#[cfg(feature = "cuda")]
+pub mod lsh_cuda;
 #[cfg(feature = "webgpu")]
 pub mod lsh_webgpu;
 #[cfg(feature = "cuda")]

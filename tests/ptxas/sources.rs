@@ -139,7 +139,7 @@ pub(crate) fn all() -> Vec<Source> {
             }
         }
     }
-    let more = super::longformer::all().into_iter();
+    let more = super::longformer::all().into_iter().chain(super::lsh::all());
     sources.extend(more.filter(|source| texts.insert(source.text.clone())));
     assert!(sources.len() > 200, "only {} sources", sources.len());
     sources

@@ -13,7 +13,7 @@ use crate::results::{Results, from_parts};
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 #[cfg(feature = "cuda")]
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(not(feature = "cuda"))]
 pub(crate) use crate::absent::Gpu;
@@ -69,7 +69,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
+            }
             ProblemFile::Relative(f) => return no_kernel(f.op),
         })
     }
@@ -87,7 +90,10 @@ impl Gpu {
                 let problem = Longformer { dtype, ..f.problem.clone() };
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Lsh(_) => return no_lsh(),
+            ProblemFile::Lsh(f) => {
+                let problem = Lsh { dtype, ..f.problem.clone() };
+                problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
+            }
             ProblemFile::Relative(f) => return no_kernel(f.op),
         }))
     }
@@ -109,7 +115,7 @@ impl Gpu {
             Problem::Longformer(p) => {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
-            Problem::Lsh(_) => return no_lsh(),
+            Problem::Lsh(p) => longhand::lsh::cuda::config::select(p, caps)?.describe(),
             Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
         })
     }
@@ -119,11 +125,6 @@ impl Gpu {
 fn no_kernel<T>(op: &str) -> Result<T> {
     let why = format!("device cuda: no kernel for op '{op}' in this build yet");
     Err(crate::failure::Failure::declined(why))
-}
-
-#[cfg(feature = "cuda")]
-fn no_lsh<T>() -> Result<T> {
-    Err(Failure::declined("device cuda: no kernel for op 'lsh' in this build yet"))
 }
 
 #[cfg(feature = "cuda")]
@@ -172,7 +173,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
     Ok(match problem {
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
-        Problem::Lsh(_) => return no_lsh(),
+        Problem::Lsh(p) => p.sources_cuda(&caps)?,
         Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
     })
 }
