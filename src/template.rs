@@ -91,7 +91,6 @@ const KERNELS: Templates = &[
     ("shared/full_options.ptx", include_str!("../kernels/shared/full_options.ptx")),
     ("shared/full_params.ptx", include_str!("../kernels/shared/full_params.ptx")),
     ("shared/full_scores.ptx", include_str!("../kernels/shared/full_scores.ptx")),
-    ("shared/full_sequence.ptx", include_str!("../kernels/shared/full_sequence.ptx")),
     ("shared/longformer_mask.ptx", include_str!("../kernels/shared/longformer_mask.ptx")),
     ("shared/longformer_params.ptx", include_str!("../kernels/shared/longformer_params.ptx")),
     ("shared/longformer_rows.ptx", include_str!("../kernels/shared/longformer_rows.ptx")),
@@ -111,9 +110,21 @@ const KERNELS: Templates = &[
     ("shared/tile_parts.ptx", include_str!("../kernels/shared/tile_parts.ptx")),
     ("shared/tile_product.ptx", include_str!("../kernels/shared/tile_product.ptx")),
     ("shared/tile_query.ptx", include_str!("../kernels/shared/tile_query.ptx")),
+    ("shared/tile_range.ptx", include_str!("../kernels/shared/tile_range.ptx")),
+    ("shared/tile_sequence.ptx", include_str!("../kernels/shared/tile_sequence.ptx")),
     ("shared/tile_softmax.ptx", include_str!("../kernels/shared/tile_softmax.ptx")),
     ("shared/tile_store.ptx", include_str!("../kernels/shared/tile_store.ptx")),
     ("shared/tile_values.ptx", include_str!("../kernels/shared/tile_values.ptx")),
+    ("shared/transformer_xl_band.ptx", include_str!("../kernels/shared/transformer_xl_band.ptx")),
+    ("shared/transformer_xl_mask.ptx", include_str!("../kernels/shared/transformer_xl_mask.ptx")),
+    (
+        "shared/transformer_xl_params.ptx",
+        include_str!("../kernels/shared/transformer_xl_params.ptx"),
+    ),
+    ("shared/transformer_xl_rows.ptx", include_str!("../kernels/shared/transformer_xl_rows.ptx")),
+    ("shared/transformer_xl_shear.ptx", include_str!("../kernels/shared/transformer_xl_shear.ptx")),
+    ("transformer_xl_forward.sm80.ptx", include_str!("../kernels/transformer_xl_forward.sm80.ptx")),
+    ("transformer_xl_terms.sm80.ptx", include_str!("../kernels/transformer_xl_terms.sm80.ptx")),
 ];
 #[cfg(not(feature = "cuda"))]
 const KERNELS: Templates = &[];

@@ -72,6 +72,15 @@ fn lsh_by_two_factors_in_ptx() {
     assert_sources("sm80_bf16_d32", sources);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn relative_positions_over_a_memory_in_ptx() {
+    let problem = TransformerXl::with_memory([1, 4096, 2, 32], 4096, DType::BF16);
+    let sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
+    assert_eq!(sources.len(), 2, "the terms, the attention");
+    assert_sources("sm80_bf16_d32", sources);
+}
+
 #[test]
 fn longformers_tiles_with_globals_padding_and_dilation() {
     let problem = Longformer::new([1, 4096, 2, 64], 256, DType::F32)

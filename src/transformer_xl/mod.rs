@@ -29,6 +29,8 @@
 
 #[cfg(feature = "webgpu")]
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod inputs;
 mod reference;
 mod sinusoids;

@@ -21,6 +21,8 @@ pub mod mutation;
 #[cfg(feature = "webgpu")]
 pub mod raw;
 pub mod relative;
+#[cfg(feature = "cuda")]
+pub mod relative_cuda;
 #[cfg(feature = "webgpu")]
 pub mod relative_webgpu;
 #[cfg(feature = "webgpu")]

@@ -6,6 +6,7 @@
 mod budget;
 mod longformer;
 mod lsh;
+mod relative;
 mod sources;
 mod tools;
 
@@ -138,7 +139,8 @@ fn print_budgets(tools: &Tools, sources: &[Source]) {
 #[test]
 fn the_main_loop_leaves_the_tensor_cores_enough_time() {
     let Some(tools) = Tools::find() else { return };
-    for source in sources::plain().into_iter().chain(longformer::plain()).chain(lsh::plain()) {
+    let plain = sources::plain().into_iter().chain(longformer::plain());
+    for source in plain.chain(lsh::plain()).chain(relative::plain()) {
         for assembler in &tools.assemblers {
             let code = tools.assemble(assembler, &source.text).code;
             let estimate = main_loop(&code).expect("every forward kernel has one");

@@ -141,6 +141,7 @@ pub(crate) fn all() -> Vec<Source> {
         }
     }
     let more = super::longformer::all().into_iter().chain(super::lsh::all());
+    let more = more.chain(super::relative::all());
     sources.extend(more.filter(|source| texts.insert(source.text.clone())));
     assert!(sources.len() > 200, "only {} sources", sources.len());
     sources

@@ -11,6 +11,8 @@ use crate::problem_file::ProblemFile;
 #[cfg(feature = "cuda")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "cuda")]
+use crate::transformer_xl_file::Stream;
+#[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 #[cfg(feature = "cuda")]
 use longhand::{DType, Full, Longformer, Lsh};
@@ -73,7 +75,15 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 f.results(&problem.run_cuda(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let mut results = Results::new();
+                for &stream in f.streams() {
+                    let problem = f.problem(stream, dtype);
+                    let output = problem.run_cuda(gpu, &f.inputs.as_inputs(stream))?;
+                    f.put(&mut results, stream, &output);
+                }
+                results
+            }
         })
     }
 
@@ -94,7 +104,10 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 problem.time_cuda(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let inputs = f.inputs.as_inputs(Stream::Content);
+                f.problem(Stream::Content, dtype).time_cuda(gpu, &inputs, repeats)?
+            }
         }))
     }
 
@@ -116,15 +129,11 @@ impl Gpu {
                 longhand::longformer::cuda::config::select(p, caps)?.describe()
             }
             Problem::Lsh(p) => longhand::lsh::cuda::config::select(p, caps)?.describe(),
-            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+            Problem::TransformerXl(p) => {
+                longhand::transformer_xl::cuda::config::select(p, caps)?.describe()
+            }
         })
     }
-}
-
-#[cfg(feature = "cuda")]
-fn no_kernel<T>(op: &str) -> Result<T> {
-    let why = format!("device cuda: no kernel for op '{op}' in this build yet");
-    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "cuda")]
@@ -174,7 +183,7 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
         Problem::Full(p) => p.sources_cuda(&caps)?,
         Problem::Longformer(p) => p.sources_cuda(&caps)?,
         Problem::Lsh(p) => p.sources_cuda(&caps)?,
-        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+        Problem::TransformerXl(p) => p.sources_cuda(&caps)?,
     })
 }
 
