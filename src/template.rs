@@ -31,6 +31,18 @@ const SHADERS: Templates = &[
     ("lsh_pack.wgsl", include_str!("../shaders/lsh_pack.wgsl")),
     ("lsh_scan.wgsl", include_str!("../shaders/lsh_scan.wgsl")),
     ("lsh_scatter.wgsl", include_str!("../shaders/lsh_scatter.wgsl")),
+    ("transformer_xl_combine.wgsl", include_str!("../shaders/transformer_xl_combine.wgsl")),
+    (
+        "transformer_xl_forward_rows.wgsl",
+        include_str!("../shaders/transformer_xl_forward_rows.wgsl"),
+    ),
+    (
+        "transformer_xl_forward_tile.wgsl",
+        include_str!("../shaders/transformer_xl_forward_tile.wgsl"),
+    ),
+    ("transformer_xl_mark.wgsl", include_str!("../shaders/transformer_xl_mark.wgsl")),
+    ("transformer_xl_pack.wgsl", include_str!("../shaders/transformer_xl_pack.wgsl")),
+    ("transformer_xl_prepare.wgsl", include_str!("../shaders/transformer_xl_prepare.wgsl")),
     ("shared/full_texels.wgsl", include_str!("../shaders/shared/full_texels.wgsl")),
     ("shared/full_bindings.wgsl", include_str!("../shaders/shared/full_bindings.wgsl")),
     ("shared/full_buckets.wgsl", include_str!("../shaders/shared/full_buckets.wgsl")),
@@ -52,6 +64,14 @@ const SHADERS: Templates = &[
     ("shared/tile_store.wgsl", include_str!("../shaders/shared/tile_store.wgsl")),
     ("shared/tile_values.wgsl", include_str!("../shaders/shared/tile_values.wgsl")),
     ("shared/tensor.wgsl", include_str!("../shaders/shared/tensor.wgsl")),
+    (
+        "shared/transformer_xl_bindings.wgsl",
+        include_str!("../shaders/shared/transformer_xl_bindings.wgsl"),
+    ),
+    (
+        "shared/transformer_xl_sequence.wgsl",
+        include_str!("../shaders/shared/transformer_xl_sequence.wgsl"),
+    ),
 ];
 #[cfg(not(feature = "webgpu"))]
 const SHADERS: Templates = &[];

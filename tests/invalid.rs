@@ -2,7 +2,8 @@
 //! the rule.
 
 use longhand::full::{Bias, Inputs, Ragged};
-use longhand::{DType, Error, Full, Lsh, Shape, Strides, lsh};
+use longhand::transformer_xl::{self, Chunks, Memory};
+use longhand::{DType, Error, Full, Lsh, Shape, Strides, TransformerXl, Window, lsh};
 
 fn shape() -> Shape {
     Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q: 3, seqlen_k: 5, head_dim: 8 }
@@ -356,4 +357,136 @@ fn lsh_key_valid_must_be_given_exactly_when_the_problem_says_so_and_hold_0_or_1(
     assert_invalid(padded.validate_inputs(&none), "key_valid", ABSENT);
     assert_invalid(with(&[1; 11], &padded), "key_valid.len", "needs 12 elements");
     assert_invalid(with(&[2; 12], &padded), "key_valid", "must hold 0 or 1");
+}
+
+/// Of two sequences, 3 queries over 5 keys, 2 heads.
+fn relative() -> TransformerXl {
+    TransformerXl::xlnet([2, 3, 2, 4], 2, DType::F32)
+}
+
+#[test]
+fn relative_positions_have_the_rules_of_shapes() {
+    relative().validate().unwrap();
+    TransformerXl::conformer([0, 0, 2, 4], 0, DType::F32).validate().unwrap();
+    let changed = |change: fn(&mut TransformerXl)| {
+        let mut problem = relative();
+        change(&mut problem);
+        problem.validate()
+    };
+    let rule = "heads_q a multiple of heads_kv";
+    assert_invalid(changed(|p| p.shape.heads_kv = 0), "shape.heads_q", rule);
+    assert_invalid(changed(|p| p.shape.heads_q = 3), "shape.heads_q", rule);
+    assert_invalid(changed(|p| p.shape.head_dim = 0), "shape.head_dim", "from 1 to 256");
+    assert_invalid(changed(|p| p.shape.head_dim = 257), "shape.head_dim", "from 1 to 256");
+    assert_invalid(changed(|p| p.softmax_scale = 1e39), "softmax_scale", "finite in f32");
+    let below = "below 2^31";
+    assert_invalid(changed(|p| p.shape.batch = 1 << 31), "shape.batch", below);
+    assert_invalid(changed(|p| p.shape.seqlen_q = 1 << 31), "shape.seqlen_q", below);
+    assert_invalid(changed(|p| p.shape.seqlen_k = 1 << 31), "shape.seqlen_k", below);
+    assert_invalid(changed(|p| p.rows = 1 << 31), "rows", below);
+    assert_invalid(changed(|p| p.distance_offset = 1 << 31), "distance_offset", below);
+    assert_invalid(changed(|p| p.targets = Some(1 << 31)), "targets", below);
+    assert_invalid(changed(|p| p.clamp_len = Some(1 << 31)), "clamp_len", below);
+    let overflows = "overflows the address space";
+    assert_invalid(changed(|p| p.layout.r.seqlen = usize::MAX / 2), "layout.r", overflows);
+    let shared = "must not share a place";
+    assert_invalid(changed(|p| p.layout.out.seqlen = 1), "layout.out", shared);
+}
+
+#[test]
+fn memory_chunks_and_own_position_must_fit_the_keys() {
+    let with = |len, rows, start| relative().memory(Memory { len, rows, start }).validate();
+    with(2, 2, 1).unwrap();
+    with(0, 0, 0).unwrap();
+    assert_invalid(with(3, 2, 0), "memory.len", "at most rows, 2");
+    assert_invalid(with(6, 7, 0), "memory.len", "seqlen_k, 5");
+    assert_invalid(with(2, 4, 4), "memory.start", "must be below 4");
+    assert_invalid(with(0, 0, 1), "memory.start", "must be below 0");
+    for size in [0, 1 << 31] {
+        let chunked = relative().chunks(Chunks { size, left: None });
+        assert_invalid(chunked.validate(), "chunks.size", "from 1 to 2147483647");
+    }
+    let mut few = relative();
+    few.shape.seqlen_k = 2;
+    assert_invalid(few.validate(), "shape.seqlen_k", "a key for each of the 3 positions");
+    few.query_stream().validate().unwrap();
+}
+
+#[test]
+fn every_distance_must_have_a_row() {
+    let table = |rows, distance_offset| TransformerXl { rows, distance_offset, ..relative() };
+    table(7, 2).validate().unwrap();
+    assert_invalid(table(6, 2).validate(), "rows", "at least 7 rows");
+    assert_invalid(table(8, 1).validate(), "distance_offset", "distances begin at -2");
+    let clamped = |n: usize| TransformerXl { clamp_len: Some(n), ..table(3, 1) };
+    clamped(1).validate().unwrap();
+    assert_invalid(clamped(2).validate(), "distance_offset", "distances begin at -2");
+    let window = |left| table(3, 0).window(Window { left: Some(left), right: Some(0) });
+    window(2).validate().unwrap();
+    assert_invalid(window(3).validate(), "rows", "at least 4 rows");
+}
+
+#[test]
+fn relative_tensors_must_be_given_exactly_when_the_problem_says_so() {
+    let zeros = [0.0f32; 80];
+    let ids = [0i32; 10];
+    let words = [0u32; 6];
+    let ones = [1u8; 10];
+    let plain = transformer_xl::Inputs::new(
+        [&zeros[..48], &zeros, &zeros],
+        &zeros[..64],
+        [&zeros[..8], &zeros[..8]],
+    );
+    relative().validate_inputs(&plain).unwrap();
+    let short = transformer_xl::Inputs { r: &zeros[..63], ..plain };
+    assert_invalid(relative().validate_inputs(&short), "r.len", "need 64 elements");
+    for (name, inputs) in [
+        ("bias_u.len", transformer_xl::Inputs { bias_u: &zeros[..7], ..plain }),
+        ("bias_v.len", transformer_xl::Inputs { bias_v: &zeros[..9], ..plain }),
+    ] {
+        assert_invalid(relative().validate_inputs(&inputs), name, "needs 8 elements");
+    }
+    let apart = relative().memory(Memory { len: 2, rows: 2, start: 0 });
+    assert_invalid(apart.validate_inputs(&plain), "k_memory", ABSENT);
+    let given = transformer_xl::Inputs { v_memory: Some(&zeros), ..plain };
+    assert_invalid(relative().validate_inputs(&given), "v_memory", GIVEN);
+
+    let with = transformer_xl::Inputs {
+        bias_s: Some(&zeros[..8]),
+        seg_embed: Some(&zeros[..16]),
+        seg_q: Some(&ids[..6]),
+        seg_k: Some(&ids),
+        ..plain
+    };
+    assert_invalid(relative().validate_inputs(&with), "bias_s", GIVEN);
+    let segments = relative().segments();
+    segments.validate_inputs(&with).unwrap();
+    assert_invalid(segments.validate_inputs(&plain), "bias_s", ABSENT);
+    let few = transformer_xl::Inputs { seg_k: Some(&ids[..9]), ..with };
+    assert_invalid(segments.validate_inputs(&few), "seg_k.len", "needs 10 elements");
+
+    let with = transformer_xl::Inputs { perm_mask: Some(&words), ..plain };
+    assert_invalid(relative().validate_inputs(&with), "perm_mask", GIVEN);
+    relative().perm_mask().validate_inputs(&with).unwrap();
+    let few = transformer_xl::Inputs { perm_mask: Some(&words[..5]), ..plain };
+    let problem = relative().perm_mask();
+    assert_invalid(problem.validate_inputs(&few), "perm_mask.len", "needs 6 elements");
+
+    let with = transformer_xl::Inputs { key_valid: Some(&ones), ..plain };
+    assert_invalid(relative().validate_inputs(&with), "key_valid", GIVEN);
+    relative().key_padding().validate_inputs(&with).unwrap();
+    let two = [2u8; 10];
+    let bad = transformer_xl::Inputs { key_valid: Some(&two), ..plain };
+    let problem = relative().key_padding();
+    assert_invalid(problem.validate_inputs(&bad), "key_valid", "must hold 0 or 1");
+
+    let targets = relative().targets(2);
+    let at = |all: &[i32]| {
+        let q = &zeros[..32];
+        targets.validate_inputs(&transformer_xl::Inputs { q, targets: Some(all), ..plain })
+    };
+    at(&[0, 2, 1, 1]).unwrap();
+    assert_invalid(at(&[0, 2, 1, 3]), "targets[1][1]", "a position below 3");
+    assert_invalid(at(&[0, -1, 1, 2]), "targets[0][1]", "a position below 3");
+    assert_invalid(at(&[0, 1]), "targets.len", "needs 4 elements");
 }

@@ -2,6 +2,7 @@
 //! read the difference, then accept it with `INSTA_UPDATE=always cargo test --test snapshots`.
 
 use longhand::full::Bias;
+use longhand::transformer_xl::Memory;
 use longhand::webgpu::Caps;
 use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 
@@ -109,5 +110,23 @@ fn lshs_tiles_with_padding_and_pairs_that_count_once() {
 fn lshs_rows_on_a_cpu_adapter() {
     let caps = Caps { cpu: true, ..Caps::baseline() };
     let problem = Lsh::new([1, 4096, 2, 32], 64, 2, DType::BF16);
+    assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
+}
+
+#[test]
+fn relative_positions_in_tiles_with_every_option() {
+    let memory = Memory { len: 4032, rows: 4032, start: 0 };
+    let problem = TransformerXl::xlnet([1, 64, 2, 64], 4032, DType::F32)
+        .memory(memory)
+        .segments()
+        .perm_mask()
+        .key_padding();
+    assert_sources("f32_d64_all", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
+#[test]
+fn relative_positions_in_rows_on_a_cpu_adapter() {
+    let caps = Caps { cpu: true, ..Caps::baseline() };
+    let problem = TransformerXl::with_memory([1, 4096, 2, 32], 0, DType::BF16);
     assert_sources("bf16_d32", problem.sources_webgpu(&caps).unwrap());
 }

@@ -4,7 +4,11 @@
             workgroupBarrier();
             for (var n = lane; n < VR * D4; n += TR * TC) {
                 let row = ${ v_row };
+//% if positions is defined
+                let x = load_value(s, row, (n % D4) * 4u);
+//% else
                 let x = load_v(s.v + u32(row) * P.v_row, (n % D4) * 4u);
+//% endif
                 if (edge && any((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u))) {
                     atomicStore(&not_finite, 1u);
                 }

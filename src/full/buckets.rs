@@ -82,6 +82,12 @@ impl Buckets {
         }
     }
 
+    /// How many distances differ: from the farthest future that does to the farthest past.
+    #[cfg(feature = "cuda")]
+    pub(super) fn distances(&self) -> usize {
+        (if self.bidirectional { 2 } else { 1 }) * self.reach() + 1
+    }
+
     /// The distance from which on all share a bucket.
     #[cfg(any(feature = "cuda", feature = "webgpu"))]
     pub(super) fn reach(&self) -> usize {

@@ -242,9 +242,14 @@ impl Kernel {
 
     /// Workgroup memory: every variable rounded up to 16 bytes.
     pub fn workgroup_bytes(&self, head_dim: u32) -> u32 {
+        self.workgroup_bytes_with(head_dim, 0)
+    }
+
+    /// The same with so many rows staged beside those of Q and K.
+    pub(crate) fn workgroup_bytes_with(&self, head_dim: u32, band: u32) -> u32 {
         match *self {
             Kernel::Tile { block_m, tc, stage_f16, subgroups, .. } => {
-                let stage = self.stage(head_dim).0 * if stage_f16 { 8 } else { 16 };
+                let stage = self.stage(head_dim, band).0 * if stage_f16 { 8 } else { 16 };
                 let ps = block_m * (self.block_n() / 4 + 1) * 16;
                 let red = if subgroups { 0 } else { block_m * tc * 4 };
                 stage.next_multiple_of(16) + ps + red + 16
@@ -254,11 +259,11 @@ impl Kernel {
     }
 
     /// Of the staging array: its length, where V begins in it, and the V rows it takes; in vec4s.
-    fn stage(&self, head_dim: u32) -> (u32, u32, u32) {
+    fn stage(&self, head_dim: u32, band: u32) -> (u32, u32, u32) {
         match *self {
             Kernel::Tile { block_m, dc, .. } => {
                 let ld = dc / 4 + 1;
-                let qk = (block_m + self.block_n()) * ld;
+                let qk = (block_m + self.block_n() + band) * ld;
                 // Q stays where it is if it comes in one piece.
                 let base = if dc >= head_dim { block_m * ld } else { 0 };
                 let room = (qk - base) / (head_dim / 4);

@@ -27,11 +27,15 @@
 //! attend has `out = 0` and `lse = −inf`, where the published code averages all keys. XLNet's
 //! `bi_data`, which negates the distances of half the batch, is two problems.
 
+#[cfg(feature = "webgpu")]
+pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod inputs;
 mod reference;
 mod sinusoids;
+#[cfg(feature = "webgpu")]
+pub mod webgpu;
 
 pub use inputs::{Inputs, bits_from_mask};
 pub use reference::{Gradients, Output};

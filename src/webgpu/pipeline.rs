@@ -8,6 +8,7 @@ pub(crate) enum PipelineKey {
     Full(crate::full::config::Config, crate::full::config::Stage),
     Longformer(crate::longformer::config::Config, crate::longformer::config::Stage),
     Lsh(crate::lsh::config::Config, crate::lsh::config::Stage),
+    TransformerXl(crate::transformer_xl::config::Config, crate::transformer_xl::config::Stage),
 }
 
 /// How a kernel uses a binding; its number is the position in the list.

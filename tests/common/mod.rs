@@ -24,6 +24,8 @@ pub mod relative;
 #[cfg(feature = "cuda")]
 pub mod relative_cuda;
 #[cfg(feature = "webgpu")]
+pub mod relative_webgpu;
+#[cfg(feature = "webgpu")]
 mod webgpu;
 
 #[cfg(feature = "webgpu")]

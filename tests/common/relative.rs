@@ -3,7 +3,7 @@
 use super::Random;
 use super::guard::{written, written_rows};
 use longhand::transformer_xl::{Chunks, Inputs, Memory, Output, bits_from_mask};
-use longhand::{DType, Strides, TransformerXl, Window};
+use longhand::{DType, Strides, TransformerXl};
 
 /// The tensors of numbers, by place in [`Case::tensors`].
 pub const TENSORS: [&str; 10] =
@@ -154,24 +154,45 @@ pub fn odd([rows, heads, head_dim]: [usize; 3], gap: usize) -> Strides {
     Strides { batch: rows * row + 5 * gap, seqlen: row, head }
 }
 
-/// Every choice that a problem has on a device, at random.
-pub fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> TransformerXl {
+/// Kinds of [`random_problem`].
+pub const MIXTURES: usize = 9;
+
+/// What a kernel is expanded for, as few mixtures as have each option and most pairs of them:
+/// [memory, chunks, segments, perm_mask, key_padding, own_position].
+const OPTIONS: [[bool; 6]; MIXTURES] = [
+    [false, false, false, false, false, false],
+    [true, false, false, false, false, false],
+    [false, true, false, false, true, false],
+    [false, false, true, true, false, true],
+    [true, false, false, true, false, false],
+    [true, false, true, false, false, false],
+    [true, true, false, true, true, false],
+    [false, false, false, false, true, true],
+    [true, true, true, true, true, true],
+];
+
+/// A problem with the options of a mixture, of which there are few because each compiles kernels of
+/// its own, and every other choice that a problem has on a device at random.
+pub fn random_problem(random: &mut Random, mixture: usize, head_dim: usize) -> TransformerXl {
     fn one(random: &mut Random, of: &[usize]) -> usize {
         of[random.below(of.len())]
     }
+    let [memory, chunks, segments, perm_mask, key_padding, own_position] = OPTIONS[mixture];
+    let dtype = [DType::F32, DType::F16, DType::BF16][mixture % 3];
     let seqlen = one(random, &[1, 2, 7, 8, 9, 31, 33, 64, 65, 100, 127, 129, 150, 200]);
-    let memory = one(random, &[0, 0, 1, 5, 32, 33, 70, 150]);
+    let before = one(random, &[0, 0, 1, 5, 32, 33, 70, 150]);
     let heads_kv = 1 + random.below(2);
     let heads = heads_kv * (1 + random.below(2));
     let shape = [1 + random.below(2), seqlen, heads, head_dim];
     let mut p = match random.below(3) {
-        0 => TransformerXl::with_memory(shape, memory, dtype),
-        1 => TransformerXl::xlnet(shape, memory, dtype),
-        _ => TransformerXl::conformer(shape, memory, dtype),
+        0 => TransformerXl::with_memory(shape, before, dtype),
+        1 => TransformerXl::xlnet(shape, before, dtype),
+        _ => TransformerXl::conformer(shape, before, dtype),
     };
+    (p.segments, p.perm_mask) = (segments, perm_mask);
+    (p.key_padding, p.own_position) = (key_padding, own_position);
     // Fewer keys than queries: the first queries stand before every key.
-    if memory == 0 && random.below(6) == 0 {
-        p = TransformerXl { own_position: false, ..p };
+    if !own_position && before == 0 && random.below(6) == 0 {
         p.shape.seqlen_k = one(random, &[0, 1, seqlen / 2, seqlen - seqlen / 3]);
     }
     p = p.heads_kv(heads_kv);
@@ -182,22 +203,19 @@ pub fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> Tra
     if random.below(3) == 0 {
         p.window.right = Some(p.window.right.unwrap_or(400).min(one(random, &windows)));
     }
-    if random.below(4) == 0 {
+    if chunks {
         let left = [None, Some(0), Some(1), Some(3)][random.below(4)];
         p.chunks = Some(Chunks { size: one(random, &[1, 3, 16, 40, 500]), left });
     }
     if random.below(3) == 0 {
         p = p.clamp_len(one(random, &[0, 1, 10, 50, 600]));
     }
-    (p.segments, p.perm_mask) = (random.below(3) == 0, random.below(3) == 0);
-    (p.key_padding, p.own_position) =
-        (random.below(3) == 0, p.own_position && random.below(3) != 0);
-    if random.below(5) == 0 {
+    if random.below(3) == 0 {
         let (more, before) = (random.below(9), random.below(5));
         (p.rows, p.distance_offset) = (p.rows + more + before, p.distance_offset + before);
     }
-    if random.below(3) == 0 {
-        let len = one(random, &[0, memory, p.shape.seqlen_k / 2, p.shape.seqlen_k]);
+    if memory {
+        let len = one(random, &[0, before, p.shape.seqlen_k / 2, p.shape.seqlen_k]);
         let rows = len + random.below(4);
         p = p.memory(Memory { len, rows, start: random.below(rows.max(1)) });
     }

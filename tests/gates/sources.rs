@@ -5,8 +5,10 @@ use longhand::full::config::{Config, Stage, select};
 use longhand::full::{Bias, Buckets, Ragged};
 use longhand::longformer::config as longformer;
 use longhand::lsh::config as lsh;
+use longhand::transformer_xl::config as transformer_xl;
+use longhand::transformer_xl::{Chunks, Memory};
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Lsh, Shape};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 use std::collections::HashSet;
 
 /// A source and what the host believes of it.
@@ -147,6 +149,39 @@ fn expand_lsh(config: &lsh::Config, caps: Caps) -> Vec<Source> {
     config.stages().into_iter().map(stage).collect()
 }
 
+/// With relative positions: few rows, few rows of many keys, and enough to fill a GPU; of the last,
+/// each option by itself and all of them.
+fn relatives() -> Vec<TransformerXl> {
+    let mut all = vec![];
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for head_dim in [32, 64, 96, 128, 192, 256, 40, 33] {
+            let of = |seqlen, before| TransformerXl::xlnet([2, seqlen, 4, head_dim], before, dtype);
+            let memory = |len| Memory { len, rows: len, start: 0 };
+            let plain = of(1024, 64);
+            let chunks = Chunks { size: 64, left: Some(1) };
+            let together = plain.memory(memory(64)).chunks(chunks).segments().key_padding();
+            all.extend([plain, of(1, 63), of(33, 4000).memory(memory(4000)), together.perm_mask()]);
+            if head_dim == 64 {
+                all.extend([plain.memory(memory(64)), plain.chunks(chunks), plain.segments()]);
+                all.extend([plain.perm_mask(), plain.key_padding(), of(1, 4095), together]);
+                all.push(together.perm_mask().query_stream());
+            }
+        }
+    }
+    all
+}
+
+fn expand_relative(config: &transformer_xl::Config, caps: Caps) -> Vec<Source> {
+    let stage = |stage| Source {
+        label: format!("{stage:?} of {config:?}"),
+        text: config.source(stage),
+        caps,
+        workgroup_bytes: config.workgroup_bytes(stage),
+        bindings: config.slots(stage).len(),
+    };
+    config.stages().into_iter().map(stage).collect()
+}
+
 /// All sources, each once.
 pub(crate) fn all() -> Vec<Source> {
     let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
@@ -187,6 +222,19 @@ pub(crate) fn all() -> Vec<Source> {
             for config in [selected, selected.with_scalar_loads()] {
                 if configs.insert(config) {
                     let new = expand_lsh(&config, caps);
+                    sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
+                }
+            }
+        }
+    }
+    let mut configs = HashSet::new();
+    for caps in devices() {
+        for problem in relatives() {
+            let selected = transformer_xl::select(&problem, &caps)
+                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
+            for config in [selected, selected.with_scalar_loads()] {
+                if configs.insert(config) {
+                    let new = expand_relative(&config, caps);
                     sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
                 }
             }

@@ -108,10 +108,11 @@ fn expand(config: &Config, stage: Stage) -> Source {
         Stage::Forward => format!(".{m}x{n}x{}", config.tile.rows),
         Stage::Combine => String::new(),
     };
+    let buckets = if of_stage.buckets.is_some() { ".buckets" } else { "" };
     Source {
         label: format!("{stage:?} of {of_stage:?}"),
         text: of_stage.source(stage),
-        family: format!("{}.{kind}.d{}{tile}", config.entry(stage), config.head_dim),
+        family: format!("{}.{kind}.d{}{tile}{buckets}", config.entry(stage), config.head_dim),
         shared_bytes: if stage == Stage::Forward { config.shared_bytes() } else { 0 },
         least_fraction: 0.0,
     }

@@ -9,6 +9,8 @@ use crate::problem_file::ProblemFile;
 #[cfg(feature = "webgpu")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
+use crate::transformer_xl_file::Stream;
+#[cfg(feature = "webgpu")]
 use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(feature = "webgpu")]
@@ -62,7 +64,15 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 f.results(&problem.run_webgpu(gpu, &f.inputs.as_inputs())?, None)
             }
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let mut results = Results::new();
+                for &stream in f.streams() {
+                    let problem = f.problem(stream, dtype);
+                    let output = problem.run_webgpu(gpu, &f.inputs.as_inputs(stream))?;
+                    f.put(&mut results, stream, &output);
+                }
+                results
+            }
         })
     }
 
@@ -82,7 +92,10 @@ impl Gpu {
                 let problem = Lsh { dtype, ..f.problem.clone() };
                 problem.time_webgpu(gpu, &f.inputs.as_inputs(), repeats)?
             }
-            ProblemFile::Relative(f) => return no_kernel(f.op),
+            ProblemFile::Relative(f) => {
+                let inputs = f.inputs.as_inputs(Stream::Content);
+                f.problem(Stream::Content, dtype).time_webgpu(gpu, &inputs, repeats)?
+            }
         }))
     }
 
@@ -92,15 +105,9 @@ impl Gpu {
             Problem::Full(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Longformer(p) => p.plan_webgpu(&self.context)?.describe(),
             Problem::Lsh(p) => p.plan_webgpu(&self.context)?.describe(),
-            Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+            Problem::TransformerXl(p) => p.plan_webgpu(&self.context)?.describe(),
         })
     }
-}
-
-#[cfg(feature = "webgpu")]
-fn no_kernel<T>(op: &str) -> Result<T> {
-    let why = format!("device webgpu: no kernel for op '{op}' in this build yet");
-    Err(crate::failure::Failure::declined(why))
 }
 
 #[cfg(feature = "webgpu")]
@@ -137,7 +144,7 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
         Problem::Full(p) => p.sources_webgpu(&caps)?,
         Problem::Longformer(p) => p.sources_webgpu(&caps)?,
         Problem::Lsh(p) => p.sources_webgpu(&caps)?,
-        Problem::TransformerXl(_) => return no_kernel("transformer_xl"),
+        Problem::TransformerXl(p) => p.sources_webgpu(&caps)?,
     })
 }
 

@@ -196,12 +196,17 @@ impl Config {
 impl Kernel {
     /// What the templates of a kernel's shape take from it.
     pub(crate) fn values(&self, head_dim: u32) -> Value {
+        self.values_with(head_dim, 0)
+    }
+
+    /// The same with so many rows staged beside those of Q and K.
+    pub(crate) fn values_with(&self, head_dim: u32, band: u32) -> Value {
         match *self {
             Kernel::Rows { rows, keys, .. } => {
                 context! { rows, keys, lanes => LANES, d4 => head_dim / 4 }
             }
             Kernel::Tile { block_m, tr, tc, dc, stage_f16, subgroups, split } => {
-                let (stage, vbase, vr) = self.stage(head_dim);
+                let (stage, vbase, vr) = self.stage(head_dim, band);
                 context! {
                     block_m, tr, tc, dc, stage, vbase, vr, stage_f16, subgroups, split,
                     block_n => self.block_n(),

@@ -107,14 +107,10 @@ pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
             && problem.buckets.is_none(),
     };
     let tiles = config.tiles(s.seqlen_q);
-    // A head's biases by distance lie there too, from the farthest past to the farthest future.
-    let distances = problem.buckets.map_or(0, |b| 4 * (2 * b.reach() + 1) as u32);
-    let fits = |tile: &&Tile| {
-        let bytes = Config { tile: **tile, ..config }.shared_bytes();
-        bytes + distances <= caps.max_shared_opt_in
-    };
+    let fits =
+        |tile: &&Tile| Config { tile: **tile, ..config }.shared_bytes() <= caps.max_shared_opt_in;
     let Some(tile) = tiles.iter().find(fits) else {
-        let least = Config { tile: tiles[tiles.len() - 1], ..config }.shared_bytes() + distances;
+        let least = Config { tile: tiles[tiles.len() - 1], ..config }.shared_bytes();
         let reason = format!(
             "the kernel needs {least} bytes of shared memory, the device allows {}",
             caps.max_shared_opt_in
@@ -201,9 +197,11 @@ impl Config {
         }
     }
 
-    /// Bytes of dynamic shared memory of the forward kernel: Q, and two tiles each of K and V.
+    /// Bytes of dynamic shared memory of the forward kernel: Q, two tiles each of K and V, and a
+    /// head's biases by distance.
     pub fn shared_bytes(&self) -> u32 {
-        self.rows_of(Stage::Forward).shared_bytes()
+        let biases = self.buckets.map_or(0, |b| 4 * b.distances() as u32);
+        self.rows_of(Stage::Forward).shared_bytes() + biases.next_multiple_of(16)
     }
 
     fn rows_of(&self, stage: Stage) -> Rows {
@@ -338,6 +336,7 @@ impl Config {
             alibi => self.alibi,
             bias => self.bias,
             buckets => self.buckets.map(|b| b.values()),
+            biases_at => rows.shared_bytes(),
             key_padding => self.key_padding,
             ragged => self.ragged,
             split => self.split,

@@ -5,7 +5,7 @@ use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS, Problem};
 use crate::{cuda, webgpu};
-use longhand::{DType, Full, Longformer, Lsh, Shape};
+use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 use serde_json::{Value, json};
 
 const EXAMPLES: &str = "Examples:
@@ -133,6 +133,11 @@ fn samples() -> Vec<(String, Problem)> {
         let problem = Lsh::new([1, 16384, 8, 64], 64, 4, dtype).causal();
         let name = format!("lsh {dtype} head_dim 64 seqlen 16384 chunk 64, 4 rounds, causal");
         (name, Problem::Lsh(problem))
+    }));
+    all.extend([DType::F32, DType::F16].map(|dtype| {
+        let problem = TransformerXl::with_memory([1, 2048, 8, 64], 2048, dtype);
+        let name = format!("transformer_xl {dtype} head_dim 64 seqlen 2048 after 2048, causal");
+        (name, Problem::TransformerXl(problem))
     }));
     all
 }

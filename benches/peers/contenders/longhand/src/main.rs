@@ -35,12 +35,17 @@ fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String
             Context::with_caps(found.device().clone(), found.queue().clone(), caps)
         }
         "reference" => {
-            let rounded = |x: &Vec<f32>| loaded(&stored(x, dtype), dtype);
-            let inputs = inputs.iter().map(rounded).collect();
+            let rounded = |(n, x): (usize, &Vec<f32>)| match (case.kind, n) {
+                // Rotations are f32 whatever the dtype.
+                (Kind::Lsh, 2) => x.clone(),
+                _ => loaded(&stored(x, dtype), dtype),
+            };
+            let inputs = inputs.iter().enumerate().map(rounded).collect();
             let compute = match case.kind {
                 Kind::Full => problems::full_reference(case, dtype, inputs),
                 Kind::Longformer => problems::longformer_reference(case, dtype, inputs),
-                _ => return Err("full attention and Longformer only".into()),
+                Kind::Lsh => problems::lsh_reference(case, dtype, inputs),
+                _ => return Err("no kernel of this kind yet".into()),
             };
             return Ok(Box::new(Reference { compute, out: vec![] }));
         }
@@ -50,7 +55,8 @@ fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String
         (Kind::Full, _) => problems::full(context, case, dtype, &inputs),
         (Kind::Longformer, "full-mask") => problems::full_mask(context, case, dtype, &inputs),
         (Kind::Longformer, _) => problems::longformer(context, case, dtype, &inputs),
-        _ => return Err("full attention and Longformer only".into()),
+        (Kind::Lsh, _) => problems::lsh(context, case, dtype, &inputs),
+        _ => return Err("no kernel of this kind yet".into()),
     };
     Ok(Box::new(gpu))
 }

@@ -3,7 +3,7 @@
 use crate::{Bind, Contents, Gpu, buffer, stored, text};
 use longhand::full::{self, Bias};
 use longhand::webgpu::{Binding, Context};
-use longhand::{DType, Error, Full, Longformer, Shape, longformer as lf};
+use longhand::{DType, Error, Full, Longformer, Lsh, Shape, longformer as lf, lsh};
 use peer::Case;
 
 type Compute = Box<dyn Fn() -> Result<Vec<f32>, Error>>;
@@ -25,6 +25,12 @@ fn longformer_problem(case: &Case, dtype: DType) -> Longformer {
     let shape = [case.batch, case.seqlen, case.heads, case.head_dim];
     let problem = Longformer::new(shape, case.window, dtype).globals(case.globals.len());
     Longformer { causal: case.causal, ..problem }
+}
+
+fn lsh_problem(case: &Case, dtype: DType) -> Lsh {
+    let shape = [case.batch, case.seqlen, case.heads, case.head_dim];
+    let problem = Lsh::new(shape, case.chunk, case.rounds, dtype).num_buckets(&case.buckets);
+    Lsh { causal: case.causal, ..problem }
 }
 
 /// `[batch, globals]`.
@@ -51,6 +57,15 @@ pub fn longformer_reference(case: &Case, dtype: DType, inputs: Vec<Vec<f32>>) ->
             (given.q_global, given.k_global, given.v_global) = (qg, kg, vg);
             given.global_indices = Some(&indices);
         }
+        Ok(problem.reference(&given)?.out)
+    })
+}
+
+pub fn lsh_reference(case: &Case, dtype: DType, inputs: Vec<Vec<f32>>) -> Compute {
+    let problem = lsh_problem(case, dtype);
+    Box::new(move || {
+        let rotations = problem.is_hashed().then_some(&inputs[2][..]);
+        let given = lsh::Inputs { rotations, ..lsh::Inputs::new(&inputs[0], &inputs[1]) };
         Ok(problem.reference(&given)?.out)
     })
 }
@@ -115,6 +130,33 @@ pub fn longformer(context: Context, case: &Case, dtype: DType, inputs: &[Vec<f32
             (args.q_global, args.k_global, args.v_global) = (qg, kg, vg);
             args.global_indices = Some((&indices).into());
         }
+        Ok(vec![plan.bind(&args).map_err(text)?])
+    });
+    Gpu { context, dtype, bind, bound: vec![], out: result, apart: None }
+}
+
+pub fn lsh(context: Context, case: &Case, dtype: DType, inputs: &[Vec<f32>]) -> Gpu {
+    let problem = lsh_problem(case, dtype);
+    let of = |x: &[f32], dtype| buffer(&context, Contents::Of(&stored(x, dtype)));
+    let [qk, v] = [0, 1].map(|n| of(&inputs[n], dtype));
+    // Rotations are f32 whatever the dtype.
+    let rotations = of(&inputs[2], DType::F32);
+    let words = |len: usize| buffer(&context, Contents::Empty(4 * len as u64));
+    let (out, lse) = (buffer(&context, Contents::Empty(qk.size())), words(problem.lse_len()));
+    let (buckets, lse_rounds) = (words(problem.buckets_len()), words(problem.lse_rounds_len()));
+    let result = out.clone();
+    let bind: Bind = Box::new(move |gpu| {
+        let plan = problem.plan_webgpu(gpu).map_err(text)?;
+        say(gpu, &plan.describe());
+        let workspace = workspace(gpu, plan.workspace_bytes());
+        let sorted = |buffer| problem.is_sorted().then(|| Binding::from(buffer));
+        let args = lsh::webgpu::Args {
+            rotations: problem.is_hashed().then(|| Binding::from(&rotations)),
+            buckets: sorted(&buckets),
+            lse_rounds: sorted(&lse_rounds),
+            workspace: workspace.as_ref().map(Binding::from),
+            ..lsh::webgpu::Args::new(&qk, &v, &out, &lse)
+        };
         Ok(vec![plan.bind(&args).map_err(text)?])
     });
     Gpu { context, dtype, bind, bound: vec![], out: result, apart: None }
