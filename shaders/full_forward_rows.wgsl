@@ -132,7 +132,7 @@ fn main(
     o[lane * ROWS * D4 + ${ r * d4 + d }u] = o${ r }_${ d } * inverse${ r };
 //%   endfor
     if (row${ r } <= q_last) {
-        lse[s.lse + u32(row${ r })] = select(bitcast<u32>((m${ r } + log2(l${ r })) * LN2), MINUS_INF_BITS, l${ r } == 0.0);
+        lse[s.lse + u32(row${ r })] = lse_bits(m${ r }, l${ r });
     }
 //% endfor
     for (var i = 0u; i < ROWS * D4; i++) {

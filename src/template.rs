@@ -44,6 +44,7 @@ const SHADERS: Templates = &[
     ("transformer_xl_pack.wgsl", include_str!("../shaders/transformer_xl_pack.wgsl")),
     ("transformer_xl_prepare.wgsl", include_str!("../shaders/transformer_xl_prepare.wgsl")),
     ("shared/full_texels.wgsl", include_str!("../shaders/shared/full_texels.wgsl")),
+    ("shared/numbers.wgsl", include_str!("../shaders/shared/numbers.wgsl")),
     ("shared/full_bindings.wgsl", include_str!("../shaders/shared/full_bindings.wgsl")),
     ("shared/full_buckets.wgsl", include_str!("../shaders/shared/full_buckets.wgsl")),
     ("shared/full_sequence.wgsl", include_str!("../shaders/shared/full_sequence.wgsl")),

@@ -5,18 +5,13 @@ mod common;
 
 use common::Random;
 use common::cuda::{Device, on_devices, on_simulated};
+use common::fixtures::{Forward, fixtures_of};
 use common::guard::GUARD;
 use common::longformer::{Case, errors, odd, random_problem};
 use common::longformer_cuda::run_guarded;
 use longhand::full::Inputs as FullInputs;
 use longhand::longformer::{Layout, Output};
 use longhand::{DType, Full, Longformer, Shape};
-use longhand_cli::compare::compare;
-use longhand_cli::container::Values;
-use longhand_cli::longformer_file::LongformerFile;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
-use std::path::Path;
 
 /// As in `tests/cuda.rs`.
 const LSE: f64 = 6e-7 + (1.0 + std::f64::consts::LN_2) / (1 << 22) as f64;
@@ -47,26 +42,14 @@ fn check_at(device: &Device, case: &Case, guard: usize) -> Output<f32> {
 
 #[test]
 fn fixtures_agree_with_what_other_implementations_compute() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/longformer");
-    let entries = std::fs::read_dir(folder).expect("tests/data/longformer");
-    let files: Vec<LongformerFile> = entries
-        .map(|entry| ProblemFile::read(&entry.expect("an entry").path()).expect("a fixture"))
-        .map(|file| file.into_longformer().expect("a problem of Longformer's"))
-        .collect();
-    assert_eq!(files.len(), 17, "fixtures are missing");
+    let files = fixtures_of("longformer", 17);
     on_devices(|device| {
         for (file, dtype) in files.iter().flat_map(|file| DTYPES.map(|dtype| (file, dtype))) {
-            let problem = Longformer { dtype, ..file.problem.clone() };
-            let output = problem.run_cuda(&device.context, &file.inputs.as_inputs()).unwrap();
-            let results = file.results(&output, None);
-            let tolerances = naive::tolerances(&file.clone().into(), dtype, false).unwrap();
-            for name in ["out", "lse"] {
-                let Values::F64(expected) = &file.expected[name].values else {
-                    panic!("{}: expected.{name} is not F64", file.name);
-                };
-                let c = compare(name, &results[name], expected, tolerances[name]);
-                assert!(c.passed(), "{} {} {dtype}: {c:?}", device.name, file.name);
-            }
+            let problem = file.clone().into_longformer().unwrap();
+            let p = Longformer { dtype, ..problem.problem.clone() };
+            let got = p.run_cuda(&device.context, &problem.inputs.as_inputs()).unwrap();
+            let what = format!("{} {} {dtype}", device.name, problem.name);
+            Forward::of(file, dtype).check(&problem.results(&got, None), &what);
         }
     });
 }

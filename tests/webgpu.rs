@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Case, Random, baseline_gpu, device, device_with, errors, raw, tolerance};
+use common::{Case, Random, device, device_with, devices, errors, raw, tolerance};
 use longhand::full::{Bias, Buckets, Layout, Ragged};
 use longhand::webgpu::{Caps, Context};
 use longhand::{DType, Full, Shape, Strides, Window};
@@ -15,13 +15,6 @@ use longhand::{DType, Full, Shape, Strides, Window};
 const LSE: f64 = 6e-7;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-fn devices() -> Vec<(&'static str, Context)> {
-    let own = device().cloned().map(|c| ("own", c));
-    let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
-    let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
-    [own, baseline, wide].into_iter().flatten().collect()
-}
 
 /// Runs `case` from guarded buffers on `gpu` and holds it to the reference.
 fn check(name: &str, gpu: &Context, case: &Case) {

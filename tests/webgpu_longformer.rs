@@ -5,29 +5,18 @@
 
 mod common;
 
+use common::fixtures::{Forward, fixtures_of};
 use common::longformer::{Case, errors, random_problem};
 use common::longformer_webgpu::run_guarded;
-use common::{Random, baseline_gpu, device, device_with, guard, tolerance};
+use common::{Random, device, device_with, devices, guard, tolerance};
 use longhand::longformer::{Inputs, Layout, Output};
 use longhand::webgpu::{Caps, Context};
 use longhand::{DType, Full, Longformer, Shape, Strides, Window};
-use longhand_cli::compare::compare;
-use longhand_cli::container::Values;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
-use std::path::Path;
 
 /// Twice what a plain f32 evaluation of the fixtures stays below.
 const LSE: f64 = 6e-7;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-fn devices() -> Vec<(&'static str, Context)> {
-    let own = device().cloned().map(|c| ("own", c));
-    let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
-    let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
-    [own, baseline, wide].into_iter().flatten().collect()
-}
 
 /// Runs `case` from guarded buffers on `gpu` and holds it to the definition.
 fn check(name: &str, gpu: &Context, case: &Case) -> Output<f32> {
@@ -53,25 +42,15 @@ fn random_problems_that_mix_everything_agree_with_the_definition() {
 
 #[test]
 fn fixtures_pass_the_programs_comparison_in_every_dtype() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/longformer");
-    let files = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    assert_eq!(files().count(), 17);
-    for path in files() {
-        let file = ProblemFile::read(&path).unwrap();
-        let problem = file.clone().into_longformer().unwrap();
+    for file in fixtures_of("longformer", 17) {
         for dtype in DTYPES {
-            let tolerances = naive::tolerances(&file, dtype, false).unwrap();
+            let expected = Forward::of(&file, dtype);
+            let problem = file.clone().into_longformer().unwrap();
+            let p = Longformer { dtype, ..problem.problem.clone() };
             for (name, gpu) in devices() {
-                let p = Longformer { dtype, ..problem.problem.clone() };
                 let got = p.run_webgpu(&gpu, &problem.inputs.as_inputs()).unwrap();
-                let got = problem.results(&got, None);
-                for result in ["out", "lse"] {
-                    let Values::F64(expected) = &file.expected()[result].values else {
-                        panic!("{path:?}: expected.{result} is not f64");
-                    };
-                    let c = compare(result, &got[result], expected, tolerances[result]);
-                    assert!(c.passed(), "{name}, {path:?}, {dtype}: {c:?}");
-                }
+                let what = format!("{name}, {}, {dtype}", problem.name);
+                expected.check(&problem.results(&got, None), &what);
             }
         }
     }

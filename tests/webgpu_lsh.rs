@@ -5,28 +5,18 @@
 
 mod common;
 
+use common::fixtures::{Forward, fixtures_of};
 use common::lsh::{
     Case, errors, lse_tolerance, random_problem, row_by_order, shared_qk_full, tolerance,
 };
 use common::lsh_webgpu::run_guarded;
-use common::{Random, baseline_gpu, device, device_with, guard};
+use common::{Random, baseline_gpu, device, device_with, devices, guard};
 use longhand::lsh::webgpu::Args;
 use longhand::lsh::{Inputs, Layout, Output, Wrap};
 use longhand::webgpu::{Binding, Caps, Context};
 use longhand::{DType, Lsh, Strides};
-use longhand_cli::compare::compare;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
-use std::path::Path;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-fn devices() -> Vec<(&'static str, Context)> {
-    let own = device().cloned().map(|c| ("own", c));
-    let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
-    let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
-    [own, baseline, wide].into_iter().flatten().collect()
-}
 
 /// Holds `got` to the definition: its buckets, the order that they give, and with them the rest.
 fn compare_with_reference(name: &str, case: &Case, got: &Output<f32>) {
@@ -64,31 +54,18 @@ fn random_problems_that_mix_everything_agree_with_the_definition() {
 
 #[test]
 fn fixtures_pass_the_programs_comparison_in_every_dtype() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/lsh");
-    let files = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    assert_eq!(files().count(), 18);
-    for path in files() {
-        let file = ProblemFile::read(&path).unwrap();
-        let problem = file.clone().into_lsh().unwrap();
+    for file in fixtures_of("lsh", 18) {
         for dtype in DTYPES {
-            let tolerances = naive::tolerances(&file, dtype, false).unwrap();
+            let expected = Forward::of(&file, dtype);
+            let problem = file.clone().into_lsh().unwrap();
+            let p = Lsh { dtype, ..problem.problem.clone() };
             for (name, gpu) in devices() {
-                let p = Lsh { dtype, ..problem.problem.clone() };
                 let got = p.run_webgpu(&gpu, &problem.inputs.as_inputs()).unwrap();
-                let got = problem.results(&got, None);
-                for (result, tensor) in file.expected().iter().filter(|(r, _)| is_forward(r)) {
-                    let expected = tensor.values.numbers();
-                    let tolerance = tolerances[result.as_str()];
-                    let c = compare(result, &got[result.as_str()], &expected, tolerance);
-                    assert!(c.passed(), "{name}, {path:?}, {dtype}: {c:?}");
-                }
+                let what = format!("{name}, {}, {dtype}", problem.name);
+                expected.check(&problem.results(&got, None), &what);
             }
         }
     }
-}
-
-fn is_forward(result: &str) -> bool {
-    !result.starts_with("grad.")
 }
 
 #[test]

@@ -6,30 +6,19 @@
 
 mod common;
 
-use common::relative::{Case, MIXTURES, TENSORS, errors, odd, random_problem};
+use common::fixtures::Forward;
+use common::relative::{self, Case, MIXTURES, TENSORS, errors, odd, random_problem};
 use common::relative_webgpu::run_guarded;
-use common::{Random, baseline_gpu, device, device_with, guard, tolerance};
+use common::{Random, device, device_with, devices, guard, tolerance};
 use longhand::transformer_xl::{Chunks, Inputs, Memory, Output};
 use longhand::webgpu::{Caps, Context};
 use longhand::{DType, Full, Strides, TransformerXl, Window};
-use longhand_cli::compare::compare;
-use longhand_cli::container::Values;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
 use longhand_cli::results::Results;
-use std::path::{Path, PathBuf};
 
 /// Twice what a plain f32 evaluation, by the reference, of the random problems stays below.
 const LSE: f64 = 1.5e-6;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-fn devices() -> Vec<(&'static str, Context)> {
-    let own = device().cloned().map(|c| ("own", c));
-    let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
-    let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
-    [own, baseline, wide].into_iter().flatten().collect()
-}
 
 /// Runs `case` from guarded buffers on `gpu` and holds it to the definition.
 fn check(name: &str, gpu: &Context, case: &Case) -> Output<f32> {
@@ -53,39 +42,19 @@ fn random_problems_that_mix_everything_agree_with_the_definition() {
     }
 }
 
-fn fixtures() -> Vec<PathBuf> {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let folders = [("transformer_xl", 11), ("xlnet", 10), ("rel_pos", 11)];
-    let files = |(folder, count): (&str, usize)| {
-        let entries = std::fs::read_dir(data.join(folder)).unwrap();
-        let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(files.len(), count, "{folder}");
-        files
-    };
-    folders.into_iter().flat_map(files).collect()
-}
-
 #[test]
 fn fixtures_pass_the_programs_comparison_in_every_dtype() {
-    for path in fixtures() {
-        let file = ProblemFile::read(&path).unwrap();
-        let ProblemFile::Relative(problem) = &file else { panic!("{path:?}: another op") };
+    for file in relative::fixtures() {
         for dtype in DTYPES {
-            let tolerances = naive::tolerances(&file, dtype, false).unwrap();
+            let expected = Forward::of(&file.clone().into(), dtype);
             for (name, gpu) in devices() {
                 let mut got = Results::new();
-                for &stream in problem.streams() {
-                    let p = problem.problem(stream, dtype);
-                    let output = p.run_webgpu(&gpu, &problem.inputs.as_inputs(stream)).unwrap();
-                    problem.put(&mut got, stream, &output);
+                for &stream in file.streams() {
+                    let p = file.problem(stream, dtype);
+                    let output = p.run_webgpu(&gpu, &file.inputs.as_inputs(stream)).unwrap();
+                    file.put(&mut got, stream, &output);
                 }
-                for (result, got) in got {
-                    let Values::F64(expected) = &file.expected()[&result].values else {
-                        panic!("{path:?}: expected.{result} is not f64");
-                    };
-                    let c = compare(&result, &got, expected, tolerances[&result]);
-                    assert!(c.passed(), "{name}, {path:?}, {dtype}: {c:?}");
-                }
+                expected.check(&got, &format!("{name}, {}, {dtype}", file.name));
             }
         }
     }

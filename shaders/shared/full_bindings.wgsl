@@ -1,11 +1,7 @@
 //% from "shared/tensor.wgsl" import reader, writer
 // ---- what every kernel of full attention is given
 
-const LOG2E = 1.4426950408889634;
-const LN2 = 0.6931471805599453;
-// Stands for -inf, which WGSL may assume away; a score at or below it counts as masked.
-const NEG = -1e30;
-const MINUS_INF_BITS = 0xff800000u;
+//% include "shared/numbers.wgsl"
 
 // Element counts and strides. The `*_base` are where (batch 0, head 0, row 0) would lie; they may
 // wrap below zero when a dispatch covers later batches only, and come right again modulo 2^32.

@@ -1,11 +1,7 @@
 //% from "shared/tensor.wgsl" import reader, writer
 // ---- what every kernel of Longformer's attention is given
 
-const LOG2E = 1.4426950408889634;
-const LN2 = 0.6931471805599453;
-// Stands for -inf, which WGSL may assume away; a score at or below it counts as masked.
-const NEG = -1e30;
-const MINUS_INF_BITS = 0xff800000u;
+//% include "shared/numbers.wgsl"
 
 // Element counts and strides. q, k and v are the local or the global ones, whichever a kernel reads.
 struct Params {

@@ -1,10 +1,7 @@
 //% from "shared/tensor.wgsl" import reader, writer, rereader
 // ---- what every kernel of LSH attention is given
 
-const LOG2E = 1.4426950408889634;
-const LN2 = 0.6931471805599453;
-// Stands for -inf, which WGSL may assume away; a score at or below it belongs to no key.
-const NEG = -1e30;
+//% include "shared/numbers.wgsl"
 const NOT_VALID = -1.0;
 
 // Element counts and strides. Scores are in units of log2, as are the masks.

@@ -16,7 +16,7 @@ fn places_of(chunk: u32) -> vec2<u32> {
 // exactly: at −1e5 the rounding of another factor would be seen.
 fn lse_of(m: f32, l: f32) -> f32 {
     let natural = select(select(m * LN2, P.mask_value, m == P.mask), P.self_mask_value, m == P.self_mask);
-    return natural + log2(l) * LN2;
+    return natural + ln(l);
 }
 
 // Of the rounds before and this one: x is their lse, y and z what their results are multiplied by.
@@ -24,7 +24,7 @@ fn merge(before: f32, own: f32) -> vec3<f32> {
     let top = max(before, own);
     let weight = exp2((vec2<f32>(before, own) - vec2<f32>(top)) * LOG2E);
     let sum = weight.x + weight.y;
-    let merged = vec3<f32>(top + log2(sum) * LN2, weight / sum);
+    let merged = vec3<f32>(top + ln(sum), weight / sum);
     return select(merged, vec3<f32>(own, 0.0, 1.0), vec3<bool>(P.round == 0u));
 }
 

@@ -19,5 +19,5 @@
     }
     store_out(s.out + row * P.out_row, d, o * select(1.0 / sum, 0.0, sum == 0.0));
     if (d == 0u) {
-        lse[s.lse + row] = select(bitcast<u32>((m + log2(sum)) * LN2), MINUS_INF_BITS, sum == 0.0);
+        lse[s.lse + row] = lse_bits(m, sum);
     }

@@ -35,7 +35,7 @@
                 store_out(s.out + u32(${ out_row }) * P.out_row, (c * TC + tc) * 4u, acc[i][c] * inverse);
             }
             if (tc == 0u) {
-                lse[s.lse + u32(${ out_row })] = select(bitcast<u32>((m[i] + log2(sum)) * LN2), MINUS_INF_BITS, sum == 0.0);
+                lse[s.lse + u32(${ out_row })] = lse_bits(m[i], sum);
             }
 //% endif
         }

@@ -14,10 +14,7 @@ fn load_${ name }(row: u32, d: u32) -> vec4<f32> {
 //% endmacro
 // ---- what every kernel of relative-position attention is given
 
-const LN2 = 0.6931471805599453;
-// Stands for -inf, which WGSL may assume away; a score at or below it counts as masked.
-const NEG = -1e30;
-const MINUS_INF_BITS = 0xff800000u;
+//% include "shared/numbers.wgsl"
 
 // Element counts and strides. q is the caller's for the preparing kernel and what that one makes of
 // it for the others; the `*_at` are words of the workspace or of the texture of words, in fours.

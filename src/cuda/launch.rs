@@ -181,3 +181,35 @@ impl Steps {
         Steps { batch: bytes(strides.batch), row: bytes(strides.seqlen), head: bytes(strides.head) }
     }
 }
+
+/// What the tests of the kinds' parameters share.
+#[cfg(test)]
+pub(crate) mod offsets {
+    use super::Steps;
+    use std::mem::offset_of;
+
+    /// Of a struct of `size` bytes: each field with its offset, those of `tensors` taken apart into
+    /// their steps, as `stated` reads them from the kernels' list.
+    pub(crate) fn of_struct(
+        mut fields: Vec<(String, usize)>,
+        tensors: &[(&str, usize)],
+        size: usize,
+    ) -> Vec<(String, usize)> {
+        for (name, at) in tensors {
+            fields.push((format!("{name}_batch"), at + offset_of!(Steps, batch)));
+            fields.push((format!("{name}_row"), at + offset_of!(Steps, row)));
+            fields.push((format!("{name}_head"), at + offset_of!(Steps, head)));
+        }
+        fields.push(("SIZE".to_owned(), size));
+        fields.sort_by_key(|(_, at)| *at);
+        fields
+    }
+
+    /// The names and offsets that a template of parameters states.
+    pub(crate) fn stated(text: &str) -> Vec<(String, usize)> {
+        text.lines()
+            .filter_map(|line| line.strip_prefix("//% set ")?.split_once(" = "))
+            .map(|(name, at)| (name.to_owned(), at.parse().expect("a number")))
+            .collect()
+    }
+}

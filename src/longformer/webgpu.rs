@@ -10,8 +10,8 @@ pub use args::Args;
 
 use super::Longformer;
 use super::config::{Config, Kernel, Slot, Stage, select};
+use crate::Error;
 use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
-use crate::{Declined, Error};
 use params::Params;
 use std::sync::Arc;
 
@@ -56,12 +56,7 @@ impl Longformer {
         let pipelines = pipelines(context, &config)?;
         let plan = Plan { problem: self.clone(), config, context: context.clone(), pipelines };
         for stage in config.stages() {
-            let n = plan.workgroups(stage);
-            let most = u64::from(context.caps().max_workgroups_per_dimension);
-            if n > most.saturating_mul(most).min(u64::from(u32::MAX)) {
-                let reason = format!("{n} workgroups are more than the device dispatches at once");
-                return Err(Declined::new(reason).into());
-            }
+            context.caps().dispatches(plan.workgroups(stage))?;
         }
         Ok(plan)
     }

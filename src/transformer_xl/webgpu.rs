@@ -10,9 +10,9 @@ pub use args::Args;
 
 use super::TransformerXl;
 use super::config::{Config, Slot, Stage, select};
+use crate::Error;
 use crate::full::config::{SPLIT_LEN, texels_of_row};
 use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
-use crate::{Declined, Error};
 use params::Params;
 use std::sync::Arc;
 
@@ -60,12 +60,7 @@ impl TransformerXl {
         let pipelines = pipelines(context, &config)?;
         let plan = Plan { problem: *self, config, context: context.clone(), pipelines };
         for stage in config.stages() {
-            let n = plan.workgroups(stage);
-            let most = u64::from(context.caps().max_workgroups_per_dimension);
-            if n > most.saturating_mul(most).min(u64::from(u32::MAX)) {
-                let reason = format!("{n} workgroups are more than the device dispatches at once");
-                return Err(Declined::new(reason).into());
-            }
+            context.caps().dispatches(plan.workgroups(stage))?;
         }
         Ok(plan)
     }

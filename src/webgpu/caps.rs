@@ -85,6 +85,17 @@ impl Caps {
         Ok(())
     }
 
+    /// Declines more workgroups than one dispatch takes, folded into two dimensions.
+    pub(crate) fn dispatches(&self, workgroups: u64) -> Result<(), Declined> {
+        let side = u64::from(self.max_workgroups_per_dimension);
+        if workgroups > side.saturating_mul(side).min(u64::from(u32::MAX)) {
+            let reason =
+                format!("{workgroups} workgroups are more than the device dispatches at once");
+            return Err(Declined::new(reason));
+        }
+        Ok(())
+    }
+
     /// Declines tensors, of which the bytes are given, that one binding does not take.
     pub(crate) fn binds(&self, tensors: &[(&str, u64)]) -> Result<(), Declined> {
         // A binding begins up to one alignment early and ends on a whole word.

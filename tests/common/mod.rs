@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod fixtures;
 pub mod guard;
 pub mod longformer;
 #[cfg(feature = "cuda")]
@@ -29,7 +30,7 @@ pub mod relative_webgpu;
 mod webgpu;
 
 #[cfg(feature = "webgpu")]
-pub use webgpu::{baseline_gpu, device, device_with};
+pub use webgpu::{baseline_gpu, device, device_with, devices};
 
 use longhand::full::{Bias, Inputs, Output, Ragged};
 use longhand::{DType, Full};

@@ -1,9 +1,11 @@
 //! Random problems with relative positions, and what their results must be.
 
 use super::Random;
+use super::fixtures::fixtures_of;
 use super::guard::{written, written_rows};
 use longhand::transformer_xl::{Chunks, Inputs, Memory, Output, bits_from_mask};
 use longhand::{DType, Strides, TransformerXl};
+use longhand_cli::transformer_xl_file::RelativeFile;
 
 /// The tensors of numbers, by place in [`Case::tensors`].
 pub const TENSORS: [&str; 10] =
@@ -249,4 +251,11 @@ pub fn checked(p: &TransformerXl, out: &[u8], lse: &[u8]) -> Output<f32> {
     let s = &p.shape;
     let shape = [s.batch, s.seqlen_q, s.heads_q, s.head_dim];
     Output { out: written_rows(out, &p.layout.out, shape, p.dtype), lse: written("lse", lse) }
+}
+
+/// The fixtures of the three ops.
+pub fn fixtures() -> Vec<RelativeFile> {
+    let ops = [("transformer_xl", 11), ("xlnet", 10), ("rel_pos", 11)];
+    let files = ops.into_iter().flat_map(|(op, count)| fixtures_of(op, count));
+    files.map(|file| file.into_relative().expect("relative positions")).collect()
 }

@@ -36,3 +36,12 @@ pub fn device_with(caps: impl FnOnce(Caps) -> Caps) -> Option<Context> {
 pub fn baseline_gpu(caps: Caps) -> Caps {
     Caps { offset_alignment: caps.offset_alignment, ..Caps::baseline() }
 }
+
+/// The device three times: as it is, as a GPU with WebGPU's guaranteed limits and no features, and
+/// as a GPU with all that it has.
+pub fn devices() -> Vec<(&'static str, Context)> {
+    let own = device().cloned().map(|c| ("own", c));
+    let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
+    let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
+    [own, baseline, wide].into_iter().flatten().collect()
+}

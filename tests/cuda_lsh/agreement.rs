@@ -2,39 +2,22 @@
 
 use crate::common::Random;
 use crate::common::cuda::on_devices;
+use crate::common::fixtures::{Forward, fixtures_of};
 use crate::common::lsh::{Case, random_problem};
 use crate::{DTYPES, check, check_at};
 use longhand::lsh::Layout;
 use longhand::{DType, Lsh, Strides};
-use longhand_cli::compare::compare;
-use longhand_cli::lsh_file::LshFile;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
-use std::path::Path;
 
 #[test]
 fn fixtures_agree_with_what_other_implementations_compute() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/lsh");
-    let entries = std::fs::read_dir(folder).expect("tests/data/lsh");
-    let files: Vec<LshFile> = entries
-        .map(|entry| ProblemFile::read(&entry.expect("an entry").path()).expect("a fixture"))
-        .map(|file| file.into_lsh().expect("a problem of LSH attention"))
-        .collect();
-    assert_eq!(files.len(), 18, "fixtures are missing");
+    let files = fixtures_of("lsh", 18);
     on_devices(|device| {
         for (file, dtype) in files.iter().flat_map(|file| DTYPES.map(|dtype| (file, dtype))) {
-            let problem = Lsh { dtype, ..file.problem.clone() };
-            let output = problem.run_cuda(&device.context, &file.inputs.as_inputs()).unwrap();
-            let results = file.results(&output, None);
-            let tolerances = naive::tolerances(&file.clone().into(), dtype, false).unwrap();
-            for (name, expected) in &file.expected {
-                let Some(got) = results.get(name) else { continue };
-                let c = compare(name, got, &expected.values.numbers(), tolerances[name]);
-                assert!(c.passed(), "{} {} {dtype}: {c:?}", device.name, file.name);
-            }
-            let compared = if problem.is_sorted() { 4 } else { 2 };
-            let there = |name: &&String| results.contains_key(*name);
-            assert_eq!(file.expected.keys().filter(there).count(), compared, "{}", file.name);
+            let problem = file.clone().into_lsh().unwrap();
+            let p = Lsh { dtype, ..problem.problem.clone() };
+            let got = p.run_cuda(&device.context, &problem.inputs.as_inputs()).unwrap();
+            let what = format!("{} {} {dtype}", device.name, problem.name);
+            Forward::of(file, dtype).check(&problem.results(&got, None), &what);
         }
     });
 }

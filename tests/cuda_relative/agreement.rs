@@ -2,53 +2,26 @@
 
 use crate::common::Random;
 use crate::common::cuda::on_devices;
-use crate::common::relative::{Case, MIXTURES, odd, random_problem};
+use crate::common::fixtures::Forward;
+use crate::common::relative::{self, Case, MIXTURES, odd, random_problem};
 use crate::{DTYPES, check, check_at};
 use longhand::transformer_xl::{Chunks, Memory};
 use longhand::{DType, TransformerXl, Window};
-use longhand_cli::compare::compare;
-use longhand_cli::container::Values;
-use longhand_cli::naive;
-use longhand_cli::problem_file::ProblemFile;
 use longhand_cli::results::Results;
-use longhand_cli::transformer_xl_file::RelativeFile;
-use std::path::Path;
-
-fn fixtures() -> Vec<RelativeFile> {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let mut files = vec![];
-    for (op, count) in [("transformer_xl", 11), ("xlnet", 10), ("rel_pos", 11)] {
-        let entries = std::fs::read_dir(data.join(op)).expect("a folder of fixtures");
-        let before = files.len();
-        for entry in entries {
-            let file = ProblemFile::read(&entry.expect("an entry").path()).expect("a fixture");
-            let ProblemFile::Relative(file) = file else { panic!("a problem of another kind") };
-            files.push(*file);
-        }
-        assert_eq!(files.len() - before, count, "{op}: fixtures are missing");
-    }
-    files
-}
 
 #[test]
 fn fixtures_agree_with_what_other_implementations_compute() {
-    let files = fixtures();
+    let files = relative::fixtures();
     on_devices(|device| {
         for (file, dtype) in files.iter().flat_map(|file| DTYPES.map(|dtype| (file, dtype))) {
-            let mut results = Results::new();
+            let mut got = Results::new();
             for &stream in file.streams() {
                 let problem = file.problem(stream, dtype);
                 let output = problem.run_cuda(&device.context, &file.inputs.as_inputs(stream));
-                file.put(&mut results, stream, &output.unwrap());
+                file.put(&mut got, stream, &output.unwrap());
             }
-            let tolerances = naive::tolerances(&file.clone().into(), dtype, false).unwrap();
-            for (name, got) in &results {
-                let Values::F64(expected) = &file.expected[name].values else {
-                    panic!("{}: expected.{name} is not F64", file.name);
-                };
-                let c = compare(name, got, expected, tolerances[name.as_str()]);
-                assert!(c.passed(), "{} {} {dtype}: {c:?}", device.name, file.name);
-            }
+            let what = format!("{} {} {dtype}", device.name, file.name);
+            Forward::of(&file.clone().into(), dtype).check(&got, &what);
         }
     });
 }

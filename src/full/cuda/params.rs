@@ -108,7 +108,8 @@ impl Params {
 
 #[cfg(test)]
 mod tests {
-    use super::{Params, Steps};
+    use super::Params;
+    use crate::cuda::launch::offsets;
     use std::mem::offset_of;
 
     #[test]
@@ -116,7 +117,7 @@ mod tests {
         macro_rules! offsets {
             ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
         }
-        let mut expected = offsets!(
+        let expected = offsets!(
             q k v out lse alibi_slopes bias key_valid cu_seqlens_q cu_seqlens_k partial bias_table lse_batch
             lse_head bias_batch bias_head bias_row partial_rows partial_stats blocks heads group
             splits split_len seqlen_q seqlen_k head_dim window_left window_right scale softcap
@@ -127,19 +128,8 @@ mod tests {
             ("v", offset_of!(Params, v_steps)),
             ("out", offset_of!(Params, out_steps)),
         ];
-        for (name, at) in tensors {
-            expected.push((format!("{name}_batch"), at + offset_of!(Steps, batch)));
-            expected.push((format!("{name}_row"), at + offset_of!(Steps, row)));
-            expected.push((format!("{name}_head"), at + offset_of!(Steps, head)));
-        }
-        expected.push(("SIZE".to_owned(), size_of::<Params>()));
-        expected.sort_by_key(|(_, at)| *at);
+        let expected = offsets::of_struct(expected, &tensors, size_of::<Params>());
         let text = include_str!("../../../kernels/shared/full_params.ptx");
-        let stated: Vec<(String, usize)> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("//% set ")?.split_once(" = "))
-            .map(|(name, at)| (name.to_owned(), at.parse().expect("a number")))
-            .collect();
-        assert_eq!(stated, expected);
+        assert_eq!(offsets::stated(text), expected);
     }
 }

@@ -117,7 +117,8 @@ impl Params {
 
 #[cfg(test)]
 mod tests {
-    use super::{Params, Steps};
+    use super::Params;
+    use crate::cuda::launch::offsets;
     use std::mem::offset_of;
 
     #[test]
@@ -125,7 +126,7 @@ mod tests {
         macro_rules! offsets {
             ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
         }
-        let mut expected = offsets!(
+        let expected = offsets!(
             q k v q_global k_global v_global out lse global_indices key_valid flags list count
             partial lse_batch lse_head partial_rows partial_stats flags_row list_row blocks
             global_blocks global_ctas heads splits split_len seqlen max_globals head_dim left right
@@ -140,19 +141,8 @@ mod tests {
             ("v_global", offset_of!(Params, v_global_steps)),
             ("out", offset_of!(Params, out_steps)),
         ];
-        for (name, at) in tensors {
-            expected.push((format!("{name}_batch"), at + offset_of!(Steps, batch)));
-            expected.push((format!("{name}_row"), at + offset_of!(Steps, row)));
-            expected.push((format!("{name}_head"), at + offset_of!(Steps, head)));
-        }
-        expected.push(("SIZE".to_owned(), size_of::<Params>()));
-        expected.sort_by_key(|(_, at)| *at);
+        let expected = offsets::of_struct(expected, &tensors, size_of::<Params>());
         let text = include_str!("../../../kernels/shared/longformer_params.ptx");
-        let stated: Vec<(String, usize)> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("//% set ")?.split_once(" = "))
-            .map(|(name, at)| (name.to_owned(), at.parse().expect("a number")))
-            .collect();
-        assert_eq!(stated, expected);
+        assert_eq!(offsets::stated(text), expected);
     }
 }

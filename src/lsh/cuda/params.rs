@@ -157,7 +157,8 @@ impl Params {
 
 #[cfg(test)]
 mod tests {
-    use super::{Params, Steps};
+    use super::Params;
+    use crate::cuda::launch::offsets;
     use std::mem::offset_of;
 
     #[test]
@@ -165,7 +166,7 @@ mod tests {
         macro_rules! offsets {
             ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
         }
-        let mut expected = offsets!(
+        let expected = offsets!(
             qk v out lse lse_rounds rotations buckets key_valid factors order sorted_from sorted_to
             counts chunk_of lse_batch lse_head head_rounds heads seqlen head_dim rounds hash_blocks
             buckets_all tiles tile_len shift digits chunk_len chunks blocks_of_chunk seen back ring
@@ -177,19 +178,8 @@ mod tests {
             ("v", offset_of!(Params, v_steps)),
             ("out", offset_of!(Params, out_steps)),
         ];
-        for (name, at) in tensors {
-            expected.push((format!("{name}_batch"), at + offset_of!(Steps, batch)));
-            expected.push((format!("{name}_row"), at + offset_of!(Steps, row)));
-            expected.push((format!("{name}_head"), at + offset_of!(Steps, head)));
-        }
-        expected.push(("SIZE".to_owned(), size_of::<Params>()));
-        expected.sort_by_key(|(_, at)| *at);
+        let expected = offsets::of_struct(expected, &tensors, size_of::<Params>());
         let text = include_str!("../../../kernels/shared/lsh_params.ptx");
-        let stated: Vec<(String, usize)> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("//% set ")?.split_once(" = "))
-            .map(|(name, at)| (name.to_owned(), at.parse().expect("a number")))
-            .collect();
-        assert_eq!(stated, expected);
+        assert_eq!(offsets::stated(text), expected);
     }
 }

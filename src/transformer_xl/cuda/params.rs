@@ -134,7 +134,8 @@ impl Params {
 
 #[cfg(test)]
 mod tests {
-    use super::{Params, Steps};
+    use super::Params;
+    use crate::cuda::launch::offsets;
     use std::mem::offset_of;
 
     #[test]
@@ -142,7 +143,7 @@ mod tests {
         macro_rules! offsets {
             ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
         }
-        let mut expected = offsets!(
+        let expected = offsets!(
             q k v k_memory v_memory r out lse bias_u bias_v bias_s seg_embed seg_q seg_k perm_mask
             key_valid key_terms row_terms seg_terms lse_batch lse_head perm_batch perm_row blocks
             heads group seqlen_q seqlen_k batches rows memory_len memory_rows memory_start head_dim
@@ -157,19 +158,8 @@ mod tests {
             ("r", offset_of!(Params, r_steps)),
             ("out", offset_of!(Params, out_steps)),
         ];
-        for (name, at) in tensors {
-            expected.push((format!("{name}_batch"), at + offset_of!(Steps, batch)));
-            expected.push((format!("{name}_row"), at + offset_of!(Steps, row)));
-            expected.push((format!("{name}_head"), at + offset_of!(Steps, head)));
-        }
-        expected.push(("SIZE".to_owned(), size_of::<Params>()));
-        expected.sort_by_key(|(_, at)| *at);
+        let expected = offsets::of_struct(expected, &tensors, size_of::<Params>());
         let text = include_str!("../../../kernels/shared/transformer_xl_params.ptx");
-        let stated: Vec<(String, usize)> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("//% set ")?.split_once(" = "))
-            .map(|(name, at)| (name.to_owned(), at.parse().expect("a number")))
-            .collect();
-        assert_eq!(stated, expected);
+        assert_eq!(offsets::stated(text), expected);
     }
 }
