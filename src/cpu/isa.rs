@@ -41,6 +41,18 @@ impl Isa {
         }
     }
 
+    /// Itself.
+    ///
+    /// # Errors
+    ///
+    /// If this processor does not have it.
+    pub(crate) fn available(self) -> Result<Isa, Error> {
+        match Isa::all().contains(&self) {
+            true => Ok(self),
+            false => Err(Error::invalid("isa", self.name(), "this processor does not have it")),
+        }
+    }
+
     /// As `LONGHAND_CPU` spells it.
     pub fn name(self) -> &'static str {
         match self {

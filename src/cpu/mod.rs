@@ -6,11 +6,16 @@
 //! choice.
 
 mod element;
+mod host;
 mod isa;
 pub(crate) mod lanes;
 mod rows;
+mod tasks;
+pub(crate) mod tile;
 
 pub use element::Element;
+pub(crate) use host::{loaded, stored, time};
 pub use isa::Isa;
 pub(crate) use isa::with_isa;
 pub(crate) use rows::SharedRows;
+pub(crate) use tasks::share_tasks;

@@ -5,10 +5,10 @@ mod tile;
 
 use super::Full;
 use crate::Error;
-use crate::cpu::{Element, Isa, SharedRows};
+use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
+use crate::cpu::{Element, Isa, SharedRows, share_tasks};
 use crate::problem::{at_least, exactly};
-use rayon::prelude::*;
-use tile::{BLOCK_M, Block, Scratch};
+use tile::Block;
 
 /// The tensors of one run. What the problem does not use is `None`.
 #[derive(Debug)]
@@ -78,10 +78,7 @@ impl Plan {
     ///
     /// If this processor does not have them.
     pub fn with_isa(self, isa: Isa) -> Result<Plan, Error> {
-        match Isa::all().contains(&isa) {
-            true => Ok(Plan { isa, ..self }),
-            false => Err(Error::invalid("isa", isa.name(), "this processor does not have it")),
-        }
+        Ok(Plan { isa: isa.available()?, ..self })
     }
 
     /// The instructions that were chosen.
@@ -89,27 +86,24 @@ impl Plan {
         self.isa
     }
 
-    /// f32 of workspace for one thread. More, up to one for every thread of the pool, are used; a few
-    /// for each thread balance better.
+    /// f32 of workspace for one thread.
     pub fn workspace_of_thread(&self) -> usize {
-        Scratch::len(&self.problem)
+        Tile::len(self.problem.shape.head_dim)
     }
 
     /// Elements of a workspace for `threads`.
     pub fn workspace_len(&self, threads: usize) -> usize {
-        // Tasks differ in length under a causal mask.
-        threads.max(1).saturating_mul(4).saturating_mul(self.workspace_of_thread())
+        threads.max(1).saturating_mul(self.workspace_of_thread())
     }
 
     /// The tile sizes, for people.
     pub fn describe(&self) -> String {
-        let (m, n) = (BLOCK_M, tile::BLOCK_N);
-        format!("cpu {}, tile {m}x{n}", self.isa.name())
+        format!("cpu {}, tile {BLOCK_M}x{BLOCK_N}", self.isa.name())
     }
 
     /// Computes into `args.out` and `args.lse`, on the threads of the rayon pool that this is called
-    /// in; `workspace` holds [`workspace_of_thread`](Self::workspace_of_thread) elements once or
-    /// several times, whose contents mean nothing.
+    /// in; `workspace` holds [`workspace_of_thread`](Self::workspace_of_thread) elements for each
+    /// thread that shall take part, whose contents mean nothing.
     ///
     /// # Errors
     ///
@@ -128,23 +122,17 @@ impl Plan {
         let lse = SharedRows::new(std::mem::take(&mut args.lse));
         let blocks = p.shape.seqlen_q.div_ceil(BLOCK_M);
         let tasks = p.shape.batch * p.shape.heads_q * blocks;
-        let of_thread = self.workspace_of_thread();
-        let parts = (workspace.len() / of_thread).min(tasks);
-        let scratches = workspace.par_chunks_exact_mut(of_thread).take(parts).enumerate();
-        scratches.for_each(|(part, scratch)| {
-            let mut scratch = Scratch::new(p, scratch);
-            for task in (part..tasks).step_by(parts) {
-                let block = Block {
-                    problem: p,
-                    args: &args,
-                    isa: self.isa,
-                    head: task / blocks % p.shape.heads_q,
-                    batch: task / blocks / p.shape.heads_q,
-                    // Under a causal mask the last rows see the most keys: they begin.
-                    first: (blocks - 1 - task % blocks) * BLOCK_M,
-                };
-                block.run(&mut scratch, &out, &lse);
-            }
+        share_tasks(workspace, self.workspace_of_thread(), tasks, |part, task| {
+            let block = Block {
+                problem: p,
+                args: &args,
+                isa: self.isa,
+                head: task / blocks % p.shape.heads_q,
+                batch: task / blocks / p.shape.heads_q,
+                // Under a causal mask the last rows see the most keys: they begin.
+                first: (blocks - 1 - task % blocks) * BLOCK_M,
+            };
+            block.run(&mut Tile::new(p.shape.head_dim, part), &out, &lse);
         });
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! From f32 tensors to f32 results: for tests, tools and first steps.
 
 use super::{Args, Plan};
-use crate::cpu::Element;
+use crate::cpu::{Element, loaded, stored, time};
 use crate::full::{Full, Inputs, Output};
-use crate::timing::{Clock, Timing, milliseconds};
+use crate::timing::Timing;
 use crate::{DType, Error};
 use half::{bf16, f16};
-use std::time::Instant;
 
 impl Full {
     /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
@@ -37,26 +36,14 @@ impl Plan {
     fn run_as<T: Element>(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
         let mut stored = Stored::<T>::new(&self.problem, inputs)?;
         self.run(stored.args(inputs), &mut self.workspace())?;
-        let mut out = vec![0.0; stored.out.len()];
-        T::load(&stored.out, &mut out);
-        Ok(Output { out, lse: stored.lse })
+        Ok(Output { out: loaded(&stored.out), lse: stored.lse })
     }
 
     fn time<T: Element>(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
         let mut stored = Stored::<T>::new(&self.problem, inputs)?;
         let mut workspace = self.workspace();
-        let mut once = || {
-            let started = Instant::now();
-            self.run(stored.args(inputs), &mut workspace)?;
-            Ok::<f64, Error>(milliseconds(started.elapsed()))
-        };
-        let first_ms = once()?;
-        let mut best_ms = f64::INFINITY;
-        for _ in 0..repeats.max(1) {
-            best_ms = best_ms.min(once()?);
-        }
-        let workspace_bytes = 4 * workspace.len() as u64;
-        Ok(Timing { first_ms, best_ms, workspace_bytes, clock: Clock::Wall })
+        let bytes = 4 * workspace.len();
+        time(bytes, repeats, || self.run(stored.args(inputs), &mut workspace))
     }
 
     fn workspace(&self) -> Vec<f32> {
@@ -76,11 +63,6 @@ struct Stored<T> {
 impl<T: Element> Stored<T> {
     fn new(problem: &Full, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
-        let stored = |x: &[f32]| {
-            let mut all = vec![T::default(); x.len()];
-            T::store(x, &mut all);
-            all
-        };
         Ok(Stored {
             q: stored(inputs.q),
             k: stored(inputs.k),

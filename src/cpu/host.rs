@@ -1,0 +1,39 @@
+//! From f32 tensors to f32 results: what the kinds' first steps share.
+
+use super::Element;
+use crate::Error;
+use crate::timing::{Clock, Timing, milliseconds};
+use std::time::Instant;
+
+/// `x` as `T` stores it.
+pub(crate) fn stored<T: Element>(x: &[f32]) -> Vec<T> {
+    let mut all = vec![T::default(); x.len()];
+    T::store(x, &mut all);
+    all
+}
+
+/// What `x` stores.
+pub(crate) fn loaded<T: Element>(x: &[T]) -> Vec<f32> {
+    let mut all = vec![0.0; x.len()];
+    T::load(x, &mut all);
+    all
+}
+
+/// Measures `run`: the first time, and the least of `repeats` more.
+pub(crate) fn time(
+    workspace_bytes: usize,
+    repeats: usize,
+    mut run: impl FnMut() -> Result<(), Error>,
+) -> Result<Timing, Error> {
+    let mut once = || {
+        let started = Instant::now();
+        run()?;
+        Ok::<f64, Error>(milliseconds(started.elapsed()))
+    };
+    let first_ms = once()?;
+    let mut best_ms = f64::INFINITY;
+    for _ in 0..repeats.max(1) {
+        best_ms = best_ms.min(once()?);
+    }
+    Ok(Timing { first_ms, best_ms, workspace_bytes: workspace_bytes as u64, clock: Clock::Wall })
+}

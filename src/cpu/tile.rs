@@ -1,0 +1,248 @@
+//! A block of query rows over tiles of keys: what all kinds share.
+//!
+//! One pass with an online softmax (FlashAttention-2, algorithm 1), as the GPU kernels. Query rows
+//! are the lanes of a vector: q is turned once for a block, a key's element is one number for all
+//! lanes, the maximum and the sum of a row never leave their lane. So nothing of K or V is turned,
+//! and a tile of them serves all groups of lanes of the block from the first cache. Neither rows nor
+//! keys need to be neighbours in memory: a kind says which row is lane n and which is key n, and
+//! masks and modifies the scores between the two products.
+
+use super::lanes::{LANES, Lanes, exp2, multiply_add};
+use super::{Element, Isa, with_isa};
+
+/// Query rows of a block.
+pub(crate) const BLOCK_M: usize = 256;
+/// Keys of a tile.
+pub(crate) const BLOCK_N: usize = 36;
+/// Keys, or elements of a value, that are summed side by side: with two registers of rows each, 12 of
+/// AVX2's 16 registers.
+pub(crate) const SIDE: usize = 6;
+/// Groups of lanes of a block.
+pub(crate) const GROUPS: usize = BLOCK_M / LANES;
+
+/// One thread's block: a part of its workspace. Row `n` of the block is lane `n % LANES` of group
+/// `n / LANES`.
+pub(crate) struct Tile<'a> {
+    /// Elements of a row.
+    d: usize,
+    /// Per group of rows and element.
+    q: &'a mut [Lanes],
+    /// Per group and element.
+    o: &'a mut [Lanes],
+    /// Per key of the tile: scores, then probabilities.
+    s: &'a mut [Lanes],
+    /// Per group: the largest score, in units of log2, and the sum.
+    m: &'a mut [Lanes],
+    l: &'a mut [Lanes],
+    k: &'a mut [f32],
+    v: &'a mut [f32],
+    row: &'a mut [f32],
+}
+
+/// The row length of V's tile and of O.
+pub(crate) fn padded(d: usize) -> usize {
+    d.next_multiple_of(SIDE)
+}
+
+impl<'a> Tile<'a> {
+    /// f32 that one needs.
+    pub(crate) fn len(d: usize) -> usize {
+        let lanes = GROUPS * (d + padded(d) + 2) + BLOCK_N;
+        lanes * LANES + BLOCK_N * (d + padded(d)) + padded(d)
+    }
+
+    /// One in `all`, as long as `len` says.
+    pub(crate) fn new(d: usize, all: &'a mut [f32]) -> Self {
+        let (lanes, rest) = all.split_at_mut((GROUPS * (d + padded(d) + 2) + BLOCK_N) * LANES);
+        let (lanes, _) = lanes.as_chunks_mut::<LANES>();
+        let (q, lanes) = lanes.split_at_mut(GROUPS * d);
+        let (o, lanes) = lanes.split_at_mut(GROUPS * padded(d));
+        let (s, lanes) = lanes.split_at_mut(BLOCK_N);
+        let (m, l) = lanes.split_at_mut(GROUPS);
+        let (k, rest) = rest.split_at_mut(BLOCK_N * d);
+        let (v, row) = rest.split_at_mut(BLOCK_N * padded(d));
+        Tile { d, q, o, s, m, l, k, v, row }
+    }
+
+    /// A new block of `rows` rows, none of which has seen a key. Lanes without a row hold what does
+    /// no harm.
+    pub(crate) fn begin(&mut self, rows: usize) {
+        let groups = rows.div_ceil(LANES);
+        self.q[..groups * self.d].fill([0.0; LANES]);
+        self.o[..groups * padded(self.d)].fill([0.0; LANES]);
+        self.m[..groups].fill([f32::NEG_INFINITY; LANES]);
+        self.l[..groups].fill([0.0; LANES]);
+    }
+
+    /// Row `n` of the block is `scale · x`, turned.
+    pub(crate) fn load_q<T: Element>(&mut self, n: usize, x: &[T], scale: f32) {
+        T::load(x, &mut self.row[..self.d]);
+        let group = &mut self.q[n / LANES * self.d..][..self.d];
+        for (q, x) in group.iter_mut().zip(&self.row[..self.d]) {
+            q[n % LANES] = x * scale;
+        }
+    }
+
+    /// Key `n` of the tile.
+    pub(crate) fn load_k<T: Element>(&mut self, n: usize, x: &[T]) -> &mut [f32] {
+        let k = &mut self.k[n * self.d..][..self.d];
+        T::load(x, k);
+        k
+    }
+
+    /// Value `n` of the tile. Whether all of it is finite.
+    pub(crate) fn load_v<T: Element>(&mut self, n: usize, x: &[T]) -> bool {
+        let v = &mut self.v[n * padded(self.d)..][..padded(self.d)];
+        T::load(x, &mut v[..self.d]);
+        v[self.d..].fill(0.0);
+        // By the bits of the magnitude, which the compiler compares side by side.
+        let largest = v.iter().fold(0, |m, x| x.abs().to_bits().max(m));
+        largest < f32::INFINITY.to_bits()
+    }
+
+    /// The tile has `keys` keys: those that an unfinished step of [`SIDE`] needs beside them are 0.
+    pub(crate) fn end_k(&mut self, keys: usize) {
+        self.k[keys * self.d..keys.next_multiple_of(SIDE) * self.d].fill(0.0);
+    }
+
+    /// S = K Qᵀ of one group and the tile's `keys` keys, a vector of rows for each key.
+    pub(crate) fn scores(&mut self, isa: Isa, group: usize, keys: usize) -> &mut [Lanes] {
+        let padded_keys = keys.next_multiple_of(SIDE);
+        let q: &[Lanes] = &self.q[group * self.d..][..self.d];
+        let k: &[f32] = &self.k[..padded_keys * self.d];
+        let s: &mut [Lanes] = &mut self.s[..padded_keys];
+        with_isa!(isa, scores(q: &[Lanes], k: &[f32], s: &mut [Lanes]));
+        &mut self.s[..keys]
+    }
+
+    /// S, in units of log2 and −∞ where it is masked, into the group's running result. `careful`: a
+    /// value that is not finite must not reach rows that give its key no weight.
+    pub(crate) fn add(&mut self, isa: Isa, group: usize, keys: usize, careful: bool) {
+        let s: &mut [Lanes] = &mut self.s[..keys];
+        let o: &mut [Lanes] = &mut self.o[group * padded(self.d)..][..padded(self.d)];
+        let (m, l): (&mut Lanes, &mut Lanes) = (&mut self.m[group], &mut self.l[group]);
+        with_isa!(isa, softmax(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]));
+        let v: &[f32] = &self.v[..keys * padded(self.d)];
+        let s: &[Lanes] = s;
+        match careful {
+            // 0 · NaN would reach rows that do not see the key.
+            true => careful_values(s, v, o),
+            false => with_isa!(isa, values(s: &[Lanes], v: &[f32], o: &mut [Lanes])),
+        }
+    }
+
+    /// The result of row `n`: its elements, and the natural logarithm of its sum of exponentials
+    /// (−∞ of a row that has seen nothing).
+    pub(crate) fn result(&mut self, n: usize) -> (&mut [f32], f32) {
+        let (group, lane) = (n / LANES, n % LANES);
+        let (m, l) = (self.m[group][lane], self.l[group][lane]);
+        let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
+        let o = &self.o[group * padded(self.d)..][..self.d];
+        for (x, o) in self.row.iter_mut().zip(o) {
+            *x = o[lane] * inverse;
+        }
+        let lse = match l == 0.0 {
+            true => f32::NEG_INFINITY,
+            false => {
+                let log2 = f64::from(m) + f64::from(l).log2();
+                (log2 * std::f64::consts::LN_2) as f32
+            }
+        };
+        (&mut self.row[..self.d], lse)
+    }
+}
+
+/// S = K Qᵀ: a key's element times all rows. `k` has whole steps of [`SIDE`] keys.
+#[inline(always)]
+pub(crate) fn scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
+    products::<FMA, false>(q, k, s);
+}
+
+/// S += K Qᵀ: the sums begin at what `s` holds.
+#[inline(always)]
+#[allow(dead_code)] // Relative positions' kernel begins at the position term.
+pub(crate) fn add_scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
+    products::<FMA, true>(q, k, s);
+}
+
+#[inline(always)]
+fn products<const FMA: bool, const ADD: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
+    let d = q.len();
+    for (keys, s) in k.chunks_exact(SIDE * d).zip(s.as_chunks_mut::<SIDE>().0) {
+        let keys: [&[f32]; SIDE] = std::array::from_fn(|n| &keys[n * d..][..d]);
+        let mut sums = if ADD { *s } else { [[0f32; LANES]; SIDE] };
+        for (x, q) in q.iter().enumerate() {
+            for (sum, key) in sums.iter_mut().zip(keys) {
+                for (sum, q) in sum.iter_mut().zip(q) {
+                    *sum = multiply_add::<FMA>(key[x], *q, *sum);
+                }
+            }
+        }
+        *s = sums;
+    }
+}
+
+/// Scores to probabilities relative to the largest score so far; l and O follow it.
+#[inline(always)]
+fn softmax<const FMA: bool>(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]) {
+    let mut most = *m;
+    for s in s.iter() {
+        for (most, s) in most.iter_mut().zip(s) {
+            *most = if *s > *most { *s } else { *most };
+        }
+    }
+    let (mut base, mut alpha) = ([0f32; LANES], [0f32; LANES]);
+    let mut grew = false;
+    for n in 0..LANES {
+        // Of a row that has seen nothing, anything finite.
+        base[n] = if most[n] == f32::NEG_INFINITY { 0.0 } else { most[n] };
+        alpha[n] = exp2::<FMA>(m[n] - base[n]);
+        grew |= most[n] != m[n];
+        l[n] *= alpha[n];
+    }
+    *m = most;
+    for s in s.iter_mut() {
+        for n in 0..LANES {
+            s[n] = exp2::<FMA>(s[n] - base[n]);
+            l[n] += s[n];
+        }
+    }
+    if grew {
+        for o in o.iter_mut() {
+            for n in 0..LANES {
+                o[n] *= alpha[n];
+            }
+        }
+    }
+}
+
+/// O += Vᵀ P.
+#[inline(always)]
+fn values<const FMA: bool>(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
+    let d = o.len();
+    for (n, o) in o.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let mut sums = *o;
+        for (p, v) in p.iter().zip(v.chunks_exact(d)) {
+            let v = &v[n * SIDE..][..SIDE];
+            for (sum, v) in sums.iter_mut().zip(v) {
+                for (sum, p) in sum.iter_mut().zip(p) {
+                    *sum = multiply_add::<FMA>(*v, *p, *sum);
+                }
+            }
+        }
+        *o = sums;
+    }
+}
+
+/// The same where P is not 0.
+fn careful_values(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
+    for (p, v) in p.iter().zip(v.chunks_exact(o.len())) {
+        for (o, v) in o.iter_mut().zip(v) {
+            for (o, p) in o.iter_mut().zip(p) {
+                if *p != 0.0 {
+                    *o += v * p;
+                }
+            }
+        }
+    }
+}
