@@ -6,6 +6,7 @@
 //! choice.
 
 mod element;
+pub(crate) mod gather;
 mod host;
 mod isa;
 pub(crate) mod lanes;

@@ -50,13 +50,30 @@ impl Longformer {
         at_least("q", inputs.q.len(), self.span(&l.q))?;
         at_least("k", inputs.k.len(), self.span(&l.k))?;
         at_least("v", inputs.v.len(), self.span(&l.v))?;
-        for (name, tensor, strides) in [
-            ("q_global", inputs.q_global, &l.q_global),
-            ("k_global", inputs.k_global, &l.k_global),
-            ("v_global", inputs.v_global, &l.v_global),
+        self.validate_globals_and_mask(
+            [inputs.q_global, inputs.k_global, inputs.v_global].map(|x| x.map(<[T]>::len)),
+            inputs.global_indices.map(<[i32]>::len),
+            inputs.key_valid,
+        )?;
+        inputs.global_indices.map_or(Ok(()), |all| self.validate_globals(all))
+    }
+
+    /// Rejects global tensors and a list of globals of these lengths, or a mask, that do not fit the
+    /// problem.
+    pub(super) fn validate_globals_and_mask(
+        &self,
+        [q_global, k_global, v_global]: [Option<usize>; 3],
+        global_indices: Option<usize>,
+        key_valid: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let l = &self.layout;
+        for (name, len, strides) in [
+            ("q_global", q_global, &l.q_global),
+            ("k_global", k_global, &l.k_global),
+            ("v_global", v_global, &l.v_global),
         ] {
-            match (tensor, self.has_global_tensors()) {
-                (Some(tensor), true) => at_least(name, tensor.len(), self.span(strides))?,
+            match (len, self.has_global_tensors()) {
+                (Some(len), true) => at_least(name, len, self.span(strides))?,
                 (None, false) => {}
                 (None, true) => {
                     let rule =
@@ -70,20 +87,17 @@ impl Longformer {
             }
         }
         let globals = (self.max_globals > 0).then_some(self.batch * self.max_globals);
-        exactly("global_indices", inputs.global_indices.map(<[i32]>::len), globals)?;
-        if let Some(all) = inputs.global_indices {
-            self.validate_globals(all)?;
-        }
+        exactly("global_indices", global_indices, globals)?;
         let valid = self.key_padding.then_some(self.batch * self.seqlen);
-        exactly("key_valid", inputs.key_valid.map(<[u8]>::len), valid)?;
-        if let Some(bad) = inputs.key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
+        exactly("key_valid", key_valid.map(<[u8]>::len), valid)?;
+        if let Some(bad) = key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
             return Err(Error::invalid("key_valid", bad, "must hold 0 or 1"));
         }
         Ok(())
     }
 
     /// Distinct positions, then −1.
-    fn validate_globals(&self, all: &[i32]) -> Result<(), Error> {
+    pub(super) fn validate_globals(&self, all: &[i32]) -> Result<(), Error> {
         let mut seen = vec![usize::MAX; self.seqlen];
         for (b, row) in all.chunks_exact(self.max_globals).enumerate() {
             let mut ended = false;

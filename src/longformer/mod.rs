@@ -23,6 +23,7 @@
 #[cfg(feature = "webgpu")]
 pub mod config;
 mod convert;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod inputs;

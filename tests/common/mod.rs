@@ -191,3 +191,10 @@ pub fn tolerance(dtype: DType) -> f64 {
         DType::BF16 => 5e-6 + 1.0 / 256.0,
     }
 }
+
+/// `x` as `T` stores it.
+pub fn stored<T: longhand::cpu::Element>(x: &[f32]) -> Vec<T> {
+    let mut all = vec![T::default(); x.len()];
+    T::store(x, &mut all);
+    all
+}
