@@ -14,6 +14,7 @@ mod rows;
 mod tasks;
 pub(crate) mod tile;
 
+pub use crate::timing::{Clock, Timing};
 pub use element::Element;
 pub(crate) use host::{loaded, stored, time};
 pub use isa::Isa;

@@ -6,7 +6,7 @@ use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use crate::transformer_xl_file::Stream;
 use crate::{cuda, webgpu};
-use longhand::{DType, Full};
+use longhand::{DType, Full, Longformer};
 use std::time::Instant;
 
 /// Where attention may run.
@@ -14,7 +14,8 @@ use std::time::Instant;
 pub enum DeviceKind {
     /// The definition, in f64.
     Reference,
-    /// This machine's processor: full attention's forward pass by kernels, the rest as the reference.
+    /// This machine's processor: forward by kernels, but LSH attention and relative positions, and
+    /// gradients, as the reference.
     Cpu,
     /// Any GPU, through WebGPU.
     Webgpu,
@@ -68,6 +69,13 @@ pub struct Timing {
     pub workspace_bytes: u64,
 }
 
+impl From<longhand::cpu::Timing> for Timing {
+    fn from(of: longhand::cpu::Timing) -> Self {
+        let (first_ms, best_ms) = (Some(of.first_ms), of.best_ms);
+        Timing { first_ms, best_ms, workspace_bytes: of.workspace_bytes }
+    }
+}
+
 impl Device {
     /// Opens a device, or says why it cannot be had.
     pub fn open(kind: DeviceKind) -> Result<Self> {
@@ -104,7 +112,7 @@ impl Device {
             Device::Host(_) => {
                 let isa = longhand::cpu::Isa::choose();
                 let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
-                format!("cpu ({isa}; kinds other than full attention by the definition)")
+                format!("cpu ({isa}; LSH attention and relative positions by the definition)")
             }
             Device::Webgpu(gpu) => gpu.name(),
             Device::Cuda(gpu) => gpu.name(),
@@ -129,9 +137,11 @@ impl Device {
             (Device::Cuda(gpu), _) => gpu.time(file, dtype, repeats),
             (Device::Host(DeviceKind::Cpu), ProblemFile::Full(file)) => {
                 let problem = Full { dtype, ..file.problem };
-                let timing = problem.time_cpu(&file.inputs.as_inputs(), repeats)?;
-                let (first_ms, best_ms) = (Some(timing.first_ms), timing.best_ms);
-                Ok(Timing { first_ms, best_ms, workspace_bytes: timing.workspace_bytes })
+                Ok(problem.time_cpu(&file.inputs.as_inputs(), repeats)?.into())
+            }
+            (Device::Host(DeviceKind::Cpu), ProblemFile::Longformer(file)) => {
+                let problem = Longformer { dtype, ..file.problem.clone() };
+                Ok(problem.time_cpu(&file.inputs.as_inputs(), repeats)?.into())
             }
             (Device::Host(_), ProblemFile::Full(file)) => {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
@@ -171,22 +181,19 @@ fn on_clock(
 /// By the processor's kernels where there are some; else, and for gradients, by the definition in
 /// f64, the results rounded as a device stores them.
 fn on_host(kind: DeviceKind, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
-    let mut results = match file {
-        ProblemFile::Full(file) if kind == DeviceKind::Cpu => {
-            let mut results = match backward && file.grad_out.is_some() {
-                true => full_on_host(file, dtype, true)?,
-                false => Results::new(),
-            };
-            let problem = Full { dtype, ..file.problem };
-            let output = problem.run_cpu(&file.inputs.as_inputs())?;
-            results.extend(from_parts(file, &output, None, dtype));
-            results
-        }
-        ProblemFile::Full(file) => full_on_host(file, dtype, backward)?,
-        ProblemFile::Longformer(file) => file.reference::<f64>(dtype, backward)?,
-        ProblemFile::Lsh(file) => file.reference::<f64>(dtype, backward)?,
-        ProblemFile::Relative(file) => file.reference::<f64>(dtype, backward)?,
+    let forward = match kind {
+        DeviceKind::Cpu => on_cpu(file, dtype)?,
+        _ => None,
     };
+    let backward = backward && file.has_grad_out();
+    let mut results = match (forward.is_some() && !backward, file) {
+        (true, _) => Results::new(),
+        (_, ProblemFile::Full(file)) => full_on_host(file, dtype, backward)?,
+        (_, ProblemFile::Longformer(file)) => file.reference::<f64>(dtype, backward)?,
+        (_, ProblemFile::Lsh(file)) => file.reference::<f64>(dtype, backward)?,
+        (_, ProblemFile::Relative(file)) => file.reference::<f64>(dtype, backward)?,
+    };
+    results.extend(forward.into_iter().flatten());
     for (name, x) in &mut results {
         let stored = match name.as_str() {
             "lse" | "lse_g" | "lse_rounds" => DType::F32,
@@ -199,6 +206,22 @@ fn on_host(kind: DeviceKind, file: &ProblemFile, dtype: DType, backward: bool) -
         x.iter_mut().for_each(|x| *x = stored.round(*x));
     }
     Ok(Computed { results, backward_declined: None })
+}
+
+/// A forward pass by the processor's kernels, if there are some for the kind.
+fn on_cpu(file: &ProblemFile, dtype: DType) -> Result<Option<Results>> {
+    Ok(match file {
+        ProblemFile::Full(file) => {
+            let problem = Full { dtype, ..file.problem };
+            let output = problem.run_cpu(&file.inputs.as_inputs())?;
+            Some(from_parts(file, &output, None, dtype))
+        }
+        ProblemFile::Longformer(file) => {
+            let problem = Longformer { dtype, ..file.problem.clone() };
+            Some(file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None))
+        }
+        ProblemFile::Lsh(_) | ProblemFile::Relative(_) => None,
+    })
 }
 
 fn full_on_host(file: &FullFile, dtype: DType, backward: bool) -> Result<Results> {
