@@ -90,6 +90,11 @@ impl<'a> Tile<'a> {
         k
     }
 
+    /// The tile's keys, row after row.
+    pub(crate) fn k(&mut self) -> &mut [f32] {
+        self.k
+    }
+
     /// Value `n` of the tile. Whether all of it is finite.
     pub(crate) fn load_v<T: Element>(&mut self, n: usize, x: &[T]) -> bool {
         let v = &mut self.v[n * padded(self.d)..][..padded(self.d)];

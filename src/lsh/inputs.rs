@@ -39,14 +39,23 @@ impl Lsh {
         let given = self.is_sorted() && self.buckets_given;
         let buckets = given.then(|| self.buckets_len());
         exactly("buckets", inputs.buckets.map(<[i32]>::len), buckets)?;
+        self.validate_mask_and_buckets(inputs.key_valid, inputs.buckets)
+    }
+
+    /// Rejects a mask of positions or given buckets that do not fit the problem.
+    pub(super) fn validate_mask_and_buckets(
+        &self,
+        key_valid: Option<&[u8]>,
+        buckets: Option<&[i32]>,
+    ) -> Result<(), Error> {
         let valid = self.key_padding.then_some(self.batch * self.seqlen);
-        exactly("key_valid", inputs.key_valid.map(<[u8]>::len), valid)?;
-        if let Some(bad) = inputs.key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
+        exactly("key_valid", key_valid.map(<[u8]>::len), valid)?;
+        if let Some(bad) = key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
             return Err(Error::invalid("key_valid", bad, "must hold 0 or 1"));
         }
-        for (n, &bucket) in inputs.buckets.unwrap_or(&[]).iter().enumerate() {
+        for (n, &bucket) in buckets.unwrap_or(&[]).iter().enumerate() {
             let (b, i) = (n / (self.heads * self.num_hashes * self.seqlen), n % self.seqlen);
-            let valid = inputs.key_valid.is_none_or(|x| x[b * self.seqlen + i] != 0);
+            let valid = key_valid.is_none_or(|x| x[b * self.seqlen + i] != 0);
             if valid && !usize::try_from(bucket).is_ok_and(|x| x < self.buckets()) {
                 let (row, rule) = (n / self.seqlen, format!("must be below {}", self.buckets()));
                 let (r, h) = (row % self.num_hashes, row / self.num_hashes % self.heads);

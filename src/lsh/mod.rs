@@ -34,6 +34,7 @@
 
 #[cfg(feature = "webgpu")]
 pub mod config;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod inputs;

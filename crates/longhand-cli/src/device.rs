@@ -6,7 +6,7 @@ use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use crate::transformer_xl_file::Stream;
 use crate::{cuda, webgpu};
-use longhand::{DType, Full, Longformer};
+use longhand::{DType, Full, Longformer, Lsh};
 use std::time::Instant;
 
 /// Where attention may run.
@@ -14,8 +14,8 @@ use std::time::Instant;
 pub enum DeviceKind {
     /// The definition, in f64.
     Reference,
-    /// This machine's processor: forward by kernels, but LSH attention and relative positions, and
-    /// gradients, as the reference.
+    /// This machine's processor: forward by kernels, but relative positions, and gradients, as the
+    /// reference.
     Cpu,
     /// Any GPU, through WebGPU.
     Webgpu,
@@ -112,7 +112,7 @@ impl Device {
             Device::Host(_) => {
                 let isa = longhand::cpu::Isa::choose();
                 let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
-                format!("cpu ({isa}; LSH attention and relative positions by the definition)")
+                format!("cpu ({isa}; relative positions by the definition)")
             }
             Device::Webgpu(gpu) => gpu.name(),
             Device::Cuda(gpu) => gpu.name(),
@@ -141,6 +141,10 @@ impl Device {
             }
             (Device::Host(DeviceKind::Cpu), ProblemFile::Longformer(file)) => {
                 let problem = Longformer { dtype, ..file.problem.clone() };
+                Ok(problem.time_cpu(&file.inputs.as_inputs(), repeats)?.into())
+            }
+            (Device::Host(DeviceKind::Cpu), ProblemFile::Lsh(file)) => {
+                let problem = Lsh { dtype, ..file.problem.clone() };
                 Ok(problem.time_cpu(&file.inputs.as_inputs(), repeats)?.into())
             }
             (Device::Host(_), ProblemFile::Full(file)) => {
@@ -220,7 +224,11 @@ fn on_cpu(file: &ProblemFile, dtype: DType) -> Result<Option<Results>> {
             let problem = Longformer { dtype, ..file.problem.clone() };
             Some(file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None))
         }
-        ProblemFile::Lsh(_) | ProblemFile::Relative(_) => None,
+        ProblemFile::Lsh(file) => {
+            let problem = Lsh { dtype, ..file.problem.clone() };
+            Some(file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None))
+        }
+        ProblemFile::Relative(_) => None,
     })
 }
 

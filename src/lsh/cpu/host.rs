@@ -1,0 +1,97 @@
+//! From f32 tensors to f32 results: for tests, tools and first steps.
+
+use super::{Args, Plan};
+use crate::cpu::{Element, loaded, stored, time};
+use crate::lsh::{Inputs, Lsh, Output};
+use crate::timing::Timing;
+use crate::{DType, Error};
+use half::{bf16, f16};
+
+impl Lsh {
+    /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
+    pub fn run_cpu(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        self.plan_cpu()?.run_inputs(inputs)
+    }
+
+    /// Measures the forward pass: the least time of `repeats` runs after the first.
+    pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
+        match self.dtype {
+            DType::F32 => self.plan_cpu()?.time::<f32>(inputs, repeats),
+            DType::F16 => self.plan_cpu()?.time::<f16>(inputs, repeats),
+            DType::BF16 => self.plan_cpu()?.time::<bf16>(inputs, repeats),
+        }
+    }
+}
+
+impl Plan {
+    /// As [`Lsh::run_cpu`], by this plan.
+    pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        match self.problem.dtype {
+            DType::F32 => self.run_as::<f32>(inputs),
+            DType::F16 => self.run_as::<f16>(inputs),
+            DType::BF16 => self.run_as::<bf16>(inputs),
+        }
+    }
+
+    fn run_as<T: Element>(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        let p = &self.problem;
+        let mut stored = Stored::<T>::new(p, inputs)?;
+        let mut workspace = self.workspace();
+        self.run(stored.args(inputs), &mut workspace)?;
+        Ok(Output {
+            out: loaded(&stored.out),
+            lse_rounds: stored.lse_rounds.unwrap_or_else(|| stored.lse.clone()),
+            lse: stored.lse,
+            buckets: stored.buckets.unwrap_or_default(),
+            order: bytemuck::cast_slice(&workspace[..p.buckets_len()]).to_vec(),
+        })
+    }
+
+    fn time<T: Element>(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
+        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+        let mut workspace = self.workspace();
+        let bytes = 4 * workspace.len();
+        time(bytes, repeats, || self.run(stored.args(inputs), &mut workspace))
+    }
+
+    fn workspace(&self) -> Vec<f32> {
+        vec![0.0; self.workspace_len(rayon::current_num_threads())]
+    }
+}
+
+/// A problem's large tensors in its dtype, and room for its results.
+struct Stored<T> {
+    qk: Vec<T>,
+    v: Vec<T>,
+    buckets: Option<Vec<i32>>,
+    out: Vec<T>,
+    lse: Vec<f32>,
+    lse_rounds: Option<Vec<f32>>,
+}
+
+impl<T: Element> Stored<T> {
+    fn new(problem: &Lsh, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+        problem.validate_inputs(inputs)?;
+        let sorted = problem.is_sorted();
+        let buckets =
+            || inputs.buckets.map_or_else(|| vec![0; problem.buckets_len()], <[i32]>::to_vec);
+        Ok(Stored {
+            qk: stored(inputs.qk),
+            v: stored(inputs.v),
+            buckets: sorted.then(buckets),
+            out: vec![T::default(); problem.span(&problem.layout.out)],
+            lse: vec![0.0; problem.lse_len()],
+            lse_rounds: sorted.then(|| vec![0.0; problem.lse_rounds_len()]),
+        })
+    }
+
+    fn args<'a>(&'a mut self, inputs: &Inputs<'a, f32>) -> Args<'a, T> {
+        Args {
+            rotations: inputs.rotations,
+            buckets: self.buckets.as_deref_mut(),
+            key_valid: inputs.key_valid,
+            lse_rounds: self.lse_rounds.as_deref_mut(),
+            ..Args::new(&self.qk, &self.v, &mut self.out, &mut self.lse)
+        }
+    }
+}
