@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::commands::{all, bench, check, doctor, run, sources};
+use crate::commands::{all, bench, check, doctor, model, run, sources};
 use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +39,7 @@ const EXAMPLES: &str = "Examples:
   longhand check tests/data/full/*.safetensors --device webgpu --dtype f16
   longhand bench full --device webgpu --lengths 1024,4096 --causal --svg speed.svg
   longhand sources full --head-dim 128 --causal
+  longhand model run DIR --input DIR/input.safetensors --output result.safetensors
 
 Exit codes: 0 done and all agrees, 1 a check failed, 2 bad input, usage, or declined.";
 
@@ -48,6 +49,9 @@ enum Command {
     Run(run::Options),
     /// Compute problem files and compare with the results they expect
     Check(check::Options),
+    /// Run a model: a folder of config.json and model.safetensors
+    #[command(subcommand)]
+    Model(model::Command),
     /// What devices there are, and what runs on them
     Doctor(doctor::Options),
     /// Time kernels over sequence lengths
@@ -291,6 +295,7 @@ pub fn main() -> ExitCode {
         None => all::run(),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Check(options)) => check::run(&options),
+        Some(Command::Model(command)) => model::run(&command),
         Some(Command::Doctor(options)) => doctor::run(&options),
         Some(Command::Bench(options)) => bench::run(&options),
         Some(Command::Sources(options)) => sources::run(&options),

@@ -67,3 +67,13 @@ impl From<longhand::Error> for Failure {
         }
     }
 }
+
+impl From<longhand_models::Error> for Failure {
+    fn from(e: longhand_models::Error) -> Self {
+        match e {
+            longhand_models::Error::Kernel(e) => e.into(),
+            longhand_models::Error::Declined(reason) => Failure::Declined(reason),
+            other => Failure::Input(other.to_string()),
+        }
+    }
+}

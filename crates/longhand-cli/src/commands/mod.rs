@@ -4,6 +4,7 @@ pub(crate) mod all;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod model;
 pub(crate) mod run;
 pub(crate) mod sources;
 

@@ -1,0 +1,112 @@
+//! Attention by longhand's kinds. Here, and nowhere else in the layer, it is chosen what computes
+//! one: the device's kernels, or the definition where a device has none yet.
+
+use crate::{Device, Result, Tensor};
+use longhand::full::Bias;
+use longhand::full::cpu::Args;
+use longhand::{DType, Full, Shape};
+
+/// What a query may see, and what is added to its scores.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mask<'a> {
+    /// `[batch, seqlen_k]`, 1 for a key that is there.
+    pub key_valid: Option<&'a [u8]>,
+    /// No key after the query's position.
+    pub causal: bool,
+    /// `[batch or 1, heads or 1, seqlen_q, seqlen_k]`; −∞ hides a key.
+    pub bias: Option<&'a Tensor>,
+}
+
+/// Sizes and the scale of one attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Heads.
+    pub count: usize,
+    /// Elements of a head's row.
+    pub dim: usize,
+    /// What `q·k` is multiplied by.
+    pub scale: f64,
+}
+
+impl Heads {
+    /// Heads that share `width`, with the scale `1/√dim`.
+    pub fn of_width(count: usize, width: usize) -> Self {
+        let dim = width / count.max(1);
+        Heads { count, dim, scale: 1.0 / (dim.max(1) as f64).sqrt() }
+    }
+}
+
+/// Full attention of `q` over `k` and `v`, each `[batch, seqlen, heads · dim]`. Gradient: the
+/// kernels' backward pass, from the same tensors and `lse`.
+///
+/// # Errors
+///
+/// If the mask does not fit the sizes.
+pub fn full(
+    device: &Device,
+    heads: &Heads,
+    [q, k, v]: [&Tensor; 3],
+    mask: &Mask<'_>,
+) -> Result<Tensor> {
+    let shape = Shape {
+        batch: q.shape()[0],
+        heads_q: heads.count,
+        heads_kv: heads.count,
+        seqlen_q: q.shape()[1],
+        seqlen_k: k.shape()[1],
+        head_dim: heads.dim,
+    };
+    let mut problem = Full::new(shape, DType::F32).softmax_scale(heads.scale);
+    problem.causal = mask.causal;
+    problem.key_padding = mask.key_valid.is_some();
+    problem.bias =
+        mask.bias.map(|b| Bias { per_batch: b.shape()[0] > 1, per_head: b.shape()[1] > 1 });
+    let bias = mask.bias.map(Tensor::data);
+    let out_shape = q.shape();
+    match device {
+        Device::Reference => {
+            let mut inputs = longhand::full::Inputs::new(q.data(), k.data(), v.data());
+            inputs.key_valid = mask.key_valid;
+            inputs.bias = bias;
+            Ok(Tensor::new(out_shape, problem.reference(&inputs)?.out))
+        }
+        Device::Cpu => {
+            let plan = problem.plan_cpu()?;
+            let mut out = vec![0.0f32; q.data().len()];
+            let mut lse = vec![0.0; problem.lse_len()];
+            let mut workspace = vec![0.0; plan.workspace_len(rayon::current_num_threads())];
+            let mut args = Args::new([q.data(), k.data(), v.data()], &mut out, &mut lse);
+            args.key_valid = mask.key_valid;
+            args.bias = bias;
+            plan.run(args, &mut workspace)?;
+            Ok(Tensor::new(out_shape, out))
+        }
+    }
+}
+
+/// The scaled scores before the softmax, `[batch, heads, seqlen_q, seqlen_k]`, `hidden` added at
+/// keys that are not there: distillation compares them. Gradients: `scale · g k` and `scale · gᵀ q`.
+pub fn scores(
+    heads: &Heads,
+    [q, k]: [&Tensor; 2],
+    key_valid: Option<&[u8]>,
+    hidden: f32,
+) -> Tensor {
+    let (batch, seqlen_q, seqlen_k) = (q.shape()[0], q.shape()[1], k.shape()[1]);
+    let width = heads.count * heads.dim;
+    let mut data = Vec::with_capacity(batch * heads.count * seqlen_q * seqlen_k);
+    for b in 0..batch {
+        for h in 0..heads.count {
+            for i in 0..seqlen_q {
+                let q = &q.data()[(b * seqlen_q + i) * width + h * heads.dim..][..heads.dim];
+                for j in 0..seqlen_k {
+                    let k = &k.data()[(b * seqlen_k + j) * width + h * heads.dim..][..heads.dim];
+                    let dot: f32 = q.iter().zip(k).map(|(q, k)| q * k).sum();
+                    let there = key_valid.is_none_or(|valid| valid[b * seqlen_k + j] != 0);
+                    data.push(dot * heads.scale as f32 + if there { 0.0 } else { hidden });
+                }
+            }
+        }
+    }
+    Tensor::new(&[batch, heads.count, seqlen_q, seqlen_k], data)
+}

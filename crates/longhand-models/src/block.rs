@@ -1,0 +1,215 @@
+//! The transformer block. There is one; what a model does otherwise is data in it.
+
+use crate::attention::{self, Heads, Mask};
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm};
+use crate::{Device, Result, Tensor};
+use std::cell::RefCell;
+
+/// Where a sublayer's norm stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// `norm(x + f(x))`, as in BERT.
+    Post,
+    /// `x + f(norm(x))`, with one more norm after the last block.
+    Pre,
+}
+
+/// A sublayer: what it computes, its norm, and an adapter after it if there is one.
+pub struct Sublayer<T> {
+    /// What it computes.
+    pub inner: T,
+    /// Its norm.
+    pub norm: Norm,
+    /// A bottleneck of its own, trained while the rest stands still.
+    pub adapter: Option<Adapter>,
+}
+
+impl<T> Sublayer<T> {
+    /// The sublayer on `x`; `f` runs [`inner`](Self::inner).
+    fn run(
+        &self,
+        place: Place,
+        x: &Tensor,
+        f: impl FnOnce(&T, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let h = match place {
+            Place::Post => f(&self.inner, x)?,
+            Place::Pre => f(&self.inner, &self.norm.run(x.clone()))?,
+        };
+        let h = match &self.adapter {
+            Some(adapter) => adapter.run(h),
+            None => h,
+        };
+        let y = ops::add(h, x);
+        Ok(if place == Place::Post { self.norm.run(y) } else { y })
+    }
+}
+
+/// `up(act(down(h))) + h`.
+pub struct Adapter {
+    /// To the bottleneck.
+    pub down: Linear,
+    /// In it.
+    pub activation: Activation,
+    /// Back.
+    pub up: Linear,
+}
+
+impl Adapter {
+    fn run(&self, h: Tensor) -> Tensor {
+        let inside = self.activation.apply(self.down.run(&h));
+        ops::add(self.up.run(&inside), &h)
+    }
+}
+
+/// Where queries, keys and values come from.
+pub enum Projection {
+    /// Three maps.
+    Separate([Linear; 3]),
+    /// One map; see [`ops::split_fused`] for the steps.
+    Fused(Linear, [usize; 3]),
+}
+
+/// Attention with its projections.
+pub struct Attention {
+    /// Into heads.
+    pub projection: Projection,
+    /// Out of them.
+    pub out: Linear,
+    /// Heads.
+    pub heads: Heads,
+    /// Whether no position sees a later one.
+    pub causal: bool,
+}
+
+impl Attention {
+    /// Queries of `q`, keys of `k`, values of `v`.
+    pub fn project(&self, [q, k, v]: [&Tensor; 3]) -> [Tensor; 3] {
+        match &self.projection {
+            Projection::Separate([to_q, to_k, to_v]) => [to_q.run(q), to_k.run(k), to_v.run(v)],
+            Projection::Fused(map, steps) => {
+                ops::split_fused(&map.run(q), self.heads.count, self.heads.dim, *steps)
+            }
+        }
+    }
+
+    fn run(&self, x: [&Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
+        let [q, k, v] = self.project(x);
+        if let Some(taps) = seen.scores {
+            let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid, -1e4);
+            taps.borrow_mut().push(scores);
+        }
+        let mask = Mask { causal: self.causal, ..seen.mask };
+        let mixed = attention::full(seen.device, &self.heads, [&q, &k, &v], &mask)?;
+        Ok(self.out.run(&mixed))
+    }
+}
+
+/// `down(act(up(x)))`, or with a gate `down(act(gate(x)) · up(x))`.
+pub struct FeedForward {
+    /// To the inner width.
+    pub up: Linear,
+    /// Beside it.
+    pub gate: Option<Linear>,
+    /// Between.
+    pub activation: Activation,
+    /// Back.
+    pub down: Linear,
+}
+
+impl FeedForward {
+    /// Of every row of `x`.
+    pub fn run(&self, x: &Tensor) -> Tensor {
+        let inside = match &self.gate {
+            Some(gate) => ops::multiply(self.activation.apply(gate.run(x)), &self.up.run(x)),
+            None => self.activation.apply(self.up.run(x)),
+        };
+        self.down.run(&inside)
+    }
+}
+
+/// MobileBERT: the block works in a narrower width than the states between blocks.
+pub struct Bottleneck {
+    /// Into the block's width.
+    pub input: (Linear, Norm),
+    /// Into the width of queries and keys, if they share one map that is not `input`.
+    pub shared: Option<(Linear, Norm)>,
+    /// Whether queries, keys and values all read the narrow input.
+    pub attends_narrow: bool,
+    /// Back to the width of the states, and the norm after the residual.
+    pub output: (Linear, Norm),
+}
+
+/// One block.
+pub struct Block {
+    /// Where its norms stand.
+    pub place: Place,
+    /// Attention over its own input.
+    pub attention: Sublayer<Attention>,
+    /// Attention over an encoder's states.
+    pub cross: Option<Sublayer<Attention>>,
+    /// One feed-forward sublayer, or more in a row.
+    pub feed: Vec<Sublayer<FeedForward>>,
+    /// A narrower width inside.
+    pub bottleneck: Option<Bottleneck>,
+}
+
+/// What the blocks of one forward pass see.
+pub struct Seen<'a> {
+    /// Where attention runs.
+    pub device: &'a Device,
+    /// Of the input's positions.
+    pub mask: Mask<'a>,
+    /// An encoder's states, and which of them are there.
+    pub memory: Option<(&'a Tensor, Mask<'a>)>,
+    /// Takes every block's scores, for distillation.
+    pub scores: Option<&'a RefCell<Vec<Tensor>>>,
+}
+
+impl<'a> Seen<'a> {
+    /// A mask and nothing else.
+    pub fn new(device: &'a Device, mask: Mask<'a>) -> Self {
+        Seen { device, mask, memory: None, scores: None }
+    }
+}
+
+impl Block {
+    /// The block on `[batch, seqlen, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// If the mask does not fit.
+    pub fn run(&self, x: &Tensor, seen: &Seen<'_>) -> Result<Tensor> {
+        let narrow = |(map, norm): &(Linear, Norm)| norm.run(map.run(x));
+        let input = match &self.bottleneck {
+            Some(bottleneck) => narrow(&bottleneck.input),
+            None => x.clone(),
+        };
+        let mut a = self.attention.run(self.place, &input, |attention, h| {
+            let Some(bottleneck) = &self.bottleneck else {
+                return attention.run([h, h, h], seen);
+            };
+            match &bottleneck.shared {
+                _ if bottleneck.attends_narrow => attention.run([h, h, h], seen),
+                Some(shared) => {
+                    let shared = narrow(shared);
+                    attention.run([&shared, &shared, x], seen)
+                }
+                None => attention.run([x, x, x], seen),
+            }
+        })?;
+        if let (Some(cross), Some((memory, mask))) = (&self.cross, &seen.memory) {
+            let over = Seen::new(seen.device, *mask);
+            let f = |attention: &Attention, h: &Tensor| attention.run([h, memory, memory], &over);
+            a = cross.run(self.place, &a, f)?;
+        }
+        for feed in &self.feed {
+            a = feed.run(self.place, &a, |feed, h| Ok(feed.run(h)))?;
+        }
+        Ok(match &self.bottleneck {
+            Some(Bottleneck { output: (map, norm), .. }) => norm.run(ops::add(map.run(&a), x)),
+            None => a,
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! `config.json`: every option is asked for by name, and one that nobody asks for is an error,
+//! unless it is known to leave the results alone.
+
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// A configuration, or a part of one.
+pub struct Config {
+    options: Map<String, Value>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+/// Options that do not change what a forward pass computes: of training, of generation, of files.
+/// Dropout is one of them, since a forward pass has none.
+const HARMLESS: &[&str] = &[
+    "activation_dropout",
+    "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "auto_map",
+    "bos_token_id",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "decoder_layerdrop",
+    "dropatt",
+    "dropout",
+    "dropout_rate",
+    "dtype",
+    "early_stopping",
+    "embd_pdrop",
+    "encoder_layerdrop",
+    "eos_token_id",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "id2label",
+    "init",
+    "init_range",
+    "init_std",
+    "initializer_factor",
+    "initializer_range",
+    "label2id",
+    "language",
+    "layerdrop",
+    "learning_rate",
+    "length_penalty",
+    "max_length",
+    "model_max_length",
+    "n_ctx",
+    "name",
+    "name_or_path",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "output_attentions",
+    "output_hidden_states",
+    "output_past",
+    "pad_token_id",
+    "prefix",
+    "proj_init_std",
+    "qa_dropout",
+    "resid_pdrop",
+    "return_dict",
+    "sep_token_id",
+    "seq_classif_dropout",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_last_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+impl Config {
+    /// Reads a folder's `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or is not an object.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+        Config::parse(&text).map_err(|e| e.at(path.display()))
+    }
+
+    /// Reads a configuration from its text.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a JSON object.
+    pub fn parse(text: &str) -> Result<Self> {
+        match serde_json::from_str(text).map_err(|e| Error::input(e.to_string()))? {
+            Value::Object(options) => Ok(Config { options, used: RefCell::default() }),
+            _ => Err(Error::input("not a JSON object")),
+        }
+    }
+
+    /// The part under `key`, a configuration itself.
+    ///
+    /// # Errors
+    ///
+    /// If there is no object of that name.
+    pub fn part(&self, key: &str) -> Result<Config> {
+        match self.get(key) {
+            Some(Value::Object(options)) => {
+                Ok(Config { options: options.clone(), used: RefCell::default() })
+            }
+            _ => Err(Error::input(format!("config: the object {key:?} is absent"))),
+        }
+    }
+
+    /// Whether there is an option of that name (`null` is none).
+    pub fn has(&self, key: &str) -> bool {
+        self.options.get(key).is_some_and(|v| !v.is_null())
+    }
+
+    /// The option as it stands, `null` being none; it counts as asked for.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.used.borrow_mut().insert(key.to_owned());
+        self.options.get(key).filter(|v| !v.is_null())
+    }
+
+    /// A size or an id.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or not a whole number from 0 to 2^31 − 1.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.optional_size(key)?.ok_or_else(|| Error::input(format!("config: {key:?} is absent")))
+    }
+
+    /// A size, or what the library takes where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a whole number from 0 to 2^31 − 1.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
+    /// A size that may be absent.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a whole number from 0 to 2^31 − 1.
+    pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let size = value.as_u64().filter(|&n| n <= i32::MAX as u64);
+        match size {
+            Some(n) => Ok(Some(n as usize)),
+            None => Err(wrong(key, value, "must be a whole number from 0 to 2^31 - 1")),
+        }
+    }
+
+    /// A size from 1.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or not such a number.
+    pub fn positive(&self, key: &str) -> Result<usize> {
+        match self.size(key)? {
+            0 => Err(Error::invalid(format!("config: {key}"), 0, "must be positive")),
+            n => Ok(n),
+        }
+    }
+
+    /// A number, or what the library takes where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a finite number.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(v) => v
+                .as_f64()
+                .filter(|x| x.is_finite())
+                .ok_or_else(|| wrong(key, v, "must be a finite number")),
+        }
+    }
+
+    /// A switch, or what the library takes where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither `true` nor `false`.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(v) => v.as_bool().ok_or_else(|| wrong(key, v, "must be true or false")),
+        }
+    }
+
+    /// A word, or what the library takes where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is not text.
+    pub fn text_or(&self, key: &str, default: &str) -> Result<String> {
+        match self.get(key) {
+            None => Ok(default.to_owned()),
+            Some(v) => match v.as_str() {
+                Some(s) => Ok(s.to_owned()),
+                None => Err(wrong(key, v, "must be text")),
+            },
+        }
+    }
+
+    /// An option that changes the results and of which one value is supported: that, or absent.
+    ///
+    /// # Errors
+    ///
+    /// If it has another value.
+    pub fn only(&self, key: &str, supported: impl Into<Value>) -> Result<()> {
+        let supported = supported.into();
+        let same =
+            |v: &Value| *v == supported || v.as_f64().is_some() && v.as_f64() == supported.as_f64();
+        match self.get(key) {
+            Some(v) if !same(v) => Err(wrong(key, v, &format!("only {supported} is supported"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Options whose value does not matter to this model.
+    pub fn ignore(&self, keys: &[&str]) {
+        self.used.borrow_mut().extend(keys.iter().map(|&k| k.to_owned()));
+    }
+
+    /// Rejects options that nobody asked for.
+    ///
+    /// # Errors
+    ///
+    /// Names the first of them.
+    pub fn finish(&self) -> Result<()> {
+        let used = self.used.borrow();
+        let known =
+            |key: &str| key.starts_with('_') || used.contains(key) || HARMLESS.contains(&key);
+        match self.options.iter().find(|(key, value)| !known(key) && !value.is_null()) {
+            Some((key, value)) => {
+                Err(wrong(key, value, "this model has no such option: it might change the results"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn wrong(key: &str, value: &Value, rule: &str) -> Error {
+    let mut text = value.to_string();
+    if text.len() > 60 {
+        text = format!("{}…", text.chars().take(60).collect::<String>());
+    }
+    Error::invalid(format!("config: {key}"), text, rule)
+}

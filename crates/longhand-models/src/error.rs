@@ -1,0 +1,43 @@
+//! What can go wrong, in words that name the file, the tensor or the option, and the rule.
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every error of the crate, as one line.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A folder, a file, an option or an input that does not hold what it must.
+    #[error("{0}")]
+    Input(String),
+    /// A sound request that this build or this device does not compute.
+    #[error("declined: {0}")]
+    Declined(String),
+    /// From the attention kernels.
+    #[error(transparent)]
+    Kernel(#[from] longhand::Error),
+}
+
+impl Error {
+    /// Bad input.
+    pub fn input(message: impl Into<String>) -> Self {
+        Error::Input(message.into())
+    }
+
+    /// `field` holds `value`, against `rule`.
+    pub fn invalid(
+        field: impl std::fmt::Display,
+        value: impl std::fmt::Display,
+        rule: impl std::fmt::Display,
+    ) -> Self {
+        Error::Input(format!("{field} = {value}: {rule}"))
+    }
+
+    /// The same, with the place (a file name) before it.
+    pub fn at(self, place: impl std::fmt::Display) -> Self {
+        match self {
+            Error::Input(message) => Error::Input(format!("{place}: {message}")),
+            other => other,
+        }
+    }
+}

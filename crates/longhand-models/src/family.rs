@@ -1,0 +1,353 @@
+//! The family in one table: what each model does otherwise than BERT.
+//!
+//! BERT is a row of embeddings (word + position + token type, normed), a stack of equal blocks
+//! (attention over all positions, then a feed-forward; each added to its input, then normed), and
+//! heads. Every other row takes BERT's and changes what the paper changed.
+
+use crate::block::Place;
+use crate::members;
+use crate::names::{self, Keys, Names};
+use crate::network::{self, Member};
+use crate::ops::Activation;
+use crate::parts::{NormKind, Order};
+use crate::{Config, Error, Result, Weights};
+
+/// Where the rows of the position table come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// 0, 1, 2, …
+    Counted,
+    /// Counted over what is not padding, from `pad_token_id + 1`; padding stays at `pad_token_id`.
+    FromPadding,
+}
+
+/// Whether the tables may be narrower than the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Factorised {
+    /// They are not.
+    No,
+    /// They may be, and only then is there a map between.
+    IfNarrower,
+    /// There is always a map between.
+    Always,
+}
+
+/// How queries, keys and values are projected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projections {
+    /// By three matrices.
+    Separate,
+    /// By one, whose columns the checkpoint's version sorts.
+    Fused,
+}
+
+/// How the parameters of the blocks are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Not at all.
+    Own,
+    /// By groups of neighbouring blocks.
+    Groups,
+}
+
+/// What stands between the last states and the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenHead {
+    /// A linear map, an activation and a norm come first.
+    pub transform: bool,
+    /// The activation, if not the config's.
+    pub activation: Option<Activation>,
+    /// The logits have a bias of their own.
+    pub bias: bool,
+    /// What the logits are called among the results.
+    pub output: &'static str,
+}
+
+/// `tanh(W h + b)` of the first position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolerSpec {
+    /// Its linear map in the body.
+    pub name: &'static str,
+    /// The option that, when false, leaves the first position as it is.
+    pub option: Option<&'static str>,
+}
+
+/// A judgement about the two halves of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairHead {
+    /// Its linear map among the weights.
+    pub name: &'static str,
+    /// Its labels among the inputs.
+    pub labels: &'static str,
+    /// Its logits among the results.
+    pub output: &'static str,
+}
+
+/// One row: everything that the common code asks about a model.
+#[derive(Clone, Copy)]
+pub struct Traits {
+    /// `model_type` in its configs.
+    pub model_type: &'static str,
+    /// An option that tells it from others of that type.
+    pub marker: Option<&'static str>,
+    /// The difference to BERT that is not in the fields, or the idea behind those that are.
+    pub idea: &'static str,
+    /// What its configs call the sizes.
+    pub keys: &'static Keys,
+    /// What its checkpoints call the parameters.
+    pub names: &'static Names,
+    /// How its checkpoints store matrices.
+    pub order: Order,
+    /// Where norms stand.
+    pub place: Place,
+    /// Which norm.
+    pub norm: NormKind,
+    /// A norm after the embeddings.
+    pub embedding_norm: bool,
+    /// Which rows of the position table.
+    pub positions: Positions,
+    /// A table of token types.
+    pub token_types: bool,
+    /// Tables narrower than the blocks, with a map between.
+    pub factorised: Factorised,
+    /// One more table, of tasks, if the config switches it on.
+    pub task_types: bool,
+    /// No position sees a later one.
+    pub causal: bool,
+    /// Projections of queries, keys, values.
+    pub projections: Projections,
+    /// Parameters shared between blocks.
+    pub sharing: Sharing,
+    /// The head over the vocabulary.
+    pub head: TokenHead,
+    /// What is made of the first position.
+    pub pooler: Option<PoolerSpec>,
+    /// What is judged from it.
+    pub pair: Option<PairHead>,
+    /// There are parameters at all.
+    pub has_weights: bool,
+    /// Reads a member of this row.
+    pub read: fn(&'static Traits, &Config, &Weights) -> Result<Box<dyn Member>>,
+}
+
+const MLM: TokenHead =
+    TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };
+const LM: TokenHead =
+    TokenHead { transform: false, activation: None, bias: false, output: "logits" };
+const NEXT_SENTENCE: PairHead = PairHead {
+    name: "cls.seq_relationship",
+    labels: "next_sentence_label",
+    output: "seq_relationship_logits",
+};
+
+/// The measure of all others.
+pub const BERT: Traits = Traits {
+    model_type: "bert",
+    marker: None,
+    idea: "masked tokens and the next sentence, from both sides at once",
+    keys: &names::BERT_KEYS,
+    names: &names::BERT_NAMES,
+    order: Order::OutIn,
+    place: Place::Post,
+    norm: NormKind::Layer,
+    embedding_norm: true,
+    positions: Positions::Counted,
+    token_types: true,
+    factorised: Factorised::No,
+    task_types: false,
+    causal: false,
+    projections: Projections::Separate,
+    sharing: Sharing::Own,
+    head: MLM,
+    pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
+    pair: Some(NEXT_SENTENCE),
+    has_weights: true,
+    read: network::read,
+};
+
+const ROBERTA: Traits = Traits {
+    model_type: "roberta",
+    idea: "BERT's network, trained longer, masks drawn anew, without sentence pairs",
+    positions: Positions::FromPadding,
+    // Whatever `hidden_act` says.
+    head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
+    names: &names::ROBERTA_NAMES,
+    pair: None,
+    ..BERT
+};
+
+const ALBERT: Traits = Traits {
+    model_type: "albert",
+    idea: "few parameters: narrow tables, one block used many times; order of sentences",
+    names: &names::ALBERT_NAMES,
+    factorised: Factorised::Always,
+    sharing: Sharing::Groups,
+    pooler: Some(PoolerSpec { name: "pooler", option: None }),
+    pair: Some(PairHead {
+        name: "sop_classifier.classifier",
+        labels: "sentence_order_label",
+        output: "sop_logits",
+    }),
+    ..BERT
+};
+
+const MEGATRON_BERT: Traits = Traits {
+    model_type: "megatron-bert",
+    idea: "norms in front, so that many blocks train",
+    names: &names::MEGATRON_BERT_NAMES,
+    place: Place::Pre,
+    embedding_norm: false,
+    ..BERT
+};
+
+const ERNIE: Traits = Traits {
+    model_type: "ernie",
+    idea: "whole words, phrases and entities are masked; a table of tasks",
+    names: &names::ERNIE_NAMES,
+    task_types: true,
+    ..BERT
+};
+
+const STRUCTBERT: Traits = Traits {
+    marker: Some("sentence_classes"),
+    idea: "shuffled words are put in order; previous, next or random sentence",
+    pair: Some(PairHead { labels: "sentence_label", output: "sentence_logits", ..NEXT_SENTENCE }),
+    ..BERT
+};
+
+const UNILM: Traits = Traits {
+    marker: Some("unilm_modes"),
+    idea: "the mask decides: both sides, one side, or a source and its target",
+    head: TokenHead { output: "logits", ..MLM },
+    pair: None,
+    read: members::unilm::read,
+    ..BERT
+};
+
+const ELECTRA: Traits = Traits {
+    model_type: "electra",
+    idea: "tells real tokens from a small generator's",
+    names: &names::ELECTRA_NAMES,
+    factorised: Factorised::IfNarrower,
+    head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
+    pooler: None,
+    pair: None,
+    read: members::electra::read_one,
+    ..BERT
+};
+
+const ELECTRA_PAIR: Traits =
+    Traits { model_type: "electra_pretraining", read: members::electra::read_pair, ..ELECTRA };
+
+const DISTILBERT: Traits = Traits {
+    model_type: "distilbert",
+    idea: "half the blocks, taught by BERT's distribution",
+    keys: &names::DISTIL_KEYS,
+    names: &names::DISTIL_NAMES,
+    token_types: false,
+    head: TokenHead { output: "logits", ..MLM },
+    pooler: None,
+    pair: None,
+    ..BERT
+};
+
+const DISTILLATION: Traits = Traits {
+    model_type: "distilbert_distillation",
+    read: members::distillation::read_distilbert,
+    ..DISTILBERT
+};
+
+const TINYBERT: Traits = Traits {
+    model_type: "tinybert_distillation",
+    idea: "narrower too, taught by BERT's scores and states layer by layer",
+    read: members::distillation::read_tinybert,
+    ..BERT
+};
+
+const MOBILEBERT: Traits = Traits {
+    model_type: "mobilebert",
+    idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
+    pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
+    read: members::mobilebert::read,
+    names: &names::MOBILE_NAMES,
+    ..BERT
+};
+
+const Q8BERT: Traits = Traits {
+    model_type: "q8bert",
+    idea: "products of 8-bit integers",
+    read: members::q8bert::read,
+    ..BERT
+};
+
+const GPT: Traits = Traits {
+    model_type: "openai-gpt",
+    idea: "no position sees a later one: the next token",
+    keys: &names::GPT1_KEYS,
+    names: &names::GPT_NAMES,
+    order: Order::InOut,
+    embedding_norm: false,
+    token_types: false,
+    causal: true,
+    projections: Projections::Fused,
+    head: LM,
+    pooler: None,
+    pair: None,
+    ..BERT
+};
+
+const GPT2: Traits = Traits {
+    model_type: "gpt2",
+    idea: "GPT with norms in front (Turing-NLG is a large one)",
+    keys: &names::GPT2_KEYS,
+    names: &names::GPT2_NAMES,
+    place: Place::Pre,
+    ..GPT
+};
+
+const MEGATRON_GPT: Traits = Traits {
+    model_type: "megatron_gpt",
+    idea: "GPT-2 cut over many GPUs: a head's queries, keys and values lie together",
+    names: &names::MEGATRON_NAMES,
+    order: Order::OutIn,
+    ..GPT2
+};
+
+/// Every row. Of rows of one `model_type`, those with a marker stand first.
+pub static FAMILY: &[Traits] = &[
+    STRUCTBERT,
+    UNILM,
+    BERT,
+    ROBERTA,
+    ALBERT,
+    MEGATRON_BERT,
+    ERNIE,
+    ELECTRA,
+    ELECTRA_PAIR,
+    DISTILBERT,
+    DISTILLATION,
+    TINYBERT,
+    MOBILEBERT,
+    Q8BERT,
+    GPT,
+    GPT2,
+    MEGATRON_GPT,
+];
+
+/// The row of a config.
+///
+/// # Errors
+///
+/// If its `model_type` is absent or not in the table.
+pub fn row(config: &Config) -> Result<&'static Traits> {
+    let model_type = config.text_or("model_type", "")?;
+    let fits = |row: &&Traits| {
+        row.model_type == model_type && row.marker.is_none_or(|marker| config.has(marker))
+    };
+    FAMILY.iter().find(fits).ok_or_else(|| {
+        let mut known: Vec<&str> = FAMILY.iter().map(|row| row.model_type).collect();
+        known.dedup();
+        let rule = format!("must be one of {}", known.join(", "));
+        Error::invalid("config: model_type", format!("{model_type:?}"), rule)
+    })
+}

@@ -1,0 +1,74 @@
+//! What stands on the last states: logits over the vocabulary, judgements of the whole input.
+
+use crate::family::Traits;
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm, NormKind, Order};
+use crate::stack::Sizes;
+use crate::{Result, Tensor, Weights};
+
+/// Logits over the vocabulary.
+pub struct Vocabulary {
+    /// A map, an activation and a norm, if the head has them.
+    pub transform: Option<(Linear, Activation, Norm)>,
+    /// To the vocabulary.
+    pub decoder: Linear,
+    /// MobileBERT: the tied table is narrower than the states; this reads the rest of them.
+    pub rest: Option<Linear>,
+}
+
+impl Vocabulary {
+    /// Whether the weights hold the head of a row.
+    pub fn is_in(traits: &Traits, weights: &Weights) -> bool {
+        match traits.head.transform {
+            true => weights.has_any(&format!("{}.", traits.names.head_map)),
+            // A language model's head has nothing of its own if it is tied.
+            false => true,
+        }
+    }
+
+    /// Reads the head of a row, tied to `table` or not.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is absent or misshapen.
+    pub fn read(traits: &Traits, sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
+        let (names, width) = (traits.names, sizes.embedding);
+        let transform = || -> Result<_> {
+            let map =
+                Linear::read_as(weights, names.head_map, sizes.hidden, width, Order::OutIn, true)?;
+            // A true norm even where the blocks have none.
+            let norm = Norm::read(weights, names.head_norm, width, NormKind::Layer, sizes.eps)?;
+            Ok((map, traits.head.activation.unwrap_or(sizes.activation), norm))
+        };
+        let bias = || weights.tensor(names.head_bias, &[sizes.vocab]);
+        let bias = traits.head.bias.then(bias).transpose()?;
+        let decoder = match sizes.tied {
+            true => Linear::tied(table, bias),
+            false => {
+                let name = format!("{}.weight", names.head_decoder);
+                Linear::tied(&weights.tensor(&name, &[sizes.vocab, table.width()])?, bias)
+            }
+        };
+        let transform = traits.head.transform.then(transform).transpose()?;
+        Ok(Vocabulary { transform, decoder, rest: None })
+    }
+
+    /// The logits of every row of `h`.
+    pub fn run(&self, h: &Tensor) -> Tensor {
+        let h = match &self.transform {
+            Some((map, activation, norm)) => norm.run(activation.apply(map.run(h))),
+            None => h.clone(),
+        };
+        let Some(rest) = &self.rest else { return self.decoder.run(&h) };
+        let tied = self.decoder.weight().width();
+        let halves = ops::split_last(&h, &[tied, h.width() - tied]);
+        ops::add(self.decoder.run(&halves[0]), &rest.run(&halves[1]))
+    }
+}
+
+/// The first position of each sequence of `[batch, length, hidden]`.
+pub fn first_positions(h: &Tensor) -> Tensor {
+    let length = h.shape()[1];
+    let rows: Vec<usize> = (0..h.shape()[0]).map(|b| b * length).collect();
+    ops::select_rows(h, &rows)
+}

@@ -1,0 +1,41 @@
+//! The model layer: the BERT family from one transformer block, on longhand's attention kernels.
+//!
+//! ```no_run
+//! use longhand_models::{Device, Inputs, Model};
+//!
+//! let model = Model::open("folder".as_ref())?;
+//! let inputs = Inputs::new().ints_of("input_ids", &[1, 3], vec![101, 7592, 102]);
+//! let out = model.forward(&inputs, &Device::Cpu)?;
+//! let last = out.floats("hidden_states.6")?;
+//! # Ok::<(), longhand_models::Error>(())
+//! ```
+//!
+//! [`family`] is the table that says how each model differs from BERT; README.md says how to add
+//! one.
+
+pub mod attention;
+pub mod block;
+mod config;
+mod device;
+mod error;
+pub mod family;
+pub mod heads;
+pub mod members;
+mod model;
+pub mod names;
+pub mod network;
+pub mod ops;
+pub mod parts;
+pub mod quant;
+pub mod stack;
+mod tensor;
+mod values;
+mod weights;
+
+pub use config::Config;
+pub use device::Device;
+pub use error::{Error, Result};
+pub use model::Model;
+pub use tensor::{Ints, Tensor};
+pub use values::{Inputs, Outputs, Value};
+pub use weights::Weights;

@@ -1,0 +1,176 @@
+//! A student and its teacher: DistilBERT and TinyBERT.
+
+use crate::attention::Mask;
+use crate::block::Seen;
+use crate::family::{self, Traits};
+use crate::network::{Member, Network, key_valid};
+use crate::ops;
+use crate::parts::Linear;
+use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
+use std::cell::RefCell;
+
+struct Networks {
+    student: Network,
+    teacher: Network,
+    temperature: f64,
+}
+
+impl Networks {
+    fn read(student: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
+        let read = |name: &str, traits: &'static Traits| {
+            let own = config.part(name)?;
+            let network = Network::read(traits, &own, &weights.under(&format!("{name}.")))?;
+            own.ignore(&["model_type", "sinusoidal_pos_embds"]);
+            own.finish().map_err(|e| e.at(name))?;
+            Ok::<_, Error>(network)
+        };
+        let temperature = config.number_or("temperature", 1.0)?;
+        if temperature <= 0.0 {
+            return Err(Error::invalid("config: temperature", temperature, "must be positive"));
+        }
+        // The logits of a masked-token head, without sentence pairs.
+        let networks = [read("student", student)?, read("teacher", &family::BERT)?];
+        let [student, teacher] = networks;
+        Ok(Networks { student, teacher, temperature })
+    }
+}
+
+struct DistilBert {
+    networks: Networks,
+    alphas: [f64; 3],
+}
+
+pub(crate) fn read_distilbert(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    let networks = Networks::read(traits, config, weights)?;
+    let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)]
+        .map(|(key, default)| config.number_or(key, default));
+    let [ce, mlm, cos] = alphas;
+    Ok(Box::new(DistilBert { networks, alphas: [ce?, mlm?, cos?] }))
+}
+
+impl Member for DistilBert {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let Networks { student, teacher, temperature } = &self.networks;
+        let taught = student.forward(inputs, device)?;
+        let mlm = f64::from(taught.floats("loss")?.data()[0]);
+        let logits = taught.floats(student.traits.head.output)?.clone();
+        let own = student.encode(inputs, device)?;
+        let states = teacher.states(inputs, device)?;
+        let theirs = states[states.len() - 1].clone();
+        let head = teacher.head.as_ref().ok_or_else(|| Error::input("the teacher has no head"))?;
+        let wanted = head.run(&theirs);
+        if logits.shape() != wanted.shape() || own.shape() != theirs.shape() {
+            return Err(Error::input("student and teacher differ in vocabulary or width"));
+        }
+
+        // Means over positions that are there.
+        let valid = key_valid(inputs)?;
+        let there = |&i: &usize| valid.as_ref().is_none_or(|v| v[i] != 0);
+        let rows: Vec<usize> = (0..own.rows()).filter(there).collect();
+        let n = rows.len() as f64;
+        let soft = ops::soft_cross_entropy(&logits, &wanted, *temperature, rows.iter().copied())
+            - ops::soft_cross_entropy(&wanted, &wanted, *temperature, rows.iter().copied());
+        let ce = temperature * temperature * soft / n;
+        let cos =
+            rows.iter().map(|&i| 1.0 - ops::cosine(own.row(i), theirs.row(i))).sum::<f64>() / n;
+
+        let mut out = Outputs::default();
+        out.absorb("student.", taught);
+        out.put("student.logits", logits);
+        out.put("teacher.last_hidden_state", theirs);
+        out.put("teacher.logits", wanted);
+        out.put_scalar("loss_ce", ce);
+        out.put_scalar("loss_mlm", mlm);
+        out.put_scalar("loss_cos", cos);
+        let [a_ce, a_mlm, a_cos] = self.alphas;
+        out.put_scalar("loss", a_ce * ce + a_mlm * mlm + a_cos * cos);
+        Ok(out)
+    }
+}
+
+struct TinyBert {
+    networks: Networks,
+    /// From the student's width to the teacher's, at every depth.
+    fit: Linear,
+}
+
+pub(crate) fn read_tinybert(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    let networks = Networks::read(traits, config, weights)?;
+    config.ignore(&["num_labels"]);
+    let (student, teacher) = (&networks.student.sizes, &networks.teacher.sizes);
+    if student.heads != teacher.heads
+        || student.layers == 0
+        || !teacher.layers.is_multiple_of(student.layers)
+    {
+        let message = "student and teacher must have the same number of heads, and the teacher a \
+                       multiple of the student's layers";
+        return Err(Error::input(message));
+    }
+    let fit = Linear::read(weights, "fit_dense", student.hidden, teacher.hidden)?;
+    Ok(Box::new(TinyBert { networks, fit }))
+}
+
+impl Member for TinyBert {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let Networks { student, teacher, temperature } = &self.networks;
+        let (states_s, scores_s, logits_s) = classified(student, inputs, device)?;
+        let (states_t, scores_t, logits_t) = classified(teacher, inputs, device)?;
+        if logits_s.shape() != logits_t.shape() {
+            return Err(Error::input("student and teacher differ in their classes"));
+        }
+        let every = (states_t.len() - 1) / (states_s.len() - 1);
+        // Hidden scores count as 0 on both sides.
+        let shown = |x: &Tensor| ops::map(x.clone(), |x| if x <= -100.0 { 0.0 } else { x });
+        let of_layer = |(i, s): (usize, &Tensor)| {
+            ops::mse(&shown(s), &shown(&scores_t[i * every + every - 1]))
+        };
+        let attention: f64 = scores_s.iter().enumerate().map(of_layer).sum();
+        let of_depth = |i: usize| ops::mse(&self.fit.run(&states_s[i]), &states_t[i * every]);
+        let embedding = of_depth(0);
+        let hidden: f64 = (1..states_s.len()).map(of_depth).sum();
+        let rows = logits_s.rows();
+        let prediction =
+            ops::soft_cross_entropy(&logits_s, &logits_t, *temperature, 0..rows) / rows as f64;
+
+        let mut out = Outputs::default();
+        out.put_hidden_states("student.", &states_s);
+        out.put_hidden_states("teacher.", &states_t);
+        for (i, scores) in scores_s.into_iter().enumerate() {
+            out.put(format!("student.scores.{i}"), scores);
+        }
+        out.put("student.logits", logits_s);
+        out.put("teacher.logits", logits_t);
+        out.put_scalar("loss_attention", attention);
+        out.put_scalar("loss_embedding", embedding);
+        out.put_scalar("loss_hidden", hidden);
+        out.put_scalar("loss_intermediate", attention + embedding + hidden);
+        out.put_scalar("loss_prediction", prediction);
+        out.put_scalar("loss", attention + embedding + hidden + prediction);
+        Ok(out)
+    }
+}
+
+/// States, scores of every block, and the classes' logits.
+fn classified(
+    network: &Network,
+    inputs: &Inputs,
+    device: &Device,
+) -> Result<(Vec<Tensor>, Vec<Tensor>, Tensor)> {
+    let valid = key_valid(inputs)?;
+    let scores = RefCell::default();
+    let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+    let seen = Seen { scores: Some(&scores), ..Seen::new(device, mask) };
+    let states = network.states_under(inputs, &seen)?;
+    let absent = || Error::input("the network has no classifier");
+    let classifier = network.classifier.as_ref().ok_or_else(absent)?;
+    let pooled = network.pooled(&states[states.len() - 1]).ok_or_else(absent)?;
+    Ok((states, scores.into_inner(), classifier.run(&pooled)))
+}

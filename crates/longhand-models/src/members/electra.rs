@@ -1,0 +1,166 @@
+//! ELECTRA: a generator replaces tokens, a discriminator tells which.
+
+use crate::family::Traits;
+use crate::network::{Member, Network, body};
+use crate::ops::{self, Activation};
+use crate::parts::Linear;
+use crate::stack::{Embeddings, Sizes, Stack};
+use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+/// One logit a token: real or replaced.
+struct Judge {
+    map: Linear,
+    activation: Activation,
+    out: Linear,
+}
+
+impl Judge {
+    fn read(weights: &Weights, sizes: &Sizes) -> Result<Self> {
+        let own = weights.under("discriminator_predictions.");
+        Ok(Judge {
+            map: Linear::read(&own, "dense", sizes.hidden, sizes.hidden)?,
+            activation: sizes.activation,
+            out: Linear::read(&own, "dense_prediction", sizes.hidden, 1)?,
+        })
+    }
+
+    fn run(&self, h: &Tensor) -> Tensor {
+        let logits = self.out.run(&self.activation.apply(self.map.run(h)));
+        logits.reshape(&h.shape()[..2])
+    }
+}
+
+/// One of the two networks alone.
+struct One {
+    network: Network,
+    judge: Option<Judge>,
+}
+
+pub(crate) fn read_one(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    let network = Network::read(traits, config, weights)?;
+    let judge = weights.has_any("discriminator_predictions.");
+    let judge = judge.then(|| Judge::read(weights, &network.sizes)).transpose()?;
+    Ok(Box::new(One { network, judge }))
+}
+
+impl Member for One {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let states = self.network.states(inputs, device)?;
+        let Some(judge) = &self.judge else { return self.network.heads(&states, inputs) };
+        let mut out = Outputs::default();
+        out.put_hidden_states("", &states);
+        let logits = judge.run(&states[states.len() - 1]);
+        if let Some(labels) = inputs.optional_ints("labels", logits.shape())? {
+            out.put_scalar("loss", judged(&logits, labels, inputs)?);
+        }
+        out.put("logits", logits);
+        Ok(out)
+    }
+
+    fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
+        self.network.encode(inputs, device)
+    }
+}
+
+/// Both networks, which share their three tables.
+struct Pair {
+    generator: Network,
+    discriminator: Network,
+    judge: Judge,
+    weights: [f64; 2],
+}
+
+pub(crate) fn read_pair(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    config.only("share_embeddings", true)?;
+    let [own_g, own_d] = ["generator.", "discriminator."].map(|name| weights.under(name));
+    let config_g = config.part("generator")?;
+    let generator = Network::read(traits, &config_g, &own_g)?;
+    config_g.only("model_type", "electra")?;
+    config_g.finish()?;
+    let config_d = config.part("discriminator")?;
+    config_d.only("model_type", "electra")?;
+    let sizes = Sizes::read(traits, &config_d)?;
+    let body_d = body(traits, &own_d);
+    let tables = body(traits, &own_g);
+    let embeddings = Embeddings::read(traits, &sizes, &tables, &body_d)?;
+    let stack = Stack::read(traits, &sizes, &config_d, &body_d)?;
+    let judge = Judge::read(&own_d, &sizes)?;
+    let discriminator = Network::with_heads(traits, sizes, embeddings, stack, &config_d, &own_d)?;
+    config_d.finish()?;
+    let weights = [
+        config.number_or("generator_weight", 1.0)?,
+        config.number_or("discriminator_weight", 50.0)?,
+    ];
+    Ok(Box::new(Pair { generator, discriminator, judge, weights }))
+}
+
+impl Member for Pair {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let mut out = Outputs::default();
+        let generated = self.generator.forward(inputs, device)?;
+        let logits = generated.floats("logits")?.clone();
+        let loss_g = f64::from(generated.floats("loss")?.data()[0]);
+        out.absorb("generator.", generated);
+
+        let (corrupted, replaced) = self.sample(&logits, inputs)?;
+        let seen = inputs.clone().ints_of("input_ids", &corrupted.shape, corrupted.data.clone());
+        let states = self.discriminator.states(&seen, device)?;
+        let logits = self.judge.run(&states[states.len() - 1]);
+        let loss_d = judged(&logits, &replaced, inputs)?;
+        out.put_hidden_states("discriminator.", &states);
+        out.put("discriminator.logits", logits);
+        out.put_scalar("discriminator.loss", loss_d);
+        out.put_ints("discriminator.labels", replaced);
+        out.put_ints("corrupted_ids", corrupted);
+        out.put_scalar("loss", self.weights[0] * loss_g + self.weights[1] * loss_d);
+        Ok(out)
+    }
+}
+
+impl Pair {
+    /// The ids with scored positions replaced by argmax(logits + gumbel), and which of all ids are
+    /// not the original ones: a token drawn by luck counts as original.
+    fn sample(&self, logits: &Tensor, inputs: &Inputs) -> Result<(Ints, Ints)> {
+        let shape = &logits.shape()[..2];
+        let labels = inputs.ints_shaped("labels", shape)?;
+        let original = inputs.ints_shaped("original_ids", shape)?;
+        let gumbel = inputs.floats("gumbel")?;
+        if gumbel.shape() != logits.shape() {
+            let rule = format!("must be {:?}", logits.shape());
+            let got = format!("{:?}", gumbel.shape());
+            return Err(crate::Error::invalid("the shape of input \"gumbel\"", got, rule));
+        }
+        let mut ids = inputs.ints("input_ids")?.clone();
+        let noisy = ops::add(logits.clone(), gumbel);
+        for (i, id) in ids.data.iter_mut().enumerate() {
+            if labels.data[i] != -100 {
+                *id = argmax(noisy.row(i)) as i32;
+            }
+        }
+        let replaced = ids.data.iter().zip(&original.data).map(|(a, b)| i32::from(a != b));
+        let replaced = Ints::new(shape, replaced.collect());
+        Ok((ids, replaced))
+    }
+}
+
+fn argmax(row: &[f32]) -> usize {
+    let best = (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
+    best.unwrap_or(0)
+}
+
+/// The mean binary cross entropy over the positions that are not padding.
+fn judged(logits: &Tensor, labels: &Ints, inputs: &Inputs) -> Result<f64> {
+    let valid = inputs.optional_ints("attention_mask", logits.shape())?;
+    let rows = (0..logits.data().len()).filter(|&i| valid.is_none_or(|v| v.data[i] != 0));
+    let losses: Vec<f64> =
+        rows.map(|i| ops::binary_cross_entropy(logits.data()[i], labels.data[i] != 0)).collect();
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+}

@@ -1,0 +1,7 @@
+//! What is truly a member's own.
+
+pub mod distillation;
+pub mod electra;
+pub mod mobilebert;
+pub mod q8bert;
+pub mod unilm;

@@ -1,0 +1,118 @@
+//! Q8BERT: a BERT classifier whose maps and tables are 8-bit.
+
+use crate::block::Projection;
+use crate::family::Traits;
+use crate::network::{Member, Network, body};
+use crate::parts::Linear;
+use crate::quant::{self, Mode, Quantiser};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Weights};
+use std::sync::{Arc, Mutex, PoisonError};
+
+struct Q8Bert {
+    network: Network,
+    /// By the name of their module.
+    quantisers: Vec<(String, Arc<Quantiser>)>,
+    /// By the name of the parameter.
+    integers: Vec<(String, Ints)>,
+    /// One forward pass at a time: ranges are a state.
+    turn: Mutex<()>,
+}
+
+pub(crate) fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    for key in ["activation_bits", "weight_bits"] {
+        config.only(key, 8)?;
+    }
+    config.only("quantize_classifier", false)?;
+    let decay = config.number_or("ema_decay", 0.9)?;
+    let tables_too = config.flag_or("quantize_embeddings", true)?;
+    let requantised = requantised(config)?;
+    let mut network = Network::read(traits, config, weights)?;
+    if network.classifier.is_none() {
+        return Err(Error::input("tensor \"classifier.weight\" is absent from the weights"));
+    }
+    let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
+    let prefix = traits.names.prefix;
+    if tables_too {
+        let body = body(traits, weights);
+        for name in [traits.names.word, traits.names.position, traits.names.token_type] {
+            let shape = body.shape(name)?.to_vec();
+            let table = body.tensor(name, &shape)?;
+            integers.push((format!("{prefix}{name}"), quant::integers(&table)));
+        }
+        network.embeddings = network.embeddings.map_tables(quant::quantised);
+    }
+    each_map(&mut network, |name, map| {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let quantiser = Quantiser::new(decay, requantised.iter().any(|r| r == last));
+        let quantiser = Arc::new(quantiser);
+        integers.push((format!("{prefix}{name}.weight"), quant::integers(map.weight())));
+        quantisers.push((format!("{prefix}{name}"), quantiser.clone()));
+        *map = map.clone().quantised(quantiser);
+    });
+    Ok(Box::new(Q8Bert { network, quantisers, integers, turn: Mutex::default() }))
+}
+
+/// The maps whose outputs are quantised too.
+fn requantised(config: &Config) -> Result<Vec<String>> {
+    let Some(list) = config.get("requantize_output") else { return Ok(Vec::new()) };
+    let name = |v: &serde_json::Value| v.as_str().map(str::to_owned);
+    let names = list.as_array().and_then(|list| list.iter().map(name).collect());
+    let bad = || Error::invalid("config: requantize_output", list, "must be a list of names");
+    names.ok_or_else(bad)
+}
+
+/// Every map but the classifier, by its name.
+fn each_map(network: &mut Network, mut f: impl FnMut(&str, &mut Linear)) {
+    let names = network.traits.names;
+    for (i, block) in network.stack.blocks.iter_mut().enumerate() {
+        let layer = names.layer.replace("{}", &i.to_string());
+        let attention = &mut block.attention.inner;
+        if let Projection::Separate(maps) = &mut attention.projection {
+            for (map, name) in maps.iter_mut().zip([names.query, names.key, names.value]) {
+                f(&format!("{layer}{name}"), map);
+            }
+        }
+        f(&format!("{layer}{}", names.out), &mut attention.out);
+        for feed in &mut block.feed {
+            f(&format!("{layer}{}", names.up), &mut feed.inner.up);
+            f(&format!("{layer}{}", names.down), &mut feed.inner.down);
+        }
+    }
+    if let Some(pooler) = network.pooler_map() {
+        f("pooler.dense", pooler);
+    }
+}
+
+impl Member for Q8Bert {
+    /// Training steps `step0.`, `step1.`, … set and update the ranges, `eval.` computes with them.
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.quantisers.iter().for_each(|(_, q)| q.reset());
+        if !inputs.has("step0.input_ids") {
+            let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
+            return Err(Error::input(message));
+        }
+        let mut out = Outputs::default();
+        let steps = (0..).map(|i| format!("step{i}."));
+        for step in steps.take_while(|s| inputs.has(&format!("{s}input_ids"))) {
+            out.absorb(&step, self.network.forward(&inputs.under(&step), device)?);
+        }
+        if inputs.has("eval.input_ids") {
+            self.quantisers.iter().for_each(|(_, q)| q.set_mode(Mode::Infer));
+            out.absorb("eval.", self.network.forward(&inputs.under("eval."), device)?);
+        }
+        for (name, quantiser) in &self.quantisers {
+            for (range, end) in quantiser.ranges().into_iter().zip(["input", "output"]) {
+                if let Some(range) = range {
+                    out.put_scalar(format!("range.{name}.{end}_thresh"), range);
+                }
+            }
+        }
+        self.integers.iter().for_each(|(name, x)| out.put_ints(format!("int8.{name}"), x.clone()));
+        Ok(out)
+    }
+}

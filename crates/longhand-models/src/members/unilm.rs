@@ -1,0 +1,62 @@
+//! UniLM: one BERT, and the mask decides what it is.
+
+use crate::attention::Mask;
+use crate::block::Seen;
+use crate::family::Traits;
+use crate::network::{Member, Network};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+struct Unilm(Network);
+
+pub(crate) fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    config.ignore(&["unilm_modes"]);
+    Ok(Box::new(Unilm(Network::read(traits, config, weights)?)))
+}
+
+impl Member for Unilm {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let allowed = allowed(inputs)?;
+        let hidden = |&a: &i32| if a == 1 { 0.0 } else { f32::NEG_INFINITY };
+        let [batch, length, _] = allowed.shape[..] else { unreachable!("made just above") };
+        let bias = allowed.data.iter().map(hidden).collect();
+        let bias = Tensor::new(&[batch, 1, length, length], bias);
+        let seen = Seen::new(device, Mask { bias: Some(&bias), ..Mask::default() });
+        let states = self.0.states_under(inputs, &seen)?;
+        let mut out = self.0.heads(&states, inputs)?;
+        out.put_ints("attention_mask", allowed);
+        Ok(out)
+    }
+}
+
+/// `[batch, query, key]`, 1 where the key is seen, from each row's `mode`, length and source length.
+fn allowed(inputs: &Inputs) -> Result<Ints> {
+    let [batch, length] = inputs.ints("input_ids")?.matrix("input_ids")?;
+    let modes = inputs.ints_shaped("mode", &[batch])?.indices("mode", 4)?;
+    let lengths = inputs.ints_shaped("lengths", &[batch])?.indices("lengths", length + 1)?;
+    let sources = inputs.ints_shaped("source_lengths", &[batch])?;
+    let sources = sources.indices("source_lengths", length + 1)?;
+    let mut data = Vec::with_capacity(batch * length * length);
+    for b in 0..batch {
+        let (n, s) = (lengths[b], sources[b]);
+        for i in 0..length {
+            for j in 0..length {
+                let seen = match modes[b] {
+                    0 => true,
+                    1 => j <= i,
+                    2 => j >= i,
+                    _ if i < s => j < s,
+                    _ => j <= i,
+                };
+                data.push(i32::from(seen && i < n && j < n));
+            }
+        }
+    }
+    if batch == 0 {
+        return Err(Error::invalid("the batch", 0, "must be positive"));
+    }
+    Ok(Ints::new(&[batch, length, length], data))
+}

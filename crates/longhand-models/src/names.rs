@@ -1,0 +1,227 @@
+//! What configs call the sizes and checkpoints the parameters of the same things.
+
+/// The options that hold a model's sizes.
+pub struct Keys {
+    /// Width of the states.
+    pub hidden: &'static str,
+    /// Blocks.
+    pub layers: &'static str,
+    /// Heads of a block.
+    pub heads: &'static str,
+    /// Width inside the feed-forward.
+    pub inner: &'static str,
+    /// Rows of the position table.
+    pub positions: &'static str,
+    /// The activation, and what it is where the option is absent.
+    pub activation: (&'static str, &'static str),
+    /// What they call `gelu` is the tanh form.
+    pub gelu_is_tanh: bool,
+    /// The norms' epsilon, and what it is where the option is absent.
+    pub eps: (&'static str, f64),
+}
+
+pub(crate) const BERT_KEYS: Keys = Keys {
+    hidden: "hidden_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    inner: "intermediate_size",
+    positions: "max_position_embeddings",
+    activation: ("hidden_act", "gelu"),
+    gelu_is_tanh: false,
+    eps: ("layer_norm_eps", 1e-12),
+};
+
+pub(crate) const DISTIL_KEYS: Keys = Keys {
+    hidden: "dim",
+    layers: "n_layers",
+    heads: "n_heads",
+    inner: "hidden_dim",
+    positions: "max_position_embeddings",
+    activation: ("activation", "gelu"),
+    gelu_is_tanh: false,
+    // Fixed in this family: no such option.
+    eps: ("", 1e-12),
+};
+
+pub(crate) const GPT1_KEYS: Keys =
+    Keys { activation: ("afn", "gelu"), gelu_is_tanh: true, ..GPT2_KEYS };
+
+pub(crate) const GPT2_KEYS: Keys = Keys {
+    hidden: "n_embd",
+    layers: "n_layer",
+    heads: "n_head",
+    inner: "n_inner",
+    positions: "n_positions",
+    activation: ("activation_function", "gelu_new"),
+    gelu_is_tanh: false,
+    eps: ("layer_norm_epsilon", 1e-5),
+};
+
+/// The parameters. Those of `body` stand under `prefix` (or, in a file of the body alone, under
+/// nothing); those of a block under `layer`, whose `{}` is its number.
+pub struct Names {
+    /// Before the body's parameters.
+    pub prefix: &'static str,
+    /// The table of words, and those of positions and token types.
+    pub word: &'static str,
+    /// Positions.
+    pub position: &'static str,
+    /// Token types.
+    pub token_type: &'static str,
+    /// The norm after the embeddings.
+    pub embedding_norm: &'static str,
+    /// From the width of the tables to that of the states.
+    pub embedding_map: &'static str,
+    /// Before a block's parameters.
+    pub layer: &'static str,
+    /// The projection of queries, or of all three.
+    pub query: &'static str,
+    /// Of keys.
+    pub key: &'static str,
+    /// Of values.
+    pub value: &'static str,
+    /// Out of the heads.
+    pub out: &'static str,
+    /// The attention's norm.
+    pub attention_norm: &'static str,
+    /// Into the feed-forward.
+    pub up: &'static str,
+    /// Out of it.
+    pub down: &'static str,
+    /// Its norm.
+    pub feed_norm: &'static str,
+    /// The norm after the last block, where norms stand in front.
+    pub final_norm: &'static str,
+    /// The head over the vocabulary (not under the prefix): its map, norm, bias and, where it is
+    /// not tied, its matrix.
+    pub head_map: &'static str,
+    /// The head's norm.
+    pub head_norm: &'static str,
+    /// The logits' bias.
+    pub head_bias: &'static str,
+    /// The matrix of a head that is not tied, with `.weight`.
+    pub head_decoder: &'static str,
+}
+
+pub(crate) const BERT_NAMES: Names = Names {
+    prefix: "bert.",
+    word: "embeddings.word_embeddings.weight",
+    position: "embeddings.position_embeddings.weight",
+    token_type: "embeddings.token_type_embeddings.weight",
+    embedding_norm: "embeddings.LayerNorm",
+    embedding_map: "",
+    layer: "encoder.layer.{}.",
+    query: "attention.self.query",
+    key: "attention.self.key",
+    value: "attention.self.value",
+    out: "attention.output.dense",
+    attention_norm: "attention.output.LayerNorm",
+    up: "intermediate.dense",
+    down: "output.dense",
+    feed_norm: "output.LayerNorm",
+    final_norm: "",
+    head_map: "cls.predictions.transform.dense",
+    head_norm: "cls.predictions.transform.LayerNorm",
+    head_bias: "cls.predictions.bias",
+    head_decoder: "cls.predictions.decoder",
+};
+
+pub(crate) const ERNIE_NAMES: Names = Names { prefix: "ernie.", ..BERT_NAMES };
+
+pub(crate) const MOBILE_NAMES: Names = Names { prefix: "mobilebert.", ..BERT_NAMES };
+
+pub(crate) const ROBERTA_NAMES: Names = Names {
+    prefix: "roberta.",
+    head_map: "lm_head.dense",
+    head_norm: "lm_head.layer_norm",
+    head_bias: "lm_head.bias",
+    head_decoder: "lm_head.decoder",
+    ..BERT_NAMES
+};
+
+pub(crate) const ELECTRA_NAMES: Names = Names {
+    prefix: "electra.",
+    embedding_map: "embeddings_project",
+    head_map: "generator_predictions.dense",
+    head_norm: "generator_predictions.LayerNorm",
+    head_bias: "generator_lm_head.bias",
+    head_decoder: "generator_lm_head",
+    ..BERT_NAMES
+};
+
+pub(crate) const MEGATRON_BERT_NAMES: Names = Names {
+    attention_norm: "attention.ln",
+    feed_norm: "ln",
+    final_norm: "encoder.ln",
+    ..BERT_NAMES
+};
+
+pub(crate) const ALBERT_NAMES: Names = Names {
+    prefix: "albert.",
+    embedding_map: "encoder.embedding_hidden_mapping_in",
+    layer: "encoder.albert_layer_groups.{}.albert_layers.{}.",
+    query: "attention.query",
+    key: "attention.key",
+    value: "attention.value",
+    out: "attention.dense",
+    attention_norm: "attention.LayerNorm",
+    up: "ffn",
+    down: "ffn_output",
+    feed_norm: "full_layer_layer_norm",
+    head_map: "predictions.dense",
+    head_norm: "predictions.LayerNorm",
+    head_bias: "predictions.bias",
+    head_decoder: "predictions.decoder",
+    ..BERT_NAMES
+};
+
+pub(crate) const DISTIL_NAMES: Names = Names {
+    prefix: "distilbert.",
+    layer: "transformer.layer.{}.",
+    query: "attention.q_lin",
+    key: "attention.k_lin",
+    value: "attention.v_lin",
+    out: "attention.out_lin",
+    attention_norm: "sa_layer_norm",
+    up: "ffn.lin1",
+    down: "ffn.lin2",
+    feed_norm: "output_layer_norm",
+    head_map: "vocab_transform",
+    head_norm: "vocab_layer_norm",
+    head_bias: "vocab_projector.bias",
+    head_decoder: "vocab_projector",
+    ..BERT_NAMES
+};
+
+pub(crate) const GPT_NAMES: Names = Names {
+    prefix: "transformer.",
+    word: "tokens_embed.weight",
+    position: "positions_embed.weight",
+    layer: "h.{}.",
+    query: "attn.c_attn",
+    out: "attn.c_proj",
+    attention_norm: "ln_1",
+    up: "mlp.c_fc",
+    down: "mlp.c_proj",
+    feed_norm: "ln_2",
+    head_decoder: "lm_head",
+    ..BERT_NAMES
+};
+
+pub(crate) const GPT2_NAMES: Names =
+    Names { word: "wte.weight", position: "wpe.weight", final_norm: "ln_f", ..GPT_NAMES };
+
+pub(crate) const MEGATRON_NAMES: Names = Names {
+    prefix: "",
+    word: "embedding.word_embeddings.weight",
+    position: "embedding.position_embeddings.weight",
+    layer: "transformer.layers.{}.",
+    query: "attention.query_key_value",
+    out: "attention.dense",
+    attention_norm: "input_layernorm",
+    up: "mlp.dense_h_to_4h",
+    down: "mlp.dense_4h_to_h",
+    feed_norm: "post_attention_layernorm",
+    final_norm: "transformer.final_layernorm",
+    ..GPT2_NAMES
+};

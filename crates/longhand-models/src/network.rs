@@ -1,0 +1,276 @@
+//! A network of one row: embeddings, blocks, heads. Members that are nothing else are read here;
+//! the others hold one or two of them.
+
+use crate::attention::Mask;
+use crate::block::Seen;
+use crate::family::Traits;
+use crate::heads::{Vocabulary, first_positions};
+use crate::ops::{self, Activation};
+use crate::parts::Linear;
+use crate::stack::{Embeddings, Sizes, Stack};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+/// A model: inputs by name in, results by name out.
+pub trait Member: Send + Sync {
+    /// Every result that the inputs allow: losses need labels.
+    ///
+    /// # Errors
+    ///
+    /// If an input is absent, misshapen or out of range.
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs>;
+
+    /// The last states `[batch, length, hidden]` of `input_ids` under `attention_mask`, no head run.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward), and if the model has no such states.
+    fn encode(&self, _inputs: &Inputs, _device: &Device) -> Result<Tensor> {
+        Err(Error::Declined("this model gives no states of tokens".to_owned()))
+    }
+}
+
+/// What is made of the first position's state.
+pub enum Pooler {
+    /// `tanh` of a map.
+    Tanh(Linear),
+    /// Nothing.
+    First,
+}
+
+/// Embeddings, blocks and the heads that the weights hold.
+pub struct Network {
+    /// Its row of the table.
+    pub traits: &'static Traits,
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// Its tables.
+    pub embeddings: Embeddings,
+    /// Its blocks.
+    pub stack: Stack,
+    /// Logits over the vocabulary.
+    pub head: Option<Vocabulary>,
+    /// What is made of the first position.
+    pub pooler: Option<Pooler>,
+    /// A judgement of the pair.
+    pub pair: Option<Linear>,
+    /// Classes of the whole input.
+    pub classifier: Option<Linear>,
+}
+
+/// Reads a member that is one network.
+///
+/// # Errors
+///
+/// If the config or the weights are not those of its row.
+pub fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    Ok(Box::new(Network::read(traits, config, weights)?))
+}
+
+impl Network {
+    /// Reads a network, all its options and parameters.
+    ///
+    /// # Errors
+    ///
+    /// If the config or the weights are not those of its row.
+    pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
+        let sizes = Sizes::read(traits, config)?;
+        let body = body(traits, weights);
+        let mut embeddings = Embeddings::read(traits, &sizes, &body, &body)?;
+        if traits.task_types && config.flag_or("use_task_id", false)? {
+            let tasks = config.size_or("task_type_vocab_size", 3)?;
+            let name = "embeddings.task_type_embeddings.weight";
+            embeddings = embeddings.with_tasks(body.tensor(name, &[tasks, sizes.hidden])?);
+        }
+        let stack = Stack::read(traits, &sizes, config, &body)?;
+        Network::with_heads(traits, sizes, embeddings, stack, config, weights)
+    }
+
+    /// Adds the heads that the weights hold.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter of one is absent or misshapen.
+    pub fn with_heads(
+        traits: &'static Traits,
+        sizes: Sizes,
+        embeddings: Embeddings,
+        stack: Stack,
+        config: &Config,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let hidden = sizes.hidden;
+        let body = body(traits, weights);
+        let has_head = Vocabulary::is_in(traits, weights);
+        let head = has_head
+            .then(|| Vocabulary::read(traits, &sizes, weights, embeddings.word()))
+            .transpose()?;
+        let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
+        // Its classes are as many as the weights say: two, or with the previous sentence three.
+        let pair = pair.map(|pair| {
+            config.ignore(&["shuffle_span"]);
+            let classes = config.size_or("sentence_classes", 2)?;
+            Linear::read(weights, pair.name, hidden, classes)
+        });
+        let pair = pair.transpose()?;
+        let classifier = weights.has_any("classifier.").then(|| {
+            let classes = match config.optional_size("num_labels")? {
+                Some(n) => n,
+                None => weights.shape("classifier.weight")?.first().copied().unwrap_or(0),
+            };
+            config.only("problem_type", "single_label_classification")?;
+            Linear::read(weights, "classifier", hidden, classes)
+        });
+        let classifier = classifier.transpose()?;
+        let needed = pair.is_some() || classifier.is_some();
+        let pooler = match traits.pooler {
+            Some(spec) if spec.option.is_some_and(|key| config.flag_or(key, true) == Ok(false)) => {
+                Some(Pooler::First)
+            }
+            Some(spec) if needed || body.has_any(&format!("{}.", spec.name)) => {
+                Some(Pooler::Tanh(Linear::read(&body, spec.name, hidden, hidden)?))
+            }
+            _ => None,
+        };
+        config.ignore(&["num_labels", "mode"]);
+        Ok(Network { traits, sizes, embeddings, stack, head, pooler, pair, classifier })
+    }
+
+    /// All states, under the mask that `attention_mask` gives (all positions where there is none).
+    ///
+    /// # Errors
+    ///
+    /// If an input is absent, misshapen or out of range.
+    pub fn states(&self, inputs: &Inputs, device: &Device) -> Result<Vec<Tensor>> {
+        let valid = key_valid(inputs)?;
+        let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+        self.states_under(inputs, &Seen::new(device, mask))
+    }
+
+    /// All states, under a given mask.
+    ///
+    /// # Errors
+    ///
+    /// If an input is absent, misshapen or out of range.
+    pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
+        self.stack.run(self.embeddings.run(inputs)?, seen)
+    }
+
+    /// What the pooler makes of the first positions, if there is one.
+    pub fn pooled(&self, last: &Tensor) -> Option<Tensor> {
+        let first = first_positions(last);
+        Some(match self.pooler.as_ref()? {
+            Pooler::Tanh(map) => Activation::Tanh.apply(map.run(&first)),
+            Pooler::First => first,
+        })
+    }
+
+    /// The pooler's map, if it has one.
+    pub fn pooler_map(&mut self) -> Option<&mut Linear> {
+        match &mut self.pooler {
+            Some(Pooler::Tanh(map)) => Some(map),
+            _ => None,
+        }
+    }
+
+    /// What the heads make of the states, losses too where labels are given.
+    ///
+    /// # Errors
+    ///
+    /// If labels are misshapen or out of range.
+    pub fn heads(&self, states: &[Tensor], inputs: &Inputs) -> Result<Outputs> {
+        let mut out = Outputs::default();
+        out.put_hidden_states("", states);
+        let last = &states[states.len() - 1];
+        let mut losses = Vec::new();
+        if let Some(head) = &self.head {
+            let logits = head.run(last);
+            if let Some(labels) = inputs.optional_ints("labels", &last.shape()[..2])? {
+                losses.push(("token_loss", self.token_loss(&logits, labels)?));
+            }
+            out.put(self.traits.head.output, logits);
+        }
+        let pooled = self.pooled(last);
+        if let (Some(pair), Some(map), Some(pooled)) = (self.traits.pair, &self.pair, &pooled) {
+            let logits = map.run(pooled);
+            if let Some(labels) = inputs.optional_ints(pair.labels, &logits.shape()[..1])? {
+                losses.push(("sentence_loss", classes_loss(&logits, labels, pair.labels)?));
+            }
+            out.put(pair.output, logits);
+        }
+        if let (Some(map), Some(pooled)) = (&self.classifier, &pooled) {
+            let logits = map.run(pooled);
+            if let Some(labels) = inputs.optional_ints("labels", &logits.shape()[..1])? {
+                losses.push(("class_loss", classes_loss(&logits, labels, "labels")?));
+            }
+            out.put("logits", logits);
+        }
+        if let Some(pooled) = pooled {
+            out.put("pooler_output", pooled);
+        }
+        if !losses.is_empty() {
+            out.put_scalar("loss", losses.iter().map(|(_, loss)| loss).sum());
+        }
+        losses.into_iter().for_each(|(name, loss)| out.put_scalar(name, loss));
+        Ok(out)
+    }
+
+    /// The mean over scored positions; of a causal model, each position's label is the next token.
+    fn token_loss(&self, logits: &Tensor, labels: &Ints) -> Result<f64> {
+        let mut labels = labels.clone();
+        if self.traits.causal {
+            for row in labels.data.chunks_mut(labels.shape[1].max(1)) {
+                row.rotate_left(1);
+                row.iter_mut().last().into_iter().for_each(|last| *last = -100);
+            }
+        }
+        let scored = ops::scored_rows(logits, &labels, "labels")?;
+        Ok(ops::cross_entropy(logits, &scored))
+    }
+}
+
+impl Member for Network {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        self.heads(&self.states(inputs, device)?, inputs)
+    }
+
+    fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
+        let states = self.states(inputs, device)?.pop();
+        states.ok_or_else(|| Error::input("the model has no states"))
+    }
+}
+
+/// The body's parameters: under the row's prefix, or bare in a file that holds nothing else.
+pub fn body(traits: &Traits, weights: &Weights) -> Weights {
+    match weights.has_any(traits.names.prefix) || !weights.has(traits.names.word) {
+        true => weights.under(traits.names.prefix),
+        false => weights.clone(),
+    }
+}
+
+/// `attention_mask` as bytes, if it is given.
+///
+/// # Errors
+///
+/// If its shape is not that of `input_ids`, or it holds something other than 0 and 1.
+pub fn key_valid(inputs: &Inputs) -> Result<Option<Vec<u8>>> {
+    let shape = &inputs.ints("input_ids")?.shape;
+    let Some(mask) = inputs.optional_ints("attention_mask", shape)? else { return Ok(None) };
+    if let Some(bad) = mask.data.iter().find(|&&x| x != 0 && x != 1) {
+        return Err(Error::invalid("attention_mask", bad, "must hold 0 or 1"));
+    }
+    Ok(Some(mask.data.iter().map(|&x| x as u8).collect()))
+}
+
+/// Cross entropy over classes of whole inputs.
+pub(crate) fn classes_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result<f64> {
+    if logits.width() < 2 {
+        let message = "a loss over one class: regression is not supported";
+        return Err(Error::Declined(message.to_owned()));
+    }
+    let scored = ops::scored_rows(logits, labels, name)?;
+    Ok(ops::cross_entropy(logits, &scored))
+}

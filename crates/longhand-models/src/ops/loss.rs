@@ -1,0 +1,91 @@
+//! Losses: numbers, summed in f64.
+
+use super::softmax::log_sum_exp;
+use crate::{Error, Ints, Result, Tensor};
+
+/// The label of a row that is not scored.
+const IGNORED: i32 = -100;
+
+/// The rows that a loss counts, each with its label.
+///
+/// # Errors
+///
+/// If there are not as many labels as rows, or one is neither −100 nor below the width.
+pub fn scored_rows(logits: &Tensor, labels: &Ints, name: &str) -> Result<Vec<(usize, usize)>> {
+    if labels.data.len() != logits.rows() {
+        let rule = format!("must hold {} labels", logits.rows());
+        return Err(Error::invalid(name, format!("{:?}", labels.shape), rule));
+    }
+    let scored = labels.data.iter().enumerate().filter(|&(_, &label)| label != IGNORED);
+    let label = |(row, &label): (usize, &i32)| match usize::try_from(label) {
+        Ok(label) if label < logits.width() => Ok((row, label)),
+        _ => {
+            let rule = format!("must be -100 or below {}", logits.width());
+            Err(Error::invalid(format!("{name}[{row}]"), label, rule))
+        }
+    };
+    scored.map(label).collect()
+}
+
+/// The mean of `−log softmax(logits)[label]` over scored rows; NaN if there is none, as the
+/// reference has it. Gradient to the logits: `(softmax − one-hot) / scored`.
+pub fn cross_entropy(logits: &Tensor, scored: &[(usize, usize)]) -> f64 {
+    let nll = |&(row, label): &(usize, usize)| {
+        let row = logits.row(row);
+        log_sum_exp(row) - f64::from(row[label])
+    };
+    scored.iter().map(nll).sum::<f64>() / scored.len() as f64
+}
+
+/// `Σ −softmax(target/T) · log softmax(logits/T)` of each of `rows`, summed. Gradient to the logits:
+/// `(softmax(logits/T) − softmax(target/T)) / T`.
+pub fn soft_cross_entropy(
+    logits: &Tensor,
+    target: &Tensor,
+    temperature: f64,
+    rows: impl Iterator<Item = usize>,
+) -> f64 {
+    let scaled = |x: &[f32]| -> Vec<f32> {
+        x.iter().map(|&x| (f64::from(x) / temperature) as f32).collect()
+    };
+    rows.map(|row| {
+        let (student, teacher) = (scaled(logits.row(row)), scaled(target.row(row)));
+        let (lse_s, lse_t) = (log_sum_exp(&student), log_sum_exp(&teacher));
+        let terms = student
+            .iter()
+            .zip(&teacher)
+            .map(|(&s, &t)| -(f64::from(t) - lse_t).exp() * (f64::from(s) - lse_s));
+        terms.sum::<f64>()
+    })
+    .sum()
+}
+
+/// `−y log σ(x) − (1 − y) log σ(−x)`. Gradient: `σ(x) − y`.
+pub fn binary_cross_entropy(logit: f32, label: bool) -> f64 {
+    let x = f64::from(logit);
+    x.max(0.0) - if label { x } else { 0.0 } + (-x.abs()).exp().ln_1p()
+}
+
+/// The mean of `(a − b)²`. Gradient to `a`: `2(a − b)/n`.
+pub fn mse(a: &Tensor, b: &Tensor) -> f64 {
+    mean(a, b, |d| d * d)
+}
+
+/// The mean of `|a − b|`. Gradient to `a`: `sign(a − b)/n`.
+pub fn l1(a: &Tensor, b: &Tensor) -> f64 {
+    mean(a, b, f64::abs)
+}
+
+fn mean(a: &Tensor, b: &Tensor, f: impl Fn(f64) -> f64) -> f64 {
+    assert_eq!(a.shape(), b.shape(), "elementwise");
+    let pairs = a.data().iter().zip(b.data());
+    pairs.map(|(&a, &b)| f(f64::from(a) - f64::from(b))).sum::<f64>() / a.data().len() as f64
+}
+
+/// `a·b / (|a| |b|)`. Gradient to `a`: `(b/|b| − cos · a/|a|) / |a|`.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt()).max(1e-8)
+}

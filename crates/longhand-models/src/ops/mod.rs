@@ -1,0 +1,87 @@
+//! The operations that models are made of, attention apart: plain functions of tensors.
+//!
+//! Each says what its gradient is. The gradient's function will stand beside it and be called from
+//! a trace that the tensors carry; no operation keeps anything else.
+
+mod activation;
+mod loss;
+mod norm;
+mod product;
+mod rows;
+mod softmax;
+
+pub use activation::Activation;
+pub use loss::{
+    binary_cross_entropy, cosine, cross_entropy, l1, mse, scored_rows, soft_cross_entropy,
+};
+pub use norm::{affine, layer_norm, rms_norm};
+pub use product::{Matrix, linear, matmul};
+pub use rows::{concat_last, gather, select_rows, shift_rows, split_fused, split_last};
+pub use softmax::{log_softmax, softmax};
+
+use crate::Tensor;
+use rayon::prelude::*;
+
+/// Rows that one task takes: about 16 k elements, so that small tensors stay on one thread.
+fn rows_of_task(width: usize) -> usize {
+    (1 << 14) / width.max(1) + 1
+}
+
+/// `f` of every row of `x`, in place, on the threads of the pool.
+fn each_row(mut x: Tensor, f: impl Fn(&mut [f32]) + Sync) -> Tensor {
+    let width = x.width();
+    if width > 0 {
+        let task = width * rows_of_task(width);
+        x.data_mut()
+            .par_chunks_mut(task)
+            .for_each(|rows| rows.chunks_exact_mut(width).for_each(&f));
+    }
+    x
+}
+
+/// `f` of every element of `x`, in place, on the threads of the pool. Gradient: of `f`, times what
+/// comes in.
+pub fn map(mut x: Tensor, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
+    x.data_mut().par_chunks_mut(1 << 14).for_each(|part| part.iter_mut().for_each(|x| *x = f(*x)));
+    x
+}
+
+/// `a + b`, elementwise. Gradient: passes to both.
+///
+/// # Panics
+///
+/// If the shapes differ.
+pub fn add(a: Tensor, b: &Tensor) -> Tensor {
+    zip(a, b, |a, b| a + b)
+}
+
+/// `a · b`, elementwise. Gradient: to each, times the other.
+///
+/// # Panics
+///
+/// If the shapes differ.
+pub fn multiply(a: Tensor, b: &Tensor) -> Tensor {
+    zip(a, b, |a, b| a * b)
+}
+
+/// `c · x`. Gradient: times `c`.
+pub fn scale(x: Tensor, c: f32) -> Tensor {
+    map(x, |x| c * x)
+}
+
+/// `x + row` for every row of `x`. Gradient: passes to `x`, summed over the rows to `row`.
+///
+/// # Panics
+///
+/// If `row` is not as long as a row of `x`.
+pub fn add_row(x: Tensor, row: &[f32]) -> Tensor {
+    assert_eq!(x.width(), row.len(), "a row to every row");
+    each_row(x, |x| x.iter_mut().zip(row).for_each(|(x, r)| *x += r))
+}
+
+fn zip(mut a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Tensor {
+    assert_eq!(a.shape(), b.shape(), "elementwise");
+    let parts = a.data_mut().par_chunks_mut(1 << 14).zip(b.data().par_chunks(1 << 14));
+    parts.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b)));
+    a
+}

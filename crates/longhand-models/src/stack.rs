@@ -1,0 +1,409 @@
+//! Embeddings and blocks: the body that most members share, built from a row of the table.
+
+use crate::attention::Heads;
+use crate::block::{Adapter, Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
+use crate::family::{Factorised, Positions, Projections, Sharing, Traits};
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm};
+use crate::{Config, Error, Inputs, Ints, Result, Tensor, Weights};
+
+/// A model's sizes, from its config.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// Width of the states.
+    pub hidden: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Heads of a block.
+    pub heads: usize,
+    /// Width inside the feed-forward.
+    pub inner: usize,
+    /// Rows of the word table.
+    pub vocab: usize,
+    /// Rows of the position table.
+    pub positions: usize,
+    /// Rows of the table of token types.
+    pub types: usize,
+    /// Width of the tables.
+    pub embedding: usize,
+    /// Between the maps of the feed-forward.
+    pub activation: Activation,
+    /// The norms' epsilon.
+    pub eps: f64,
+    /// The padding's id.
+    pub pad: usize,
+    /// The head's matrix is the word table.
+    pub tied: bool,
+}
+
+impl Sizes {
+    /// Reads what every row of the table has.
+    ///
+    /// # Errors
+    ///
+    /// If a size is absent or has no meaning, or an option asks for what nobody supports.
+    pub fn read(traits: &Traits, config: &Config) -> Result<Self> {
+        let keys = traits.keys;
+        let hidden = config.positive(keys.hidden)?;
+        let heads = config.positive(keys.heads)?;
+        if !hidden.is_multiple_of(heads) {
+            let rule = format!("must be a multiple of {} = {heads}", keys.heads);
+            return Err(Error::invalid(format!("config: {}", keys.hidden), hidden, rule));
+        }
+        config.only("is_decoder", false)?;
+        config.only("is_encoder_decoder", false)?;
+        config.only("add_cross_attention", false)?;
+        config.only("position_embedding_type", "absolute")?;
+        config.only("chunk_size_feed_forward", 0)?;
+        config.only("pruned_heads", serde_json::json!({}))?;
+        let (activation, default) = keys.activation;
+        Ok(Sizes {
+            hidden,
+            heads,
+            layers: config.size(keys.layers)?,
+            inner: match config.optional_size(keys.inner)? {
+                Some(n) => n,
+                None => 4 * hidden,
+            },
+            vocab: config.positive("vocab_size")?,
+            positions: config.positive(keys.positions)?,
+            types: if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 },
+            embedding: match traits.factorised {
+                Factorised::No => hidden,
+                _ => config.positive("embedding_size")?,
+            },
+            activation: match Activation::named(&config.text_or(activation, default)?)? {
+                Activation::Gelu if keys.gelu_is_tanh => Activation::GeluTanh,
+                other => other,
+            },
+            eps: config.number_or(keys.eps.0, keys.eps.1)?,
+            pad: config.size_or("pad_token_id", 0)?,
+            tied: config.flag_or("tie_word_embeddings", true)?,
+        })
+    }
+}
+
+/// The tables, what is added to them, and what follows.
+pub struct Embeddings {
+    word: Tensor,
+    position: Tensor,
+    token_type: Option<Tensor>,
+    tasks: Option<Tensor>,
+    widen: Option<(Linear, bool)>,
+    norm: Option<Norm>,
+    map: Option<Linear>,
+    positions: Positions,
+    pad: usize,
+}
+
+impl Embeddings {
+    /// Reads the tables of a row, which may stand in another place than the rest: two networks can
+    /// share them.
+    ///
+    /// # Errors
+    ///
+    /// If one is absent or misshapen.
+    pub fn read(
+        traits: &Traits,
+        sizes: &Sizes,
+        tables: &Weights,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let (names, width) = (traits.names, sizes.embedding);
+        let norm = || Norm::read(weights, names.embedding_norm, width, traits.norm, sizes.eps);
+        let norm = traits.embedding_norm.then(norm).transpose()?;
+        let mapped = match traits.factorised {
+            Factorised::No => false,
+            Factorised::IfNarrower => width != sizes.hidden,
+            Factorised::Always => true,
+        };
+        let map = || Linear::read(weights, names.embedding_map, width, sizes.hidden);
+        let map = mapped.then(map).transpose()?;
+        let word = tables.tensor(names.word, &[sizes.vocab, width])?;
+        Ok(Embeddings { map, ..Embeddings::read_beside(traits, sizes, tables, word, norm)? })
+    }
+
+    /// Reads what is added to words of `word`, and puts a norm after the sum.
+    ///
+    /// # Errors
+    ///
+    /// If a table is absent or misshapen.
+    pub fn read_beside(
+        traits: &Traits,
+        sizes: &Sizes,
+        tables: &Weights,
+        word: Tensor,
+        norm: Option<Norm>,
+    ) -> Result<Self> {
+        let (names, width) = (traits.names, sizes.embedding);
+        let token_type = || tables.tensor(names.token_type, &[sizes.types, width]);
+        Ok(Embeddings {
+            word,
+            position: tables.tensor(names.position, &[sizes.positions, width])?,
+            token_type: (sizes.types > 0).then(token_type).transpose()?,
+            tasks: None,
+            widen: None,
+            norm,
+            map: None,
+            positions: traits.positions,
+            pad: sizes.pad,
+        })
+    }
+
+    /// With words widened by a map, over each one alone or with its two neighbours.
+    pub fn with_widening(self, map: Linear, trigram: bool) -> Self {
+        Embeddings { widen: Some((map, trigram)), ..self }
+    }
+
+    /// With a table of tasks, looked up by `task_type_ids` (all 0 where there are none).
+    pub fn with_tasks(self, table: Tensor) -> Self {
+        Embeddings { tasks: Some(table), ..self }
+    }
+
+    /// The same with every table changed.
+    pub fn map_tables(self, f: impl Fn(&Tensor) -> Tensor) -> Self {
+        Embeddings {
+            word: f(&self.word),
+            position: f(&self.position),
+            token_type: self.token_type.as_ref().map(f),
+            ..self
+        }
+    }
+
+    /// The word table: heads are tied to it.
+    pub fn word(&self) -> &Tensor {
+        &self.word
+    }
+
+    /// The vectors of `input_ids`, with `token_type_ids` (all 0 where there are none).
+    ///
+    /// # Errors
+    ///
+    /// If an id is outside its table, or the sequence longer than the positions.
+    pub fn run(&self, inputs: &Inputs) -> Result<Tensor> {
+        let ids = inputs.ints("input_ids")?;
+        let [batch, length] = ids.matrix("input_ids")?;
+        let words = ids.indices("input_ids", self.word.rows())?;
+        let mut x = ops::gather(&self.word, &words, &ids.shape);
+        if let Some((map, trigram)) = &self.widen {
+            if *trigram {
+                let (next, last) = (ops::shift_rows(&x, 1), ops::shift_rows(&x, -1));
+                x = ops::concat_last(&[&next, &x, &last]);
+            }
+            x = map.run(&x);
+        }
+        let rows = self.position_rows(ids, batch, length)?;
+        x = ops::add(x, &ops::gather(&self.position, &rows, &ids.shape));
+        let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
+        for (table, name) in tables {
+            let Some(table) = table else { continue };
+            let rows = match inputs.optional_ints(name, &ids.shape)? {
+                Some(types) => types.indices(name, table.rows())?,
+                None => vec![0; batch * length],
+            };
+            x = ops::add(x, &ops::gather(table, &rows, &ids.shape));
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.run(x);
+        }
+        Ok(match &self.map {
+            Some(map) => map.run(&x),
+            None => x,
+        })
+    }
+
+    fn position_rows(&self, ids: &Ints, batch: usize, length: usize) -> Result<Vec<usize>> {
+        let mut rows = Vec::with_capacity(batch * length);
+        for b in 0..batch {
+            let mut counted = 0;
+            for i in 0..length {
+                rows.push(match self.positions {
+                    Positions::Counted => i,
+                    Positions::FromPadding if ids.data[b * length + i] as usize == self.pad => {
+                        self.pad
+                    }
+                    Positions::FromPadding => {
+                        counted += 1;
+                        self.pad + counted
+                    }
+                });
+            }
+        }
+        let end = self.position.rows();
+        if rows.iter().any(|&row| row >= end) {
+            let rule = format!("the position table has {end} rows");
+            return Err(Error::invalid("the length of input_ids", length, rule));
+        }
+        Ok(rows)
+    }
+}
+
+/// A stack of blocks.
+pub struct Stack {
+    /// The blocks that have parameters of their own.
+    pub blocks: Vec<Block>,
+    /// Which of them run, in turn: a shared one comes more than once. Each inner list ends in a
+    /// state that counts as a layer's.
+    pub order: Vec<Vec<usize>>,
+    /// After the last block.
+    pub final_norm: Option<Norm>,
+}
+
+impl Stack {
+    /// Reads the blocks of a row.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is absent or misshapen, or an option has no meaning.
+    pub fn read(
+        traits: &Traits,
+        sizes: &Sizes,
+        config: &Config,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let mut blocks = Vec::new();
+        let mut order = Vec::new();
+        match traits.sharing {
+            Sharing::Own => {
+                for i in 0..sizes.layers {
+                    let own = weights.under(&traits.names.layer.replace("{}", &i.to_string()));
+                    blocks.push(read_block(traits, sizes, config, &own, i)?);
+                    order.push(vec![i]);
+                }
+            }
+            Sharing::Groups => {
+                let groups = config.size_or("num_hidden_groups", 1)?.max(1);
+                let inner = config.size_or("inner_group_num", 1)?.max(1);
+                for i in 0..groups * inner {
+                    let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
+                    let own = weights.under(&name.replace("{}", &(i % inner).to_string()));
+                    blocks.push(read_block(traits, sizes, config, &own, i)?);
+                }
+                let group = |i: usize| i * groups / sizes.layers;
+                order.extend(
+                    (0..sizes.layers).map(|i| {
+                        (group(i) * inner..(group(i) + 1) * inner).collect::<Vec<usize>>()
+                    }),
+                );
+            }
+        }
+        let final_norm =
+            || Norm::read(weights, traits.names.final_norm, sizes.hidden, traits.norm, sizes.eps);
+        let final_norm = (traits.place == Place::Pre).then(final_norm).transpose()?;
+        Ok(Stack { blocks, order, final_norm })
+    }
+
+    /// The states before the first block and after each one; the last is after the final norm.
+    ///
+    /// # Errors
+    ///
+    /// If the mask does not fit.
+    pub fn run(&self, embedded: Tensor, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
+        let mut states = vec![embedded];
+        for layer in &self.order {
+            let mut x = states[states.len() - 1].clone();
+            for &block in layer {
+                x = self.blocks[block].run(&x, seen)?;
+            }
+            states.push(x);
+        }
+        if let (Some(norm), Some(last)) = (&self.final_norm, states.last_mut()) {
+            *last = norm.run(last.clone());
+        }
+        Ok(states)
+    }
+}
+
+/// A block of a row, from the parameters under its name.
+fn read_block(
+    traits: &Traits,
+    sizes: &Sizes,
+    config: &Config,
+    own: &Weights,
+    layer: usize,
+) -> Result<Block> {
+    let (names, hidden) = (traits.names, sizes.hidden);
+    let map = |name: &str, from: usize, to: usize| {
+        Linear::read_as(own, name, from, to, traits.order, true)
+    };
+    let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, sizes.eps);
+    let mut heads = Heads::of_width(sizes.heads, hidden);
+    if traits.causal && !config.flag_or("scale_attn_weights", true)? {
+        heads.scale = 1.0;
+    }
+    // More bits on the way to the same numbers.
+    config.ignore(if traits.causal { &["reorder_and_upcast_attn"] } else { &[] });
+    if traits.causal && config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
+        heads.scale /= (layer + 1) as f64;
+    }
+    let projection = match traits.projections {
+        Projections::Separate => {
+            let maps = [names.query, names.key, names.value].map(|name| map(name, hidden, hidden));
+            let [q, k, v] = maps;
+            Projection::Separate([q?, k?, v?])
+        }
+        Projections::Fused => {
+            let steps = fused_steps(config, &heads)?;
+            Projection::Fused(map(names.query, hidden, 3 * hidden)?, steps)
+        }
+    };
+    let out = map(names.out, hidden, hidden)?;
+    let attention = Attention { projection, out, heads, causal: traits.causal };
+    let feed = FeedForward {
+        up: map(names.up, hidden, sizes.inner)?,
+        gate: None,
+        activation: sizes.activation,
+        down: map(names.down, sizes.inner, hidden)?,
+    };
+    Ok(Block {
+        place: traits.place,
+        attention: Sublayer {
+            inner: attention,
+            norm: norm(names.attention_norm)?,
+            adapter: read_adapter(&own.under("attention.output."), config, hidden)?,
+        },
+        cross: None,
+        feed: vec![Sublayer {
+            inner: feed,
+            norm: norm(names.feed_norm)?,
+            adapter: read_adapter(&own.under("output."), config, hidden)?,
+        }],
+        bottleneck: None,
+    })
+}
+
+/// The order of a fused projection's columns: GPT's is [q|k|v]; Megatron's checkpoints have changed
+/// theirs twice.
+fn fused_steps(config: &Config, heads: &Heads) -> Result<[usize; 3]> {
+    let (count, dim) = (heads.count, heads.dim);
+    let version = config.number_or("megatron_checkpoint_version", 0.0)?;
+    Ok(if version >= 2.0 {
+        [dim, 3 * dim, 1]
+    } else if version >= 1.0 {
+        [1, 3 * dim, 3]
+    } else {
+        [count * dim, dim, 1]
+    })
+}
+
+/// An adapter, if the config names one.
+fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Option<Adapter>> {
+    if !config.has("adapter_name") {
+        return Ok(None);
+    }
+    let name = config.text_or("adapter_name", "")?;
+    config.ignore(&["adapter_layer_norm_trained"]);
+    let factor = config.number_or("adapter_reduction_factor", 16.0)?;
+    let width = hidden as f64 / factor;
+    if !(width >= 1.0 && width <= hidden as f64) {
+        let rule = format!("must be from 1 to the hidden size {hidden}");
+        return Err(Error::invalid("config: adapter_reduction_factor", factor, rule));
+    }
+    let width = width as usize;
+    let own = weights.under(&format!("adapters.{name}."));
+    Ok(Some(Adapter {
+        down: Linear::read(&own, "adapter_down.0", hidden, width)?,
+        activation: Activation::named(&config.text_or("adapter_non_linearity", "swish")?)?,
+        up: Linear::read(&own, "adapter_up", width, hidden)?,
+    }))
+}

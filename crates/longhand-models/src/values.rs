@@ -1,0 +1,181 @@
+//! What goes into a model and comes out of it: tensors by name.
+
+use crate::weights::parse_tensors;
+use crate::{Error, Ints, Result, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A tensor of either kind.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Numbers.
+    Floats(Tensor),
+    /// Ids, labels, masks.
+    Ints(Ints),
+}
+
+impl Value {
+    fn shape(&self) -> &[usize] {
+        match self {
+            Value::Floats(x) => x.shape(),
+            Value::Ints(x) => &x.shape,
+        }
+    }
+}
+
+/// A model's inputs by name, asked for by what a model needs.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    values: BTreeMap<String, Value>,
+}
+
+impl Inputs {
+    /// No input yet.
+    pub fn new() -> Self {
+        Inputs::default()
+    }
+
+    /// With one more integer tensor.
+    pub fn ints_of(mut self, name: &str, shape: &[usize], data: Vec<i32>) -> Self {
+        self.values.insert(name.to_owned(), Value::Ints(Ints::new(shape, data)));
+        self
+    }
+
+    /// With one more float tensor.
+    pub fn floats_of(mut self, name: &str, tensor: Tensor) -> Self {
+        self.values.insert(name.to_owned(), Value::Floats(tensor));
+        self
+    }
+
+    /// Reads a safetensors file: I32 (or I64 that fits it) as integers, F32, F16, BF16 and F64 as
+    /// floats.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or holds another type.
+    pub fn read(path: &Path) -> Result<Self> {
+        let place = path.display();
+        let is_file = std::fs::metadata(path).map(|m| m.is_file());
+        if !is_file.map_err(|e| Error::input(format!("{place}: {e}")))? {
+            return Err(Error::input(format!("{place}: not a regular file")));
+        }
+        let bytes = std::fs::read(path).map_err(|e| Error::input(format!("{place}: {e}")))?;
+        Ok(Inputs { values: parse_tensors(&bytes).map_err(|e| e.at(place))? })
+    }
+
+    /// The inputs whose names begin with `prefix`, without it.
+    pub fn under(&self, prefix: &str) -> Self {
+        let strip =
+            |(k, v): (&String, &Value)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone()));
+        Inputs { values: self.values.iter().filter_map(strip).collect() }
+    }
+
+    /// Whether there is such an input.
+    pub fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// The integer tensor `name`.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or holds floats.
+    pub fn ints(&self, name: &str) -> Result<&Ints> {
+        match self.values.get(name) {
+            Some(Value::Ints(x)) => Ok(x),
+            Some(_) => Err(Error::input(format!("input {name:?} holds floats, not integers"))),
+            None => Err(Error::input(format!("input {name:?} is absent"))),
+        }
+    }
+
+    /// The float tensor `name`.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or holds integers.
+    pub fn floats(&self, name: &str) -> Result<&Tensor> {
+        match self.values.get(name) {
+            Some(Value::Floats(x)) => Ok(x),
+            Some(_) => Err(Error::input(format!("input {name:?} holds integers, not floats"))),
+            None => Err(Error::input(format!("input {name:?} is absent"))),
+        }
+    }
+
+    /// The integer tensor `name` if it is there; it must have `shape`.
+    ///
+    /// # Errors
+    ///
+    /// If it has another shape or holds floats.
+    pub fn optional_ints(&self, name: &str, shape: &[usize]) -> Result<Option<&Ints>> {
+        let Some(value) = self.values.get(name) else { return Ok(None) };
+        if value.shape() != shape {
+            let got = format!("{:?}", value.shape());
+            return Err(Error::invalid(
+                format!("the shape of input {name:?}"),
+                got,
+                format!("must be {shape:?}"),
+            ));
+        }
+        self.ints(name).map(Some)
+    }
+
+    /// The integer tensor `name`, which must have `shape`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ints`](Self::ints), and if it has another shape.
+    pub fn ints_shaped(&self, name: &str, shape: &[usize]) -> Result<&Ints> {
+        match self.optional_ints(name, shape)? {
+            Some(x) => Ok(x),
+            None => self.ints(name),
+        }
+    }
+}
+
+/// A model's results by name.
+#[derive(Debug, Clone, Default)]
+pub struct Outputs {
+    /// Sorted by name.
+    pub values: BTreeMap<String, Value>,
+}
+
+impl Outputs {
+    /// Adds a result.
+    pub fn put(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.values.insert(name.into(), Value::Floats(tensor));
+    }
+
+    /// Adds a result of integers.
+    pub fn put_ints(&mut self, name: impl Into<String>, ints: Ints) {
+        self.values.insert(name.into(), Value::Ints(ints));
+    }
+
+    /// Adds a number, of shape `[1]`.
+    pub fn put_scalar(&mut self, name: impl Into<String>, x: f64) {
+        self.put(name, Tensor::scalar(x));
+    }
+
+    /// Adds `<prefix>hidden_states.0`, `.1`, …
+    pub fn put_hidden_states(&mut self, prefix: &str, states: &[Tensor]) {
+        for (k, state) in states.iter().enumerate() {
+            self.put(format!("{prefix}hidden_states.{k}"), state.clone());
+        }
+    }
+
+    /// Takes in another's results, `prefix` before their names.
+    pub fn absorb(&mut self, prefix: &str, other: Outputs) {
+        self.values.extend(other.values.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
+    }
+
+    /// The float result `name`.
+    ///
+    /// # Errors
+    ///
+    /// If the model computes none of that name.
+    pub fn floats(&self, name: &str) -> Result<&Tensor> {
+        match self.values.get(name) {
+            Some(Value::Floats(x)) => Ok(x),
+            _ => Err(Error::input(format!("the model has no result {name:?}"))),
+        }
+    }
+}

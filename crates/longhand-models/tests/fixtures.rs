@@ -1,0 +1,147 @@
+//! Every model folder against what its reference implementation computed in f64.
+
+use longhand_models::{Device, Inputs, Model, Outputs, Value};
+use safetensors::{Dtype, SafeTensors};
+use std::path::{Path, PathBuf};
+
+/// The largest error of outputs and losses that the guide to the fixtures allows in f32.
+const TOLERANCE: f64 = 1e-5;
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
+}
+
+/// Rows that count: of hidden states and logits, those whose `attention_mask` is 1.
+fn valid_rows(inputs: &Inputs, name: &str, rows: usize) -> Vec<bool> {
+    let all = vec![true; rows];
+    // Seq2seq decoders attend to nothing padded, and means of distillation run over all rows.
+    if name.starts_with("decoder.") || name.contains("scores") {
+        return all;
+    }
+    let prefix = name.split_once('.').map_or("", |(p, _)| p);
+    for mask in ["attention_mask".to_owned(), format!("{prefix}.attention_mask")] {
+        if let Ok(mask) = inputs.ints(&mask)
+            && mask.data.len() == rows
+        {
+            return mask.data.iter().map(|&m| m == 1).collect();
+        }
+    }
+    if let (Ok(lengths), Ok(ids)) = (inputs.ints("lengths"), inputs.ints("input_ids"))
+        && ids.data.len() == rows
+    {
+        let width = ids.shape[1];
+        return (0..rows).map(|i| ((i % width) as i32) < lengths.data[i / width]).collect();
+    }
+    all
+}
+
+fn numbers(view: &safetensors::tensor::TensorView<'_>) -> Vec<f64> {
+    let data = view.data();
+    match view.dtype() {
+        Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        Dtype::F32 => {
+            data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect()
+        }
+        Dtype::I32 => {
+            data.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()
+        }
+        other => panic!("a result of type {other:?}"),
+    }
+}
+
+/// Holds every expected tensor of the folder against the model's; returns how many there were.
+fn agrees(name: &str, device: &Device, tolerance: f64) -> usize {
+    let folder = data().join(name);
+    let model = Model::open(&folder).unwrap();
+    let inputs = Inputs::read(&folder.join("input.safetensors")).unwrap();
+    let outputs: Outputs = model.forward(&inputs, device).unwrap();
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let mut compared = 0;
+    let mut wrong = Vec::new();
+    for (key, view) in expected.tensors() {
+        let training =
+            key == "loss_after_sgd" || key.starts_with("grad.") || key.starts_with("after.");
+        if training || key.starts_with("meta.") {
+            continue;
+        }
+        compared += 1;
+        let want = numbers(&view);
+        let (shape, got): (&[usize], Vec<f64>) = match outputs.values.get(&key) {
+            Some(Value::Floats(x)) => (x.shape(), x.data().iter().map(|&x| x.into()).collect()),
+            Some(Value::Ints(x)) => (&x.shape, x.data.iter().map(|&x| x.into()).collect()),
+            None => {
+                wrong.push(format!("{key}: absent"));
+                continue;
+            }
+        };
+        if shape != view.shape() {
+            wrong.push(format!("{key}: shape {shape:?}, not {:?}", view.shape()));
+            continue;
+        }
+        let rows: usize = shape.iter().take(2).product();
+        let width = want.len() / rows.max(1);
+        let valid = valid_rows(&inputs, &key, rows);
+        let mut most: f64 = 1.0;
+        let mut error: f64 = 0.0;
+        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+            if valid[i / width.max(1)] {
+                most = most.max(w.abs());
+                let off = (g - w).abs();
+                error = if off.is_nan() { f64::INFINITY } else { error.max(off) };
+            }
+        }
+        let exact = view.dtype() == Dtype::I32;
+        if error / most > if exact { 0.0 } else { tolerance } {
+            wrong.push(format!("{key}: off by {:.2e}", error / most));
+        }
+    }
+    assert!(wrong.is_empty(), "{name}:\n  {}", wrong.join("\n  "));
+    compared
+}
+
+/// A test for each folder, with the number of results that it holds.
+macro_rules! folders {
+    ($($name:ident: $results:literal),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            assert_eq!(agrees(stringify!($name), &Device::Cpu, TOLERANCE), $results);
+        })*
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+folders! {
+    adapter_houlsby: 5,
+    albert: 7,
+    bert: 7,
+    distilbert: 10,
+    electra: 13,
+    ernie: 6,
+    finetune_full: 5,
+    finetune_head: 5,
+    gpt: 5,
+    megatron_bert: 6,
+    megatron_gpt: 5,
+    mobilebert: 6,
+    q8bert: 46,
+    roberta: 5,
+    structbert: 8,
+    tinybert: 18,
+    turing_nlg: 6,
+    unilm: 6,
+}
+
+#[test]
+fn every_folder_has_a_test() {
+    let folders = std::fs::read_dir(data()).unwrap().map(|f| f.unwrap().file_name());
+    let mut folders: Vec<String> = folders.map(|f| f.into_string().unwrap()).collect();
+    folders.sort();
+    assert_eq!(folders, NAMES);
+}
+
+#[test]
+fn the_definition_agrees_too() {
+    agrees("bert", &Device::Reference, TOLERANCE);
+    agrees("gpt", &Device::Reference, TOLERANCE);
+}
