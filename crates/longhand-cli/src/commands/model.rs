@@ -4,7 +4,7 @@ use crate::cli::{Outcome, say};
 use crate::container::{Tensor, Values, encode, write_atomically};
 use crate::device::DeviceKind;
 use crate::failure::Result;
-use longhand_models::{Device, Inputs, Model, Outputs, Value};
+use longhand_models::{Device, Inputs, Model, Outputs, SentenceEncoder, Value, ops, read_lines};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Command {
     /// Compute every result of a model from a file of inputs
     Run(RunOptions),
+    /// Turn the lines of a text into vectors
+    Embed(EmbedOptions),
+    /// Show the lines of a text whose meaning is nearest to a query
+    Nearest(NearestOptions),
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -36,9 +40,51 @@ pub(crate) struct RunOptions {
     device: DeviceKind,
 }
 
+const EMBED_EXAMPLES: &str = "Examples:
+  longhand model embed DIR --text lines.txt --output vectors.safetensors
+
+DIR is a folder of sentence-transformers: modules.json, tokenizer.json, a model. The output holds
+`embeddings`, F32 [lines, width].";
+
+#[derive(clap::Args)]
+#[command(after_help = EMBED_EXAMPLES)]
+pub(crate) struct EmbedOptions {
+    /// The model's folder
+    folder: PathBuf,
+    /// A text, UTF-8: one vector per line
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceKind,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct NearestOptions {
+    /// The model's folder
+    folder: PathBuf,
+    /// A text, UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// What to look for
+    #[arg(long, value_name = "TEXT")]
+    query: String,
+    /// Lines to show
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    count: usize,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceKind,
+}
+
 pub(crate) fn run(command: &Command) -> Result<Outcome> {
     match command {
         Command::Run(options) => run_model(options),
+        Command::Embed(options) => embed(options),
+        Command::Nearest(options) => nearest(options),
     }
 }
 
@@ -54,6 +100,36 @@ fn run_model(options: &RunOptions) -> Result<Outcome> {
             Value::Ints(x) => &x.shape,
         };
         say(&format!("{name} {shape:?}\n"))?;
+    }
+    Ok(Outcome::Good)
+}
+
+fn embed(options: &EmbedOptions) -> Result<Outcome> {
+    let device = Device::named(options.device.name())?;
+    let lines = read_lines(&options.text)?;
+    let encoder = SentenceEncoder::open(&options.folder)?;
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let vectors = encoder.embed(&lines, &device)?;
+    say(&format!("embeddings {:?}\n", vectors.shape()))?;
+    let mut outputs = Outputs::default();
+    outputs.put("embeddings", vectors);
+    write(&options.output, options.device, &outputs)?;
+    Ok(Outcome::Good)
+}
+
+fn nearest(options: &NearestOptions) -> Result<Outcome> {
+    let device = Device::named(options.device.name())?;
+    let lines = read_lines(&options.text)?;
+    let encoder = SentenceEncoder::open(&options.folder)?;
+    let mut all: Vec<&str> = lines.iter().map(String::as_str).collect();
+    all.push(&options.query);
+    let vectors = encoder.embed(&all, &device)?;
+    let query = vectors.row(lines.len());
+    let mut scored: Vec<(f64, usize)> =
+        (0..lines.len()).map(|i| (ops::cosine(vectors.row(i), query), i)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (score, i) in scored.into_iter().take(options.count) {
+        say(&format!("{score:.3}  {}: {}\n", i + 1, lines[i]))?;
     }
     Ok(Outcome::Good)
 }

@@ -1,0 +1,216 @@
+//! Sentences to vectors, as sentence-transformers makes them: a folder of modules (a transformer,
+//! pooling, normalisation), each with a small configuration of its own.
+
+use crate::{Config, Device, Error, Inputs, Model, Result, Tensor};
+use rayon::prelude::*;
+use std::path::Path;
+use tokenizers::{Tokenizer, TruncationParams};
+
+/// Tokens of one batch, about: more would leave the cache, fewer leave threads without work.
+const TOKENS_OF_BATCH: usize = 2048;
+
+/// A model of sentences.
+pub struct SentenceEncoder {
+    model: Model,
+    tokenizer: Tokenizer,
+    lowers: bool,
+    pooling: Vec<Pooling>,
+    normalises: bool,
+}
+
+/// What becomes of a sentence's token states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pooling {
+    First,
+    Max,
+    Mean,
+    MeanSqrtLength,
+}
+
+impl SentenceEncoder {
+    /// Reads a folder with `modules.json`, `tokenizer.json` and a model.
+    ///
+    /// # Errors
+    ///
+    /// If a file is absent or damaged, or names a module or a pooling that is not supported.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let modules = folder.join("modules.json");
+        let bad = |why: &str| Error::input(format!("{}: {why}", modules.display()));
+        let text = std::fs::read_to_string(&modules).map_err(|e| bad(&e.to_string()))?;
+        let list: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| bad(&e.to_string()))?;
+        let list = list.as_array().ok_or_else(|| bad("not a list of modules"))?;
+        let (mut transformer, mut pooling, mut normalises) = (None, None, false);
+        for module in list {
+            let word = |key: &str| module.get(key).and_then(|v| v.as_str());
+            let (Some(kind), Some(path)) = (word("type"), word("path")) else {
+                return Err(bad("a module without type or path"));
+            };
+            let place = folder.join(path);
+            match kind.rsplit('.').next().unwrap_or(kind) {
+                "Transformer" if transformer.is_none() => transformer = Some(place),
+                "Pooling" if transformer.is_some() && pooling.is_none() => {
+                    pooling = Some(read_pooling(&place)?);
+                }
+                "Normalize" if pooling.is_some() => normalises = true,
+                _ => return Err(bad(&format!("a module {kind:?} at this place is not supported"))),
+            }
+        }
+        let transformer = transformer.ok_or_else(|| bad("no Transformer"))?;
+        let pooling = pooling.ok_or_else(|| bad("no Pooling"))?;
+        let model = Model::open(&transformer)?;
+        let sentence = transformer.join("sentence_bert_config.json");
+        let (mut longest, mut lowers) =
+            (Config::open(&transformer)?.size_or("max_position_embeddings", 512)?, false);
+        if sentence.is_file() {
+            let text = std::fs::read_to_string(&sentence)
+                .map_err(|e| Error::input(format!("{}: {e}", sentence.display())))?;
+            let config = Config::parse(&text).map_err(|e| e.at(sentence.display()))?;
+            longest = config.size_or("max_seq_length", longest)?;
+            lowers = config.flag_or("do_lower_case", false)?;
+        }
+        let tokenizer = read_tokenizer(&transformer, Some(longest))?;
+        Ok(SentenceEncoder { model, tokenizer, lowers, pooling, normalises })
+    }
+
+    /// One vector per sentence, `[sentences, width]`. Sentences longer than the model's limit are
+    /// cut.
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer fails or gives ids that the model does not have.
+    pub fn embed(&self, sentences: &[&str], device: &Device) -> Result<Tensor> {
+        let ids: Vec<Vec<u32>> =
+            sentences.par_iter().map(|text| self.tokens(text)).collect::<Result<_>>()?;
+        // Sentences of a length together: little padding.
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(ids[i].len()));
+        let mut vectors = vec![Vec::new(); ids.len()];
+        let mut rest = &order[..];
+        while let Some(&first) = rest.first() {
+            let count = (TOKENS_OF_BATCH / ids[first].len().max(1)).clamp(1, rest.len());
+            let (batch, after) = rest.split_at(count);
+            let states = self.states(batch.iter().map(|&i| &ids[i][..]), device)?;
+            for (row, &i) in batch.iter().enumerate() {
+                vectors[i] = self.pool(&states, row, ids[i].len());
+            }
+            rest = after;
+        }
+        let width = vectors.first().map_or(0, Vec::len);
+        Ok(Tensor::new(&[ids.len(), width], vectors.concat()))
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let text = text.trim();
+        let encoding = match self.lowers {
+            true => self.tokenizer.encode_fast(text.to_lowercase(), true),
+            false => self.tokenizer.encode_fast(text, true),
+        };
+        let encoding = encoding.map_err(|e| Error::input(format!("the tokenizer: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The states of a batch, padded to its longest.
+    fn states<'a>(
+        &self,
+        batch: impl ExactSizeIterator<Item = &'a [u32]> + Clone,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let shape = [batch.len(), batch.clone().map(<[u32]>::len).max().unwrap_or(0)];
+        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        for row in batch {
+            let pad = shape[1] - row.len();
+            ids.extend(row.iter().map(|&id| id as i32).chain(std::iter::repeat_n(0, pad)));
+            mask.extend(row.iter().map(|_| 1).chain(std::iter::repeat_n(0, pad)));
+        }
+        let inputs =
+            Inputs::new().ints_of("input_ids", &shape, ids).ints_of("attention_mask", &shape, mask);
+        self.model.encode(&inputs, device)
+    }
+
+    /// The vector of sentence `row` of a batch, which has `length` tokens.
+    fn pool(&self, states: &Tensor, row: usize, length: usize) -> Vec<f32> {
+        let longest = states.shape()[1];
+        let rows = || (row * longest..row * longest + length).map(|i| states.row(i));
+        let sum = |divisor: f64| -> Vec<f32> {
+            let mut sums = vec![0.0f64; states.width()];
+            rows().for_each(|x| sums.iter_mut().zip(x).for_each(|(s, &x)| *s += f64::from(x)));
+            sums.into_iter().map(|s| (s / divisor) as f32).collect()
+        };
+        let count = (length as f64).max(1e-9);
+        let mut vector = Vec::new();
+        for pooling in &self.pooling {
+            vector.extend(match pooling {
+                Pooling::First => rows().next().unwrap_or_default().to_vec(),
+                Pooling::Max => {
+                    let mut most = vec![f32::NEG_INFINITY; states.width()];
+                    rows().for_each(|x| most.iter_mut().zip(x).for_each(|(m, &x)| *m = m.max(x)));
+                    most
+                }
+                Pooling::Mean => sum(count),
+                Pooling::MeanSqrtLength => sum(count.sqrt()),
+            });
+        }
+        if self.normalises {
+            let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            let norm = norm.sqrt().max(1e-12);
+            vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+        }
+        vector
+    }
+}
+
+/// The folder's tokenizer, with its stored padding and truncation replaced.
+fn read_tokenizer(folder: &Path, longest: Option<usize>) -> Result<Tokenizer> {
+    let path = folder.join("tokenizer.json");
+    let bad = |why: &dyn std::fmt::Display| Error::input(format!("{}: {why}", path.display()));
+    let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| bad(&e))?;
+    tokenizer.with_padding(None);
+    let truncation =
+        longest.map(|max_length| TruncationParams { max_length, ..Default::default() });
+    tokenizer.with_truncation(truncation).map_err(|e| bad(&e))?;
+    Ok(tokenizer)
+}
+
+/// The modes of a pooling module, in the order in which their vectors are put together.
+fn read_pooling(folder: &Path) -> Result<Vec<Pooling>> {
+    let config = Config::open(folder)?;
+    let at = |e: Error| e.at(folder.join("config.json").display());
+    config.ignore(&["word_embedding_dimension"]);
+    let mut modes = Vec::new();
+    for (key, mode) in [
+        ("pooling_mode_cls_token", Pooling::First),
+        ("pooling_mode_max_tokens", Pooling::Max),
+        ("pooling_mode_mean_tokens", Pooling::Mean),
+        ("pooling_mode_mean_sqrt_len_tokens", Pooling::MeanSqrtLength),
+    ] {
+        if config.flag_or(key, false).map_err(at)? {
+            modes.push(mode);
+        }
+    }
+    for key in ["pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"] {
+        config.only(key, false).map_err(at)?;
+    }
+    config.only("include_prompt", true).map_err(at)?;
+    config.finish().map_err(at)?;
+    match modes.is_empty() {
+        true => Err(at(Error::input("no pooling mode is true"))),
+        false => Ok(modes),
+    }
+}
+
+/// The lines of a text file.
+///
+/// # Errors
+///
+/// If it cannot be read or is not UTF-8.
+pub fn read_lines(path: &Path) -> Result<Vec<String>> {
+    let bad = |why: String| Error::input(format!("{}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..valid].iter().filter(|&&b| b == b'\n').count() + 1;
+        bad(format!("not UTF-8 at byte {valid} (line {line})"))
+    })?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
