@@ -89,31 +89,64 @@ impl TransformerXl {
         for (name, tensor) in [("q", inputs.q), ("k", inputs.k), ("v", inputs.v), ("r", inputs.r)] {
             at_least(name, tensor.len(), self.span(name))?;
         }
-        for (name, tensor) in [("k_memory", inputs.k_memory), ("v_memory", inputs.v_memory)] {
-            match (tensor, self.memory.is_some()) {
-                (Some(tensor), true) => at_least(name, tensor.len(), self.span(name))?,
-                (given, needed) => exactly(name, given.map(<[T]>::len), needed.then_some(0))?,
-            }
-        }
+        self.validate_memory([inputs.k_memory, inputs.v_memory])?;
         let of_heads = s.heads_q * s.head_dim;
         exactly("bias_u", Some(inputs.bias_u.len()), Some(of_heads))?;
         exactly("bias_v", Some(inputs.bias_v.len()), Some(of_heads))?;
         let segments = |n: usize| self.segments.then_some(n);
         exactly("bias_s", inputs.bias_s.map(<[T]>::len), segments(of_heads))?;
         exactly("seg_embed", inputs.seg_embed.map(<[T]>::len), segments(2 * of_heads))?;
-        let seg_q = segments(s.batch * self.segment_len());
-        exactly("seg_q", inputs.seg_q.map(<[i32]>::len), seg_q)?;
-        let keys = s.batch * s.seqlen_k;
-        exactly("seg_k", inputs.seg_k.map(<[i32]>::len), segments(keys))?;
-        let words = s.batch * self.segment_len() * self.perm_words();
-        exactly("perm_mask", inputs.perm_mask.map(<[u32]>::len), self.perm_mask.then_some(words))?;
-        exactly("key_valid", inputs.key_valid.map(<[u8]>::len), self.key_padding.then_some(keys))?;
-        if let Some(bad) = inputs.key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
-            return Err(Error::invalid("key_valid", bad, "must hold 0 or 1"));
+        self.validate_segments(inputs.seg_q, inputs.seg_k)?;
+        self.validate_masks(inputs.perm_mask, inputs.key_valid)?;
+        self.validate_targets(inputs.targets)
+    }
+
+    /// Rejects tensors of a memory that do not fit the problem.
+    pub(super) fn validate_memory<T>(&self, tensors: [Option<&[T]>; 2]) -> Result<(), Error> {
+        for (name, tensor) in ["k_memory", "v_memory"].into_iter().zip(tensors) {
+            match (tensor, self.memory.is_some()) {
+                (Some(tensor), true) => at_least(name, tensor.len(), self.span(name))?,
+                (given, needed) => exactly(name, given.map(<[T]>::len), needed.then_some(0))?,
+            }
         }
-        let targets = self.targets.map(|_| s.batch * s.seqlen_q);
-        exactly("targets", inputs.targets.map(<[i32]>::len), targets)?;
-        for (n, &at) in inputs.targets.unwrap_or(&[]).iter().enumerate() {
+        Ok(())
+    }
+
+    /// Rejects segments' numbers that do not fit the problem.
+    pub(super) fn validate_segments(
+        &self,
+        seg_q: Option<&[i32]>,
+        seg_k: Option<&[i32]>,
+    ) -> Result<(), Error> {
+        let s = &self.shape;
+        let segments = |n: usize| self.segments.then_some(s.batch * n);
+        exactly("seg_q", seg_q.map(<[i32]>::len), segments(self.segment_len()))?;
+        exactly("seg_k", seg_k.map(<[i32]>::len), segments(s.seqlen_k))
+    }
+
+    /// Rejects masks that do not fit the problem.
+    pub(super) fn validate_masks(
+        &self,
+        perm_mask: Option<&[u32]>,
+        key_valid: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let s = &self.shape;
+        let words = s.batch * self.segment_len() * self.perm_words();
+        exactly("perm_mask", perm_mask.map(<[u32]>::len), self.perm_mask.then_some(words))?;
+        let keys = self.key_padding.then_some(s.batch * s.seqlen_k);
+        exactly("key_valid", key_valid.map(<[u8]>::len), keys)?;
+        match key_valid.and_then(|x| x.iter().find(|&&x| x > 1)) {
+            Some(bad) => Err(Error::invalid("key_valid", bad, "must hold 0 or 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// Rejects queries' positions that do not fit the problem.
+    pub(super) fn validate_targets(&self, targets: Option<&[i32]>) -> Result<(), Error> {
+        let s = &self.shape;
+        let count = self.targets.map(|_| s.batch * s.seqlen_q);
+        exactly("targets", targets.map(<[i32]>::len), count)?;
+        for (n, &at) in targets.unwrap_or(&[]).iter().enumerate() {
             if !usize::try_from(at).is_ok_and(|at| at < self.segment_len()) {
                 let field = format!("targets[{}][{}]", n / s.seqlen_q, n % s.seqlen_q);
                 let rule = format!("must be a position below {}", self.segment_len());

@@ -29,6 +29,7 @@
 
 #[cfg(feature = "webgpu")]
 pub mod config;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod inputs;

@@ -20,6 +20,7 @@ pub struct Case {
     pub seg_k: Vec<i32>,
     pub perm_mask: Vec<u32>,
     pub key_valid: Vec<u8>,
+    pub targets: Vec<i32>,
 }
 
 impl Case {
@@ -59,7 +60,10 @@ impl Case {
             true => (0..keys).map(|_| u8::from(random.below(4) != 0)).collect(),
             false => vec![],
         };
-        Case { problem, tensors, seg_q, seg_k, perm_mask, key_valid }
+        let queries = if problem.targets.is_some() { s.batch * s.seqlen_q } else { 0 };
+        let target = |_| random.below(problem.segment_len()) as i32;
+        let targets = (0..queries).map(target).collect();
+        Case { problem, tensors, seg_q, seg_k, perm_mask, key_valid, targets }
     }
 
     /// A tensor by its name.
@@ -89,6 +93,7 @@ impl Case {
             seg_k: p.segments.then_some(&self.seg_k),
             perm_mask: p.perm_mask.then_some(&self.perm_mask),
             key_valid: p.key_padding.then_some(&self.key_valid),
+            targets: p.targets.map(|_| self.targets.as_slice()),
             ..Inputs::new([q, k, v], r, [bias_u, bias_v])
         }
     }

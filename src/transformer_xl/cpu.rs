@@ -1,0 +1,200 @@
+//! Attention with relative positions on this machine's processor: plan, run.
+
+mod host;
+mod mask;
+mod position;
+mod tile;
+
+use super::TransformerXl;
+use crate::Error;
+use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
+use crate::cpu::{Element, Isa, SharedRows, share_tasks};
+use crate::problem::{at_least, exactly};
+use position::Positions;
+use tile::Block;
+
+/// The tensors of one run. What the problem does not use is `None`.
+#[derive(Debug)]
+pub struct Args<'a, T> {
+    /// Queries, in the problem's layout and dtype.
+    pub q: &'a [T],
+    /// Keys, without those of the memory.
+    pub k: &'a [T],
+    /// Values.
+    pub v: &'a [T],
+    /// The memory's keys.
+    pub k_memory: Option<&'a [T]>,
+    /// The memory's values.
+    pub v_memory: Option<&'a [T]>,
+    /// The position table, `[rows, heads_q, head_dim]`, by distance, ascending.
+    pub r: &'a [T],
+    /// `[heads_q, head_dim]`.
+    pub bias_u: &'a [f32],
+    /// As `bias_u`.
+    pub bias_v: &'a [f32],
+    /// As `bias_u`.
+    pub bias_s: Option<&'a [f32]>,
+    /// `[2, heads_q, head_dim]`.
+    pub seg_embed: Option<&'a [f32]>,
+    /// `[batch, segment_len]`.
+    pub seg_q: Option<&'a [i32]>,
+    /// `[batch, seqlen_k]`.
+    pub seg_k: Option<&'a [i32]>,
+    /// See [`Inputs::perm_mask`](crate::transformer_xl::Inputs::perm_mask).
+    pub perm_mask: Option<&'a [u32]>,
+    /// One byte a key, `[batch, seqlen_k]`, 0 or 1: 1 for a key that may be attended.
+    pub key_valid: Option<&'a [u8]>,
+    /// `[batch, seqlen_q]`.
+    pub targets: Option<&'a [i32]>,
+    /// The result. What lies between its rows stays as it is.
+    pub out: &'a mut [T],
+    /// `[batch, heads_q, seqlen_q]`.
+    pub lse: &'a mut [f32],
+}
+
+impl<'a, T> Args<'a, T> {
+    /// The eight tensors that every problem has: `q`, `k` and `v`, the table, `bias_u` and `bias_v`,
+    /// the result and `lse`.
+    pub fn new(
+        [q, k, v]: [&'a [T]; 3],
+        r: &'a [T],
+        [bias_u, bias_v]: [&'a [f32]; 2],
+        out: &'a mut [T],
+        lse: &'a mut [f32],
+    ) -> Self {
+        Args {
+            q,
+            k,
+            v,
+            k_memory: None,
+            v_memory: None,
+            r,
+            bias_u,
+            bias_v,
+            bias_s: None,
+            seg_embed: None,
+            seg_q: None,
+            seg_k: None,
+            perm_mask: None,
+            key_valid: None,
+            targets: None,
+            out,
+            lse,
+        }
+    }
+}
+
+/// A problem and the instructions that compute it.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    problem: TransformerXl,
+    isa: Isa,
+}
+
+impl TransformerXl {
+    /// A plan for this processor, or for the instructions that `LONGHAND_CPU` names.
+    pub fn plan_cpu(&self) -> Result<Plan, Error> {
+        self.validate()?;
+        Ok(Plan { problem: *self, isa: Isa::choose()? })
+    }
+}
+
+impl Plan {
+    /// The same for other instructions of this processor's ([`Isa::all`]).
+    ///
+    /// # Errors
+    ///
+    /// If this processor does not have them.
+    pub fn with_isa(self, isa: Isa) -> Result<Plan, Error> {
+        Ok(Plan { isa: isa.available()?, ..self })
+    }
+
+    /// The instructions that were chosen.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// f32 of workspace for one thread.
+    pub fn workspace_of_thread(&self) -> usize {
+        let d = self.problem.shape.head_dim;
+        Tile::len(d) + Positions::len(d)
+    }
+
+    /// Elements of a workspace for `threads`.
+    pub fn workspace_len(&self, threads: usize) -> usize {
+        threads.max(1).saturating_mul(self.workspace_of_thread())
+    }
+
+    /// The tile sizes, for people.
+    pub fn describe(&self) -> String {
+        format!("cpu {}, tile {BLOCK_M}x{BLOCK_N}", self.isa.name())
+    }
+
+    /// Computes into `args.out` and `args.lse`, on the threads of the rayon pool that this is called
+    /// in; `workspace` holds [`workspace_of_thread`](Self::workspace_of_thread) elements for each
+    /// thread that shall take part, whose contents mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor does not fit the problem, or `T` is not its dtype.
+    pub fn run<T: Element>(
+        &self,
+        mut args: Args<'_, T>,
+        workspace: &mut [f32],
+    ) -> Result<(), Error> {
+        self.check(&args, workspace)?;
+        let p = &self.problem;
+        if p.lse_len() == 0 {
+            return Ok(());
+        }
+        let out = SharedRows::new(std::mem::take(&mut args.out));
+        let lse = SharedRows::new(std::mem::take(&mut args.lse));
+        let (s, d) = (&p.shape, p.shape.head_dim);
+        let blocks = s.seqlen_q.div_ceil(BLOCK_M);
+        let tasks = s.batch * s.heads_q * blocks;
+        share_tasks(workspace, self.workspace_of_thread(), tasks, |part, task| {
+            // Where the future is masked the last rows see the most keys: they begin.
+            let first = (blocks - 1 - task % blocks) * BLOCK_M;
+            let block = Block {
+                problem: p,
+                args: &args,
+                isa: self.isa,
+                head: task / blocks % s.heads_q,
+                batch: task / blocks / s.heads_q,
+                rows: first..s.seqlen_q.min(first + BLOCK_M),
+            };
+            let (tile, positions) = part.split_at_mut(Tile::len(d));
+            block.run(&mut Tile::new(d, tile), &mut Positions::new(d, positions), &out, &lse);
+        });
+        Ok(())
+    }
+
+    fn check<T: Element>(&self, args: &Args<'_, T>, workspace: &[f32]) -> Result<(), Error> {
+        let p = &self.problem;
+        if T::DTYPE != p.dtype {
+            let rule = format!("the problem's is {}", p.dtype);
+            return Err(Error::invalid("dtype", T::DTYPE, rule));
+        }
+        for (name, got, needed) in [
+            ("q", args.q.len(), p.span("q")),
+            ("k", args.k.len(), p.span("k")),
+            ("v", args.v.len(), p.span("v")),
+            ("r", args.r.len(), p.span("r")),
+            ("out", args.out.len(), p.span("out")),
+            ("lse", args.lse.len(), p.lse_len()),
+            ("workspace", workspace.len(), self.workspace_of_thread()),
+        ] {
+            at_least(name, got, needed)?;
+        }
+        p.validate_memory([args.k_memory, args.v_memory])?;
+        let of_heads = p.shape.heads_q * p.shape.head_dim;
+        exactly("bias_u", Some(args.bias_u.len()), Some(of_heads))?;
+        exactly("bias_v", Some(args.bias_v.len()), Some(of_heads))?;
+        let segments = |n: usize| p.segments.then_some(n);
+        exactly("bias_s", args.bias_s.map(<[f32]>::len), segments(of_heads))?;
+        exactly("seg_embed", args.seg_embed.map(<[f32]>::len), segments(2 * of_heads))?;
+        p.validate_segments(args.seg_q, args.seg_k)?;
+        p.validate_masks(args.perm_mask, args.key_valid)?;
+        p.validate_targets(args.targets)
+    }
+}

@@ -1,0 +1,92 @@
+//! From f32 tensors to f32 results: for tests, tools and first steps.
+
+use super::{Args, Plan};
+use crate::cpu::{Element, loaded, stored, time};
+use crate::timing::Timing;
+use crate::transformer_xl::{Inputs, Output, TransformerXl};
+use crate::{DType, Error};
+use half::{bf16, f16};
+
+impl TransformerXl {
+    /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
+    pub fn run_cpu(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        self.plan_cpu()?.run_inputs(inputs)
+    }
+
+    /// Measures the forward pass: the least time of `repeats` runs after the first.
+    pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
+        match self.dtype {
+            DType::F32 => self.plan_cpu()?.time::<f32>(inputs, repeats),
+            DType::F16 => self.plan_cpu()?.time::<f16>(inputs, repeats),
+            DType::BF16 => self.plan_cpu()?.time::<bf16>(inputs, repeats),
+        }
+    }
+}
+
+impl Plan {
+    /// As [`TransformerXl::run_cpu`], by this plan.
+    pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        match self.problem.dtype {
+            DType::F32 => self.run_as::<f32>(inputs),
+            DType::F16 => self.run_as::<f16>(inputs),
+            DType::BF16 => self.run_as::<bf16>(inputs),
+        }
+    }
+
+    fn run_as<T: Element>(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
+        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+        self.run(stored.args(inputs), &mut self.workspace())?;
+        Ok(Output { out: loaded(&stored.out), lse: stored.lse })
+    }
+
+    fn time<T: Element>(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
+        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+        let mut workspace = self.workspace();
+        let bytes = 4 * workspace.len();
+        time(bytes, repeats, || self.run(stored.args(inputs), &mut workspace))
+    }
+
+    fn workspace(&self) -> Vec<f32> {
+        vec![0.0; self.workspace_len(rayon::current_num_threads())]
+    }
+}
+
+/// A problem's large tensors in its dtype, and room for its results.
+struct Stored<T> {
+    /// q, k, v and r.
+    given: [Vec<T>; 4],
+    /// k and v of the memory.
+    memory: [Option<Vec<T>>; 2],
+    out: Vec<T>,
+    lse: Vec<f32>,
+}
+
+impl<T: Element> Stored<T> {
+    fn new(problem: &TransformerXl, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+        problem.validate_inputs(inputs)?;
+        Ok(Stored {
+            given: [inputs.q, inputs.k, inputs.v, inputs.r].map(stored),
+            memory: [inputs.k_memory, inputs.v_memory].map(|x| x.map(stored)),
+            out: vec![T::default(); problem.span("out")],
+            lse: vec![0.0; problem.lse_len()],
+        })
+    }
+
+    fn args<'a>(&'a mut self, inputs: &Inputs<'a, f32>) -> Args<'a, T> {
+        let [q, k, v, r] = self.given.each_ref().map(Vec::as_slice);
+        let [k_memory, v_memory] = self.memory.each_ref().map(Option::as_deref);
+        let biases = [inputs.bias_u, inputs.bias_v];
+        Args {
+            k_memory,
+            v_memory,
+            bias_s: inputs.bias_s,
+            seg_embed: inputs.seg_embed,
+            seg_q: inputs.seg_q,
+            seg_k: inputs.seg_k,
+            perm_mask: inputs.perm_mask,
+            key_valid: inputs.key_valid,
+            targets: inputs.targets,
+            ..Args::new([q, k, v], r, biases, &mut self.out, &mut self.lse)
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The position term of a tile: a banded product.
+//!
+//! Key j of a tile and lane i of a group of neighbouring rows meet the table's row of distance
+//! δ₀ + i − j: a band of as many distances as the tile has keys, and 15 more. Its product with
+//! q + bias_v is computed like scores, a vector of rows for each distance; the scores begin at its
+//! diagonals, which are read without leaving a lane. The tile before had the band's 15 farthest
+//! distances, so those products are kept for each group. The table's rows lie in a window that moves
+//! towards the future, a tile's length at a time; each is converted once for a block.
+
+use crate::cpu::lanes::{LANES, Lanes, multiply_add};
+use crate::cpu::tile::{BLOCK_M, BLOCK_N, GROUPS, SIDE, scores};
+use crate::cpu::{Element, Isa, with_isa};
+
+/// Distances of a band beyond the tile's length.
+const MORE: usize = LANES - 1;
+/// The same in whole steps of the product.
+const PADDED_MORE: usize = MORE.next_multiple_of(SIDE);
+/// Rows of the table that a tile needs: its first group's nearest to its last group's farthest.
+const SPAN: usize = BLOCK_N + BLOCK_M - LANES + PADDED_MORE;
+/// Rows of the window: it is moved to the end when it has come to the beginning.
+const WINDOW: usize = SPAN + 6 * BLOCK_N;
+const BAND: usize = BLOCK_N + PADDED_MORE;
+
+/// One thread's part of the workspace.
+pub(super) struct Positions<'a> {
+    /// Elements of a row.
+    d: usize,
+    /// q + bias_v, per group of rows and element.
+    q: &'a mut [Lanes],
+    /// Per group: products of the last tile's nearest distances.
+    kept: &'a mut [[Lanes; MORE]],
+    /// The least distance of those.
+    kept_from: [i64; GROUPS],
+    /// Products of a group and a tile, by distance.
+    band: &'a mut [Lanes],
+    /// Rows of the table, by distance, up to the window's end or not.
+    window: &'a mut [f32],
+    /// The window's first row, the distance that it is of, and how many there are.
+    first: usize,
+    low: i64,
+    count: usize,
+    row: &'a mut [f32],
+}
+
+impl<'a> Positions<'a> {
+    /// f32 that one needs.
+    pub(super) fn len(d: usize) -> usize {
+        (GROUPS * (d + MORE) + BAND) * LANES + (WINDOW + 1) * d
+    }
+
+    /// One in `all`, as long as `len` says.
+    pub(super) fn new(d: usize, all: &'a mut [f32]) -> Self {
+        let (lanes, rest) = all.split_at_mut((GROUPS * (d + MORE) + BAND) * LANES);
+        let (q, lanes) = lanes.as_chunks_mut::<LANES>().0.split_at_mut(GROUPS * d);
+        let (kept, band) = lanes.split_at_mut(GROUPS * MORE);
+        let (window, row) = rest.split_at_mut(WINDOW * d);
+        Positions {
+            d,
+            q,
+            kept: kept.as_chunks_mut().0,
+            kept_from: [i64::MIN; GROUPS],
+            band,
+            window,
+            first: 0,
+            low: 0,
+            count: 0,
+            row,
+        }
+    }
+
+    /// Row `n` of the block is `x`, turned. A group's other lanes are 0 after `n = 0` of it.
+    pub(super) fn load_q(&mut self, n: usize, x: &[f32]) {
+        let group = &mut self.q[n / LANES * self.d..][..self.d];
+        if n.is_multiple_of(LANES) {
+            group.fill([0.0; LANES]);
+        }
+        for (q, x) in group.iter_mut().zip(x) {
+            q[n % LANES] = *x;
+        }
+    }
+
+    /// The window has the distances that a tile of rows `0..rows` needs, where row 0 has distance
+    /// `near` to the tile's first key. `load` writes a distance's row of the table.
+    pub(super) fn load_window(
+        &mut self,
+        near: i64,
+        rows: usize,
+        mut load: impl FnMut(i64, &mut [f32]),
+    ) {
+        let low = near - (BLOCK_N as i64 - 1);
+        let high = near + (rows.next_multiple_of(LANES) - LANES + PADDED_MORE) as i64;
+        let needed = (high - low + 1) as usize;
+        let kept = usize::try_from(high - self.low + 1).unwrap_or(0).min(self.count);
+        let kept = if low <= self.low { kept } else { 0 };
+        let new = needed - kept;
+        if self.first < new || kept == 0 {
+            let from = self.first * self.d;
+            self.first = WINDOW - kept;
+            self.window.copy_within(from..from + kept * self.d, self.first * self.d);
+        }
+        self.first -= new;
+        (self.low, self.count) = (low, needed);
+        for n in 0..new {
+            load(low + n as i64, &mut self.window[(self.first + n) * self.d..][..self.d]);
+        }
+    }
+
+    /// S of one group begins at the position term. `near`: the distance of the group's first row and
+    /// the tile's first key.
+    pub(super) fn begin_scores(&mut self, isa: Isa, group: usize, near: i64, s: &mut [Lanes]) {
+        let d = self.d;
+        let keys = s.len().next_multiple_of(SIDE);
+        let low = near - (keys as i64 - 1);
+        let reuse = self.kept_from[group] == near + 1;
+        let count = if reuse { keys } else { keys + PADDED_MORE };
+        let at = self.first + (low - self.low) as usize;
+        {
+            let q: &[Lanes] = &self.q[group * d..][..d];
+            let r: &[f32] = &self.window[at * d..][..count * d];
+            let band: &mut [Lanes] = &mut self.band[..count];
+            with_isa!(isa, scores(q: &[Lanes], r: &[f32], band: &mut [Lanes]));
+        }
+        if reuse {
+            self.band[keys..keys + MORE].copy_from_slice(&self.kept[group]);
+        }
+        if s.len() == BLOCK_N {
+            self.kept[group].copy_from_slice(&self.band[..MORE]);
+            self.kept_from[group] = low;
+        }
+        // The last key's diagonal begins at the least distance that is needed.
+        let band: &[Lanes] = &self.band[keys - s.len()..];
+        with_isa!(isa, diagonals(band: &[Lanes], s: &mut [Lanes]));
+    }
+
+    /// The same of one row of the block that has no neighbours: its distance to the tile's first key
+    /// is `near`.
+    pub(super) fn begin_row(
+        &mut self,
+        isa: Isa,
+        n: usize,
+        near: i64,
+        s: &mut [Lanes],
+        mut load: impl FnMut(i64, &mut [f32]),
+    ) {
+        let (d, lane) = (self.d, n % LANES);
+        for (to, q) in self.row.iter_mut().zip(&self.q[n / LANES * d..][..d]) {
+            *to = q[lane];
+        }
+        for (n, row) in self.window.chunks_exact_mut(d).take(s.len()).enumerate() {
+            load(near - n as i64, row);
+        }
+        let q: &[f32] = self.row;
+        let rows: &[f32] = &self.window[..s.len() * d];
+        with_isa!(isa, dots(q: &[f32], rows: &[f32], s: &mut [Lanes], lane: usize));
+    }
+}
+
+/// Lane i of key n: row `len − 1 − n + i` of the band. Rows are selected, lanes stay.
+#[inline(always)]
+fn diagonals<const FMA: bool>(band: &[Lanes], s: &mut [Lanes]) {
+    const HALF: usize = LANES / 2;
+    // Hidden from the compiler, which would else take the lanes apart.
+    let bits: [[u32; HALF]; 3] = std::hint::black_box(std::array::from_fn(|bit| {
+        std::array::from_fn(|lane| (lane >> bit) as u32 & 1)
+    }));
+    let select = |bit: usize, a: &[f32; HALF], b: &[f32; HALF]| -> [f32; HALF] {
+        std::array::from_fn(|n| if bits[bit][n] != 0 { b[n] } else { a[n] })
+    };
+    for (s, rows) in s.iter_mut().rev().zip(band.windows(LANES)) {
+        for (half, s) in s.as_chunks_mut::<HALF>().0.iter_mut().enumerate() {
+            let row = |n: usize| &rows[half * HALF + n].as_chunks::<HALF>().0[half];
+            let pairs: [[f32; HALF]; 4] =
+                std::array::from_fn(|n| select(0, row(2 * n), row(2 * n + 1)));
+            let [a, b] = [0, 2].map(|n| select(1, &pairs[n], &pairs[n + 1]));
+            *s = select(2, &a, &b);
+        }
+    }
+}
+
+/// One lane of S: a row's products with the table's rows.
+#[inline(always)]
+fn dots<const FMA: bool>(q: &[f32], rows: &[f32], s: &mut [Lanes], lane: usize) {
+    for (s, row) in s.iter_mut().zip(rows.chunks_exact(q.len())) {
+        let mut sums = [0f32; LANES];
+        let (q, rest_q) = q.as_chunks::<LANES>();
+        let (row, rest) = row.as_chunks::<LANES>();
+        for (q, row) in q.iter().zip(row) {
+            for (sum, (q, row)) in sums.iter_mut().zip(q.iter().zip(row)) {
+                *sum = multiply_add::<FMA>(*q, *row, *sum);
+            }
+        }
+        let rest: f32 = rest_q.iter().zip(rest).map(|(q, row)| q * row).sum();
+        s[lane] = sums.iter().sum::<f32>() + rest;
+    }
+}
+
+/// A distance's row of the table, or zeros where no pair has it.
+pub(super) fn load_row<T: Element>(row: Option<&[T]>, to: &mut [f32]) {
+    match row {
+        Some(row) => T::load(row, to),
+        None => to.fill(0.0),
+    }
+}

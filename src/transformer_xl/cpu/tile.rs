@@ -1,0 +1,217 @@
+//! A block of query rows over the keys that it sees.
+//!
+//! Floor: 6·B·H·Lq·Lk·D operations of the pairs that the masks leave, by the processor's multiply-add
+//! units.
+
+use super::Args;
+use super::mask::{Sight, WORD, WORDS, add_segments, mask};
+use super::position::{Positions, load_row};
+use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::tile::{BLOCK_N, GROUPS, Tile};
+use crate::cpu::{Element, Isa, SharedRows, with_isa};
+use crate::full::MAX_HEAD_DIM;
+use crate::real::{dot, row, row_start};
+use crate::transformer_xl::{Memory, TransformerXl};
+use std::f64::consts::LOG2_E;
+use std::ops::Range;
+
+/// Some rows of one head of one sequence.
+pub(super) struct Block<'a, T> {
+    pub(super) problem: &'a TransformerXl,
+    pub(super) args: &'a Args<'a, T>,
+    pub(super) isa: Isa,
+    pub(super) head: usize,
+    pub(super) batch: usize,
+    pub(super) rows: Range<usize>,
+}
+
+impl<T: Element> Block<'_, T> {
+    pub(super) fn run(
+        &self,
+        tile: &mut Tile<'_>,
+        positions: &mut Positions<'_>,
+        out: &SharedRows<'_, T>,
+        lse: &SharedRows<'_, f32>,
+    ) {
+        let p = self.problem;
+        let mut sights = [Sight::NONE; GROUPS];
+        self.load_rows(tile, positions, &mut sights);
+        let sights = &sights[..self.rows.len().div_ceil(LANES)];
+        let begin = sights.iter().map(|sight| sight.any().start).min().unwrap_or(0);
+        let end = sights.iter().map(|sight| sight.any().end).max().unwrap_or(0);
+        for from in (begin..end).step_by(BLOCK_N) {
+            let keys = from..end.min(from + BLOCK_N);
+            let finite = self.load_tile(tile, keys.clone());
+            if p.targets.is_none() {
+                let near = self.distance(self.rows.start, from);
+                positions.load_window(near, self.rows.len(), |at, to| self.load_r(at, to));
+            }
+            for (group, sight) in sights.iter().enumerate() {
+                if keys.start >= sight.any().end || keys.end <= sight.any().start {
+                    continue;
+                }
+                let s = tile.scores_from(self.isa, group, keys.len(), |s| {
+                    self.begin_scores(positions, group, sight, from, s);
+                });
+                let masked = !sight.is_whole(&keys) || p.perm_mask || p.key_padding;
+                if masked {
+                    self.mask(sight, group, from, s);
+                }
+                tile.add(self.isa, group, keys.len(), masked && !finite);
+            }
+        }
+        self.store(tile, out, lse);
+    }
+
+    /// Where in its segment a query stands.
+    fn position(&self, i: usize) -> usize {
+        let at = self.batch * self.problem.shape.seqlen_q + i;
+        self.args.targets.map_or(i, |targets| targets[at] as usize)
+    }
+
+    /// How far key `j` lies in the past of a query at `position`.
+    fn distance(&self, position: usize, j: usize) -> i64 {
+        let p = self.problem;
+        (position + p.shape.seqlen_k) as i64 - (p.segment_len() + j) as i64
+    }
+
+    /// The queries with their biases, times the scale to units of log2, and what they see.
+    fn load_rows(
+        &self,
+        tile: &mut Tile<'_>,
+        positions: &mut Positions<'_>,
+        sights: &mut [Sight; GROUPS],
+    ) {
+        let (p, d) = (self.problem, self.problem.shape.head_dim);
+        let scale = (p.softmax_scale * LOG2_E) as f32;
+        let (mut q, mut sum) = ([0f32; MAX_HEAD_DIM], [0f32; MAX_HEAD_DIM]);
+        tile.begin(self.rows.len());
+        for (n, i) in self.rows.clone().enumerate() {
+            let (q, sum) = (&mut q[..d], &mut sum[..d]);
+            T::load(
+                row(self.args.q, self.batch * p.layout.q.batch, p.layout.q, i, self.head, d),
+                q,
+            );
+            let add = |bias: &[f32], to: &mut [f32]| {
+                for (to, (q, bias)) in to.iter_mut().zip(q.iter().zip(&bias[self.head * d..])) {
+                    *to = (q + bias) * scale;
+                }
+            };
+            add(self.args.bias_u, sum);
+            tile.load_q(n, sum, 1.0);
+            add(self.args.bias_v, sum);
+            positions.load_q(n, sum);
+            let (position, sight) = (self.position(i), &mut sights[n / LANES]);
+            let own = p.own_position.then(|| position + p.shape.seqlen_k - p.segment_len());
+            sight.add(n % LANES, p.keys(position), own);
+            if let (Some(bias), Some(embed), Some(segments)) =
+                (self.args.bias_s, self.args.seg_embed, self.args.seg_q)
+            {
+                add(bias, sum);
+                let of = |x: usize| dot(sum, &embed[(x * p.shape.heads_q + self.head) * d..][..d]);
+                let segment = segments[self.batch * p.segment_len() + position];
+                sight.add_segment(n % LANES, segment, [of(0), of(1)]);
+            }
+        }
+    }
+
+    /// K and V of a tile. Whether all of V is finite.
+    fn load_tile(&self, tile: &mut Tile<'_>, keys: Range<usize>) -> bool {
+        let (p, d, args) = (self.problem, self.problem.shape.head_dim, self.args);
+        let head = self.head / (p.shape.heads_q / p.shape.heads_kv);
+        let l = &p.layout;
+        tile.end_k(keys.len());
+        let mut finite = true;
+        for (n, j) in keys.enumerate() {
+            let (k, v, at) = match (p.memory, args.k_memory, args.v_memory) {
+                (Some(Memory { len, rows, start }), Some(k), Some(v)) if j < len => {
+                    ((k, l.k_memory), (v, l.v_memory), (start + j) % rows)
+                }
+                (memory, ..) => ((args.k, l.k), (args.v, l.v), j - memory.map_or(0, |m| m.len)),
+            };
+            tile.load_k(n, row(k.0, self.batch * k.1.batch, k.1, at, head, d));
+            finite &= tile.load_v(n, row(v.0, self.batch * v.1.batch, v.1, at, head, d));
+        }
+        finite
+    }
+
+    /// S before the product with the keys: the terms of positions and segments.
+    fn begin_scores(
+        &self,
+        positions: &mut Positions<'_>,
+        group: usize,
+        sight: &Sight,
+        from: usize,
+        s: &mut [Lanes],
+    ) {
+        let p = self.problem;
+        let rows = self.rows_of(group);
+        if p.targets.is_none() {
+            let near = self.distance(rows.start, from);
+            positions.begin_scores(self.isa, group, near, s);
+        } else {
+            // Lanes without a row hold what does no harm.
+            s.fill([0.0; LANES]);
+            for (lane, i) in rows.enumerate() {
+                let near = self.distance(self.position(i), from);
+                let n = group * LANES + lane;
+                positions.begin_row(self.isa, n, near, s, |at, to| self.load_r(at, to));
+            }
+        }
+        if let Some(segments) = self.args.seg_k {
+            let of_keys: &[i32] = &segments[self.batch * p.shape.seqlen_k + from..][..s.len()];
+            with_isa!(self.isa, add_segments(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]));
+        }
+    }
+
+    /// The rows of a group.
+    fn rows_of(&self, group: usize) -> Range<usize> {
+        let first = self.rows.start + group * LANES;
+        first..self.rows.end.min(first + LANES)
+    }
+
+    fn mask(&self, sight: &Sight, group: usize, first: usize, s: &mut [Lanes]) {
+        let p = self.problem;
+        let at = self.batch * p.shape.seqlen_k + first;
+        let valid: Option<&[u8]> = self.args.key_valid.map(|valid| &valid[at..][..s.len()]);
+        let mut blocked = [[0; LANES]; WORDS];
+        if let Some(mask) = self.args.perm_mask {
+            for (lane, i) in self.rows_of(group).enumerate() {
+                let row = self.batch * p.segment_len() + self.position(i);
+                let words = &mask[row * p.perm_words()..][..p.perm_words()];
+                for (to, word) in blocked.iter_mut().zip(&words[first / WORD..]) {
+                    to[lane] = *word;
+                }
+            }
+        }
+        let blocked: &[[u32; LANES]; WORDS] = &blocked;
+        with_isa!(self.isa, mask(
+            sight: &Sight,
+            first: usize,
+            blocked: &[[u32; LANES]; WORDS],
+            valid: Option<&[u8]>,
+            s: &mut [Lanes],
+        ));
+    }
+
+    fn load_r(&self, distance: i64, to: &mut [f32]) {
+        let (p, d) = (self.problem, self.problem.shape.head_dim);
+        let clamp = p.clamp_len.map_or(i64::MAX, |n| n as i64);
+        let at = usize::try_from(distance.clamp(-clamp, clamp) + p.distance_offset as i64);
+        let at = at.ok().filter(|&at| at < p.rows);
+        load_row(at.map(|at| row(self.args.r, 0, p.layout.r, at, self.head, d)), to);
+    }
+    fn store(&self, tile: &mut Tile<'_>, out: &SharedRows<'_, T>, lse: &SharedRows<'_, f32>) {
+        let (s, l) = (&self.problem.shape, &self.problem.layout);
+        for (n, i) in self.rows.clone().enumerate() {
+            let (row, lse_of_row) = tile.result(n);
+            let at = row_start(self.batch * l.out.batch, l.out, i, self.head);
+            let lse_at = (self.batch * s.heads_q + self.head) * s.seqlen_q + i;
+            // SAFETY: no other block has this row, and no two rows share an element (`validate`).
+            #[allow(unsafe_code)]
+            let (out, lse) = unsafe { (out.row(at, s.head_dim), lse.row(lse_at, 1)) };
+            T::store(row, out);
+            lse[0] = lse_of_row;
+        }
+    }
+}
