@@ -8,12 +8,15 @@ use common::relative::{self, Case, MIXTURES, errors, random_problem};
 use common::{Random, tolerance};
 use longhand::cpu::Isa;
 use longhand::transformer_xl::cpu::Args;
-use longhand::transformer_xl::{Chunks, Inputs, Memory, Output};
-use longhand::{DType, Full, TransformerXl, Window};
+use longhand::transformer_xl::{Memory, Output};
+use longhand::{DType, Full, TransformerXl};
 use longhand_cli::results::Results;
 
-/// As of the other devices: twice what a plain f32 evaluation of the random problems stays below.
-const LSE: f64 = 1.5e-6;
+/// As of the other devices, whose random problems have 32 elements in a row; here there are up to
+/// four times as many, and roundings add up.
+fn lse_bound(p: &TransformerXl) -> f64 {
+    1.5e-6 * (p.shape.head_dim as f64 / 32.0).max(1.0)
+}
 
 /// By every set of instructions; the last result.
 fn check(case: &Case, what: &str) -> Output<f32> {
@@ -23,7 +26,7 @@ fn check(case: &Case, what: &str) -> Output<f32> {
         let plan = p.plan_cpu().unwrap().with_isa(isa).unwrap();
         let got = plan.run_inputs(&case.inputs()).unwrap();
         let (out, lse) = errors(&got, &expected);
-        let within = out <= tolerance(p.dtype) && lse <= LSE;
+        let within = out <= tolerance(p.dtype) && lse <= lse_bound(p);
         assert!(within, "{what}, {isa:?}: out {out:.2e}, lse {lse:.2e}: {p:?}");
         last = Some(got);
     }
@@ -32,7 +35,7 @@ fn check(case: &Case, what: &str) -> Output<f32> {
 
 #[test]
 fn random_problems_that_mix_everything_agree_with_the_definition() {
-    for seed in 0..270 {
+    for seed in 0..180 {
         let mut random = Random(seed);
         let head_dim = [1, 3, 8, 32, 33, 64, 80, 128][random.below(8)];
         let mut problem = random_problem(&mut random, seed as usize % MIXTURES, head_dim);
@@ -61,4 +64,127 @@ fn fixtures_pass_the_programs_comparison_in_every_dtype() {
             }
         }
     }
+}
+
+/// A causal problem of 300 positions over a memory of 140, 2 heads.
+fn long() -> Case {
+    let problem = TransformerXl::with_memory([1, 300, 2, 40], 140, DType::F32);
+    Case::new(problem, &mut Random(5))
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads_or_the_workspace() {
+    let problem = TransformerXl::xlnet([1, 700, 2, 24], 90, DType::F32).segments();
+    let case = Case::new(problem, &mut Random(7));
+    let plan = problem.plan_cpu().unwrap();
+    let inputs = case.inputs();
+    let run = |threads: usize, workspaces: usize| {
+        let mut out = vec![f32::NAN; problem.span("out")];
+        let mut lse = vec![f32::NAN; problem.lse_len()];
+        let biases = [inputs.bias_u, inputs.bias_v];
+        let args = Args {
+            bias_s: inputs.bias_s,
+            seg_embed: inputs.seg_embed,
+            seg_q: inputs.seg_q,
+            seg_k: inputs.seg_k,
+            ..Args::new([inputs.q, inputs.k, inputs.v], inputs.r, biases, &mut out, &mut lse)
+        };
+        // Another's workspace, and what no thread can use.
+        let mut workspace = vec![f32::NAN; workspaces * plan.workspace_of_thread() + 7];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| plan.run(args, &mut workspace)).unwrap();
+        (out, lse)
+    };
+    let one = run(1, 1);
+    assert!(one == run(3, 3) && one == run(2, 5));
+}
+
+#[test]
+fn nan_stays_with_the_rows_that_see_it() {
+    let head_dim = 40;
+    // Key 200, and the row of distance 300: both are of the first head and the last queries.
+    for (tensor, at) in [("k", 200), ("v", 200), ("r", 300)] {
+        let mut case = long();
+        case.tensor_mut(tensor)[at * 2 * head_dim] = f32::NAN;
+        let got = case.problem.run_cpu(&case.inputs()).unwrap();
+        for (i, row) in got.out.chunks_exact(2 * head_dim).enumerate() {
+            let finite = row[..head_dim].iter().all(|x| x.is_finite());
+            assert_eq!(finite, i + 140 < at, "{tensor}, row {i}");
+            assert!(row[head_dim..].iter().all(|x| x.is_finite()), "{tensor}, row {i}");
+        }
+    }
+}
+
+#[test]
+fn a_memory_in_a_ring_is_the_same_keys() {
+    let case = long();
+    let expected = case.problem.run_cpu(&case.inputs()).unwrap();
+    for (len, rows, start) in [(140, 140, 0), (140, 150, 120), (0, 1, 0), (440, 440, 7)] {
+        let apart = case.with_memory(Memory { len, rows, start });
+        assert!(apart.problem.run_cpu(&apart.inputs()).unwrap() == expected);
+    }
+}
+
+#[test]
+fn a_table_and_biases_of_zeros_leave_full_attention() {
+    let mut case = long();
+    for name in ["r", "bias_u", "bias_v"] {
+        case.tensor_mut(name).fill(0.0);
+    }
+    let full = Full::new(case.problem.shape, DType::F32).causal();
+    let inputs = case.inputs();
+    let inputs_of_full = longhand::full::Inputs::new(inputs.q, inputs.k, inputs.v);
+    let expected = full.run_cpu(&inputs_of_full).unwrap();
+    let got = case.problem.run_cpu(&inputs).unwrap();
+    assert!(got.out == expected.out && got.lse == expected.lse);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let problem = TransformerXl::xlnet([1, 20, 2, 8], 4, DType::F32);
+    let case = Case::new(problem, &mut Random(5));
+    let plan = problem.plan_cpu().unwrap();
+    let x = case.inputs();
+    let biases = [x.bias_u, x.bias_v];
+    let (mut out, mut lse) = (vec![0f32; 320], vec![0.0; 40]);
+    let mut workspace = vec![0.0; plan.workspace_len(1)];
+    let refused = |plan: &longhand::transformer_xl::cpu::Plan,
+                   args: Args<'_, f32>,
+                   workspace: &mut [f32],
+                   said: &str| {
+        let why = plan.run(args, workspace).unwrap_err().to_string();
+        assert!(why.contains(said), "{why}");
+    };
+    let all = [x.q, x.k, x.v];
+    let args = Args::new(all, x.r, biases, &mut out[1..], &mut lse);
+    refused(&plan, args, &mut workspace, "out.len");
+    let args = Args::new(all, x.r, biases, &mut out, &mut lse[1..]);
+    refused(&plan, args, &mut workspace, "lse.len");
+    let args = Args::new([x.q, &x.k[1..], x.v], x.r, biases, &mut out, &mut lse);
+    refused(&plan, args, &mut workspace, "k.len");
+    let args = Args::new(all, &x.r[1..], biases, &mut out, &mut lse);
+    refused(&plan, args, &mut workspace, "r.len");
+    let args = Args::new(all, x.r, [&x.bias_u[1..], x.bias_v], &mut out, &mut lse);
+    refused(&plan, args, &mut workspace, "bias_u.len");
+    let args = Args::new(all, x.r, biases, &mut out, &mut lse);
+    refused(&plan, args, &mut [], "workspace.len");
+    let args = Args { targets: Some(&[0]), ..Args::new(all, x.r, biases, &mut out, &mut lse) };
+    refused(&plan, args, &mut workspace, "targets");
+    for (problem, name) in [
+        (problem.segments(), "bias_s"),
+        (problem.perm_mask(), "perm_mask"),
+        (problem.key_padding(), "key_valid"),
+        (problem.memory(Memory { len: 4, rows: 4, start: 0 }), "k_memory"),
+    ] {
+        let args = Args::new(all, x.r, biases, &mut out, &mut lse);
+        refused(&problem.plan_cpu().unwrap(), args, &mut workspace, name);
+    }
+    let few = problem.targets(2);
+    let args = Args { targets: Some(&[3, 20]), ..Args::new(all, x.r, biases, &mut out, &mut lse) };
+    refused(&few.plan_cpu().unwrap(), args, &mut workspace, "targets[0][1] = 20");
+    let half = vec![half::f16::ZERO; 1000];
+    let mut out = vec![half::f16::ZERO; 320];
+    let args = Args::new([&half[..], &half, &half], &half, biases, &mut out, &mut lse);
+    let why = plan.run(args, &mut workspace).unwrap_err().to_string();
+    assert!(why.contains("dtype = f16"), "{why}");
 }

@@ -120,6 +120,23 @@ impl<'a> Tile<'a> {
         &mut self.s[..keys]
     }
 
+    /// The same, added to what `begin` writes.
+    pub(crate) fn scores_from(
+        &mut self,
+        isa: Isa,
+        group: usize,
+        keys: usize,
+        begin: impl FnOnce(&mut [Lanes]),
+    ) -> &mut [Lanes] {
+        begin(&mut self.s[..keys]);
+        let padded_keys = keys.next_multiple_of(SIDE);
+        let q: &[Lanes] = &self.q[group * self.d..][..self.d];
+        let k: &[f32] = &self.k[..padded_keys * self.d];
+        let s: &mut [Lanes] = &mut self.s[..padded_keys];
+        with_isa!(isa, add_scores(q: &[Lanes], k: &[f32], s: &mut [Lanes]));
+        &mut self.s[..keys]
+    }
+
     /// S, in units of log2 and −∞ where it is masked, into the group's running result. `careful`: a
     /// value that is not finite must not reach rows that give its key no weight.
     pub(crate) fn add(&mut self, isa: Isa, group: usize, keys: usize, careful: bool) {
@@ -163,9 +180,8 @@ pub(crate) fn scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
     products::<FMA, false>(q, k, s);
 }
 
-/// S += K Qᵀ: the sums begin at what `s` holds.
+/// S += K Qᵀ, a sum of its own first: fewer roundings in a row.
 #[inline(always)]
-#[allow(dead_code)] // Relative positions' kernel begins at the position term.
 pub(crate) fn add_scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
     products::<FMA, true>(q, k, s);
 }
@@ -175,12 +191,17 @@ fn products<const FMA: bool, const ADD: bool>(q: &[Lanes], k: &[f32], s: &mut [L
     let d = q.len();
     for (keys, s) in k.chunks_exact(SIDE * d).zip(s.as_chunks_mut::<SIDE>().0) {
         let keys: [&[f32]; SIDE] = std::array::from_fn(|n| &keys[n * d..][..d]);
-        let mut sums = if ADD { *s } else { [[0f32; LANES]; SIDE] };
+        let mut sums = [[0f32; LANES]; SIDE];
         for (x, q) in q.iter().enumerate() {
             for (sum, key) in sums.iter_mut().zip(keys) {
                 for (sum, q) in sum.iter_mut().zip(q) {
                     *sum = multiply_add::<FMA>(key[x], *q, *sum);
                 }
+            }
+        }
+        if ADD {
+            for (sum, s) in sums.as_flattened_mut().iter_mut().zip(s.as_flattened()) {
+                *sum += s;
             }
         }
         *s = sums;

@@ -20,6 +20,18 @@ const SPAN: usize = BLOCK_N + BLOCK_M - LANES + PADDED_MORE;
 /// Rows of the window: it is moved to the end when it has come to the beginning.
 const WINDOW: usize = SPAN + 6 * BLOCK_N;
 const BAND: usize = BLOCK_N + PADDED_MORE;
+const BITS: usize = LANES.ilog2() as usize;
+/// All ones for the lanes whose number has the bit.
+const MASKS: [[u32; LANES]; BITS] = {
+    let mut masks = [[0; LANES]; BITS];
+    let mut at = 0;
+    while at < BITS * LANES {
+        let (bit, lane) = (at / LANES, at % LANES);
+        masks[bit][lane] = if lane >> bit & 1 == 1 { u32::MAX } else { 0 };
+        at += 1;
+    }
+    masks
+};
 
 /// One thread's part of the workspace.
 pub(super) struct Positions<'a> {
@@ -128,8 +140,8 @@ impl<'a> Positions<'a> {
             self.kept_from[group] = low;
         }
         // The last key's diagonal begins at the least distance that is needed.
-        let band: &[Lanes] = &self.band[keys - s.len()..];
-        with_isa!(isa, diagonals(band: &[Lanes], s: &mut [Lanes]));
+        let band: &mut [Lanes] = &mut self.band[keys - s.len()..keys + MORE];
+        with_isa!(isa, diagonals(band: &mut [Lanes], s: &mut [Lanes]));
     }
 
     /// The same of one row of the block that has no neighbours: its distance to the tile's first key
@@ -155,25 +167,24 @@ impl<'a> Positions<'a> {
     }
 }
 
-/// Lane i of key n: row `len − 1 − n + i` of the band. Rows are selected, lanes stay.
+/// Lane i of key n: row `len − 1 − n + i` of the band, which is left changed. Rows are selected, lanes
+/// stay: after the step of a bit, every lane whose number has it reads so many rows further.
 #[inline(always)]
-fn diagonals<const FMA: bool>(band: &[Lanes], s: &mut [Lanes]) {
-    const HALF: usize = LANES / 2;
-    // Hidden from the compiler, which would else take the lanes apart.
-    let bits: [[u32; HALF]; 3] = std::hint::black_box(std::array::from_fn(|bit| {
-        std::array::from_fn(|lane| (lane >> bit) as u32 & 1)
-    }));
-    let select = |bit: usize, a: &[f32; HALF], b: &[f32; HALF]| -> [f32; HALF] {
-        std::array::from_fn(|n| if bits[bit][n] != 0 { b[n] } else { a[n] })
-    };
-    for (s, rows) in s.iter_mut().rev().zip(band.windows(LANES)) {
-        for (half, s) in s.as_chunks_mut::<HALF>().0.iter_mut().enumerate() {
-            let row = |n: usize| &rows[half * HALF + n].as_chunks::<HALF>().0[half];
-            let pairs: [[f32; HALF]; 4] =
-                std::array::from_fn(|n| select(0, row(2 * n), row(2 * n + 1)));
-            let [a, b] = [0, 2].map(|n| select(1, &pairs[n], &pairs[n + 1]));
-            *s = select(2, &a, &b);
+fn diagonals<const FMA: bool>(band: &mut [Lanes], s: &mut [Lanes]) {
+    // Hidden from the compiler, which would else find slower ways to select, lane by lane.
+    for (bit, mask) in std::hint::black_box(MASKS).iter().enumerate() {
+        let step = 1 << bit;
+        for at in 0..band.len() - step {
+            let further = band[at + step];
+            let row = &mut band[at];
+            for n in 0..LANES {
+                let bits = row[n].to_bits() & !mask[n] | further[n].to_bits() & mask[n];
+                row[n] = f32::from_bits(bits);
+            }
         }
+    }
+    for (s, row) in s.iter_mut().rev().zip(band) {
+        *s = *row;
     }
 }
 
