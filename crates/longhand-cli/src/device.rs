@@ -14,8 +14,7 @@ use std::time::Instant;
 pub enum DeviceKind {
     /// The definition, in f64.
     Reference,
-    /// This machine's processor: forward by kernels, but relative positions, and gradients, as the
-    /// reference.
+    /// This machine's processor: forward by kernels, gradients as the reference.
     Cpu,
     /// Any GPU, through WebGPU.
     Webgpu,
@@ -95,11 +94,11 @@ impl Device {
         }
     }
 
-    /// Whether the device computes by kernels that are worth measuring: a host computes as the
-    /// reference, and a simulator's times are a model's.
+    /// Whether the device computes by kernels that are worth measuring: the reference's are not, and
+    /// a simulator's times are a model's.
     pub fn is_measured(&self) -> bool {
         match self {
-            Device::Host(_) => false,
+            Device::Host(kind) => *kind == DeviceKind::Cpu,
             Device::Webgpu(_) => true,
             Device::Cuda(gpu) => !gpu.is_simulated(),
         }
@@ -112,7 +111,7 @@ impl Device {
             Device::Host(_) => {
                 let isa = longhand::cpu::Isa::choose();
                 let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
-                format!("cpu ({isa}; relative positions by the definition)")
+                format!("cpu ({isa})")
             }
             Device::Webgpu(gpu) => gpu.name(),
             Device::Cuda(gpu) => gpu.name(),
@@ -146,6 +145,11 @@ impl Device {
             (Device::Host(DeviceKind::Cpu), ProblemFile::Lsh(file)) => {
                 let problem = Lsh { dtype, ..file.problem.clone() };
                 Ok(problem.time_cpu(&file.inputs.as_inputs(), repeats)?.into())
+            }
+            (Device::Host(DeviceKind::Cpu), ProblemFile::Relative(file)) => {
+                let problem = file.problem(Stream::Content, dtype);
+                let inputs = file.inputs.as_inputs(Stream::Content);
+                Ok(problem.time_cpu(&inputs, repeats)?.into())
             }
             (Device::Host(_), ProblemFile::Full(file)) => {
                 let inputs = file.inputs.stored_as::<f64>(dtype);
@@ -182,11 +186,11 @@ fn on_clock(
     Ok(Timing { first_ms: None, best_ms, workspace_bytes: 0 })
 }
 
-/// By the processor's kernels where there are some; else, and for gradients, by the definition in
-/// f64, the results rounded as a device stores them.
+/// By the processor's kernels, or, and for gradients, by the definition in f64; the results rounded as
+/// a device stores them.
 fn on_host(kind: DeviceKind, file: &ProblemFile, dtype: DType, backward: bool) -> Result<Computed> {
     let forward = match kind {
-        DeviceKind::Cpu => on_cpu(file, dtype)?,
+        DeviceKind::Cpu => Some(on_cpu(file, dtype)?),
         _ => None,
     };
     let backward = backward && file.has_grad_out();
@@ -212,23 +216,31 @@ fn on_host(kind: DeviceKind, file: &ProblemFile, dtype: DType, backward: bool) -
     Ok(Computed { results, backward_declined: None })
 }
 
-/// A forward pass by the processor's kernels, if there are some for the kind.
-fn on_cpu(file: &ProblemFile, dtype: DType) -> Result<Option<Results>> {
+/// A forward pass by the processor's kernels.
+fn on_cpu(file: &ProblemFile, dtype: DType) -> Result<Results> {
     Ok(match file {
         ProblemFile::Full(file) => {
             let problem = Full { dtype, ..file.problem };
             let output = problem.run_cpu(&file.inputs.as_inputs())?;
-            Some(from_parts(file, &output, None, dtype))
+            from_parts(file, &output, None, dtype)
         }
         ProblemFile::Longformer(file) => {
             let problem = Longformer { dtype, ..file.problem.clone() };
-            Some(file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None))
+            file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None)
         }
         ProblemFile::Lsh(file) => {
             let problem = Lsh { dtype, ..file.problem.clone() };
-            Some(file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None))
+            file.results(&problem.run_cpu(&file.inputs.as_inputs())?, None)
         }
-        ProblemFile::Relative(_) => None,
+        ProblemFile::Relative(file) => {
+            let mut results = Results::new();
+            for &stream in file.streams() {
+                let problem = file.problem(stream, dtype);
+                let output = problem.run_cpu(&file.inputs.as_inputs(stream))?;
+                file.put(&mut results, stream, &output);
+            }
+            results
+        }
     })
 }
 

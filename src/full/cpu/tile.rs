@@ -98,7 +98,7 @@ impl<T: Element> Block<'_, T> {
         let (p, d) = (self.problem, self.problem.shape.head_dim);
         let scale = match p.softcap > 0.0 {
             true => p.softmax_scale as f32,
-            false => (p.softmax_scale * f64::from(LOG2_E)) as f32,
+            false => (p.softmax_scale * std::f64::consts::LOG2_E) as f32,
         };
         tile.begin(rows.len());
         for (n, i) in rows.enumerate() {

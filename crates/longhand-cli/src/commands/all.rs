@@ -42,7 +42,7 @@ pub(crate) fn run() -> Result<Outcome> {
             Err(e) => absent.push(format!("{:<8} not available: {e}\n", kind.name())),
         }
     }
-    // The large problem shows a kernel's speed and memory; the host computes as the reference.
+    // The large problem shows a kernel's speed and memory.
     if devices.iter().any(Device::is_measured) {
         samples.push(large()?);
     }
@@ -132,7 +132,6 @@ impl Sample {
     /// A device against the reference.
     fn on(&mut self, device: &Device, dtype: DType) -> Result<Row> {
         let dash = || ["-".to_owned(), "-".to_owned()];
-        let start = Instant::now();
         let computed = match device.compute(&self.file, dtype, false) {
             Ok(computed) => computed,
             Err(Failure::Declined(why)) => {
@@ -142,7 +141,6 @@ impl Sample {
             }
             Err(e) => return Err(e.at(&self.name)),
         };
-        let host_ms = start.elapsed().as_secs_f64() * 1e3;
         let tolerances = match self.tolerances.remove(dtype.name()) {
             Some(tolerances) => tolerances,
             None => naive::tolerances_by(&self.file, dtype, &self.reference)?,
@@ -151,10 +149,9 @@ impl Sample {
             compare(name, &computed.results[name], &self.reference[name], tolerances[name])
         });
         self.tolerances.insert(dtype.name(), tolerances);
-        let measured = match device {
-            Device::Host(_) => Some((host_ms, 0)),
-            _ if !device.is_measured() => None,
-            _ => {
+        let measured = match device.is_measured() {
+            false => None,
+            true => {
                 let repeats = if self.is_large() { 1 } else { 3 };
                 let timing = device.time(&self.file, dtype, repeats)?;
                 Some((timing.best_ms, timing.workspace_bytes))

@@ -65,7 +65,7 @@ fn look(kind: DeviceKind) -> Finding {
             let isa = longhand::cpu::Isa::choose();
             let isa = isa.map_or_else(|why| why.to_string(), |isa| isa.name().to_owned());
             let what = format!(
-                "{threads} threads, {} ({isa}); forward by kernels, but relative positions, and gradients, as the reference",
+                "{threads} threads, {} ({isa}); forward by kernels, gradients as the reference",
                 std::env::consts::ARCH
             );
             (finding.state, finding.selects) = host(&what);
