@@ -165,11 +165,6 @@ impl Lsh {
         caps.binds(&all)
     }
 
-    /// Items of a chunk that may be there at all.
-    pub(super) fn items_of_chunk(&self) -> usize {
-        self.chunk_len.min(self.seqlen)
-    }
-
     /// Digits that a bucket is sorted by, lowest first: the bits below each, and how many it has.
     pub(super) fn digits(&self) -> Vec<(u32, u32)> {
         // Invalid positions come last, in a bucket of their own; so does what a caller gives wrongly.

@@ -73,11 +73,6 @@ impl Lsh {
         }
         Ok(Plan { problem: self.clone(), isa: Isa::choose()? })
     }
-
-    /// Items of a chunk: all, if nothing is sorted.
-    fn items_of_chunk(&self) -> usize {
-        self.chunk_len.min(self.seqlen)
-    }
 }
 
 impl Plan {

@@ -337,6 +337,11 @@ impl Lsh {
         self.heads * self.head_dim * self.num_hashes * self.columns()
     }
 
+    /// Items of a chunk that may be there at all.
+    pub(crate) fn items_of_chunk(&self) -> usize {
+        self.chunk_len.min(self.seqlen)
+    }
+
     /// Elements of `lse`.
     pub fn lse_len(&self) -> usize {
         self.batch * self.heads * self.seqlen
