@@ -4,7 +4,7 @@
 use crate::{Device, Result, Tensor};
 use longhand::full::Bias;
 use longhand::full::cpu::Args;
-use longhand::{DType, Full, Shape};
+use longhand::{DType, Full, Longformer, Shape, longformer};
 
 /// What a query may see, and what is added to its scores.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,6 +80,66 @@ pub fn full(
             args.bias = bias;
             plan.run(args, &mut workspace)?;
             Ok(Tensor::new(out_shape, out))
+        }
+    }
+}
+
+/// Global positions: `[batch, count]`, distinct, filled up with −1.
+#[derive(Debug, Clone)]
+pub struct Globals {
+    /// The positions.
+    pub indices: Vec<i32>,
+    /// How many a row may list.
+    pub count: usize,
+}
+
+/// Longformer's attention: `side` keys on each side of a position, and global positions, whose rows
+/// read projections of their own. All tensors are `[batch, seqlen, heads · dim]`. Gradient: as of
+/// [`full`].
+///
+/// # Errors
+///
+/// If the mask does not fit the sizes.
+pub fn windowed(
+    device: &Device,
+    heads: &Heads,
+    side: usize,
+    [q, k, v]: [&Tensor; 3],
+    globals: Option<(&Globals, [&Tensor; 3])>,
+    key_valid: Option<&[u8]>,
+) -> Result<Tensor> {
+    let [batch, seqlen] = [q.shape()[0], q.shape()[1]];
+    let mut problem = Longformer::new([batch, seqlen, heads.count, heads.dim], side, DType::F32);
+    problem.softmax_scale = heads.scale;
+    problem.max_globals = globals.map_or(0, |(globals, _)| globals.count);
+    problem.key_padding = key_valid.is_some();
+    let [q_global, k_global, v_global] = [0, 1, 2].map(|i| globals.map(|(_, x)| x[i].data()));
+    let global_indices = globals.map(|(globals, _)| &globals.indices[..]);
+    let [local_q, local_k, local_v] = [q.data(), k.data(), v.data()];
+    match device {
+        Device::Reference => {
+            let mut inputs = longformer::Inputs::new(local_q, local_k, local_v);
+            inputs.q_global = q_global;
+            inputs.k_global = k_global;
+            inputs.v_global = v_global;
+            inputs.global_indices = global_indices;
+            inputs.key_valid = key_valid;
+            Ok(Tensor::new(q.shape(), problem.reference(&inputs)?.out))
+        }
+        Device::Cpu => {
+            let plan = problem.plan_cpu()?;
+            let mut out = vec![0.0f32; q.data().len()];
+            let mut lse = vec![0.0; problem.lse_len()];
+            let mut workspace = vec![0.0; plan.workspace_len(rayon::current_num_threads())];
+            let mut args =
+                longformer::cpu::Args::new([local_q, local_k, local_v], &mut out, &mut lse);
+            args.q_global = q_global;
+            args.k_global = k_global;
+            args.v_global = v_global;
+            args.global_indices = global_indices;
+            args.key_valid = key_valid;
+            plan.run(args, &mut workspace)?;
+            Ok(Tensor::new(q.shape(), out))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The transformer block. There is one; what a model does otherwise is data in it.
 
-use crate::attention::{self, Heads, Mask};
+use crate::attention::{self, Globals, Heads, Mask};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
 use crate::{Device, Result, Tensor};
@@ -79,8 +79,23 @@ pub struct Attention {
     pub out: Linear,
     /// Heads.
     pub heads: Heads,
-    /// Whether no position sees a later one.
-    pub causal: bool,
+    /// What a position sees.
+    pub kind: Kind,
+}
+
+/// The kinds of attention of a block.
+pub enum Kind {
+    /// Every position.
+    Full,
+    /// Those up to its own.
+    Causal,
+    /// Those at most `side` away, and the global ones, which read projections of their own.
+    Windowed {
+        /// Keys on each side.
+        side: usize,
+        /// Of queries, keys and values of global positions.
+        global: Box<[Linear; 3]>,
+    },
 }
 
 impl Attention {
@@ -100,8 +115,23 @@ impl Attention {
             let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid, -1e4);
             taps.borrow_mut().push(scores);
         }
-        let mask = Mask { causal: self.causal, ..seen.mask };
-        let mixed = attention::full(seen.device, &self.heads, [&q, &k, &v], &mask)?;
+        let local = [&q, &k, &v];
+        let mixed = match &self.kind {
+            Kind::Full => attention::full(seen.device, &self.heads, local, &seen.mask)?,
+            Kind::Causal => {
+                let mask = Mask { causal: true, ..seen.mask };
+                attention::full(seen.device, &self.heads, local, &mask)?
+            }
+            Kind::Windowed { side, global } => {
+                let valid = seen.mask.key_valid;
+                let own = seen.globals.map(|globals| {
+                    let [q, k, v] = &**global;
+                    (globals, [q.run(x[0]), k.run(x[1]), v.run(x[2])])
+                });
+                let own = own.as_ref().map(|(globals, [q, k, v])| (*globals, [q, k, v]));
+                attention::windowed(seen.device, &self.heads, *side, local, own, valid)?
+            }
+        };
         Ok(self.out.run(&mixed))
     }
 }
@@ -163,6 +193,8 @@ pub struct Seen<'a> {
     pub mask: Mask<'a>,
     /// An encoder's states, and which of them are there.
     pub memory: Option<(&'a Tensor, Mask<'a>)>,
+    /// Positions that see and are seen from everywhere.
+    pub globals: Option<&'a Globals>,
     /// Takes every block's scores, for distillation.
     pub scores: Option<&'a RefCell<Vec<Tensor>>>,
 }
@@ -170,7 +202,7 @@ pub struct Seen<'a> {
 impl<'a> Seen<'a> {
     /// A mask and nothing else.
     pub fn new(device: &'a Device, mask: Mask<'a>) -> Self {
-        Seen { device, mask, memory: None, scores: None }
+        Seen { device, mask, memory: None, globals: None, scores: None }
     }
 }
 

@@ -114,6 +114,8 @@ pub struct Traits {
     pub task_types: bool,
     /// No position sees a later one.
     pub causal: bool,
+    /// A position sees its neighbours and a few global ones.
+    pub windowed: bool,
     /// Projections of queries, keys, values.
     pub projections: Projections,
     /// Parameters shared between blocks.
@@ -156,6 +158,7 @@ pub const BERT: Traits = Traits {
     factorised: Factorised::No,
     task_types: false,
     causal: false,
+    windowed: false,
     projections: Projections::Separate,
     sharing: Sharing::Own,
     head: MLM,
@@ -174,6 +177,14 @@ const ROBERTA: Traits = Traits {
     names: &names::ROBERTA_NAMES,
     pair: None,
     ..BERT
+};
+
+const LONGFORMER: Traits = Traits {
+    model_type: "longformer",
+    idea: "long texts: a window in each block, and global positions where a task needs them",
+    names: &names::LONGFORMER_NAMES,
+    windowed: true,
+    ..ROBERTA
 };
 
 const ALBERT: Traits = Traits {
@@ -280,6 +291,17 @@ const Q8BERT: Traits = Traits {
     ..BERT
 };
 
+const MOCKINGJAY: Traits = Traits {
+    model_type: "mockingjay",
+    idea: "frames of sound instead of words, sinusoids instead of a table of positions",
+    names: &names::MOCKINGJAY_NAMES,
+    token_types: false,
+    pooler: None,
+    pair: None,
+    read: members::mockingjay::read,
+    ..BERT
+};
+
 const GPT: Traits = Traits {
     model_type: "openai-gpt",
     idea: "no position sees a later one: the next token",
@@ -319,6 +341,7 @@ pub static FAMILY: &[Traits] = &[
     UNILM,
     BERT,
     ROBERTA,
+    LONGFORMER,
     ALBERT,
     MEGATRON_BERT,
     ERNIE,
@@ -329,6 +352,7 @@ pub static FAMILY: &[Traits] = &[
     TINYBERT,
     MOBILEBERT,
     Q8BERT,
+    MOCKINGJAY,
     GPT,
     GPT2,
     MEGATRON_GPT,

@@ -139,6 +139,10 @@ pub(crate) const ROBERTA_NAMES: Names = Names {
     ..BERT_NAMES
 };
 
+pub(crate) const LONGFORMER_NAMES: Names = Names { prefix: "longformer.", ..ROBERTA_NAMES };
+
+pub(crate) const MOCKINGJAY_NAMES: Names = Names { prefix: "Transformer.", ..BERT_NAMES };
+
 pub(crate) const ELECTRA_NAMES: Names = Names {
     prefix: "electra.",
     embedding_map: "embeddings_project",

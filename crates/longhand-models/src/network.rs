@@ -1,7 +1,7 @@
 //! A network of one row: embeddings, blocks, heads. Members that are nothing else are read here;
 //! the others hold one or two of them.
 
-use crate::attention::Mask;
+use crate::attention::{Globals, Mask};
 use crate::block::Seen;
 use crate::family::Traits;
 use crate::heads::{Vocabulary, first_positions};
@@ -9,6 +9,7 @@ use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::stack::{Embeddings, Sizes, Stack};
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use longhand::longformer::globals_from_mask;
 
 /// A model: inputs by name in, results by name out.
 pub trait Member: Send + Sync {
@@ -135,7 +136,7 @@ impl Network {
             }
             _ => None,
         };
-        config.ignore(&["num_labels", "mode"]);
+        config.ignore(&["num_labels", "mode", "onnx_export"]);
         Ok(Network { traits, sizes, embeddings, stack, head, pooler, pair, classifier })
     }
 
@@ -147,7 +148,12 @@ impl Network {
     pub fn states(&self, inputs: &Inputs, device: &Device) -> Result<Vec<Tensor>> {
         let valid = key_valid(inputs)?;
         let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
-        self.states_under(inputs, &Seen::new(device, mask))
+        let globals = match self.traits.windowed {
+            true => globals(inputs, valid.as_deref())?,
+            false => None,
+        };
+        let seen = Seen { globals: globals.as_ref(), ..Seen::new(device, mask) };
+        self.states_under(inputs, &seen)
     }
 
     /// All states, under a given mask.
@@ -263,6 +269,16 @@ pub fn key_valid(inputs: &Inputs) -> Result<Option<Vec<u8>>> {
         return Err(Error::invalid("attention_mask", bad, "must hold 0 or 1"));
     }
     Ok(Some(mask.data.iter().map(|&x| x as u8).collect()))
+}
+
+/// `global_attention_mask` as a list of positions, if any is global. Padding wins.
+fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
+    let shape = &inputs.ints("input_ids")?.shape;
+    let Some(mask) = inputs.optional_ints("global_attention_mask", shape)? else { return Ok(None) };
+    let is_global = |(i, &m): (usize, &i32)| m != 0 && valid.is_none_or(|v| v[i] != 0);
+    let mask: Vec<bool> = mask.data.iter().enumerate().map(is_global).collect();
+    let (indices, count) = globals_from_mask(&mask, shape[1])?;
+    Ok((count > 0).then_some(Globals { indices, count }))
 }
 
 /// Cross entropy over classes of whole inputs.

@@ -1,7 +1,9 @@
 //! Embeddings and blocks: the body that most members share, built from a row of the table.
 
 use crate::attention::Heads;
-use crate::block::{Adapter, Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
+use crate::block::{
+    Adapter, Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer,
+};
 use crate::family::{Factorised, Positions, Projections, Sharing, Traits};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
@@ -43,6 +45,26 @@ impl Sizes {
     ///
     /// If a size is absent or has no meaning, or an option asks for what nobody supports.
     pub fn read(traits: &Traits, config: &Config) -> Result<Self> {
+        let blocks = Sizes::read_blocks(traits, config)?;
+        Ok(Sizes {
+            vocab: config.positive("vocab_size")?,
+            positions: config.positive(traits.keys.positions)?,
+            types: if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 },
+            embedding: match traits.factorised {
+                Factorised::No => blocks.hidden,
+                _ => config.positive("embedding_size")?,
+            },
+            pad: config.size_or("pad_token_id", 0)?,
+            ..blocks
+        })
+    }
+
+    /// The sizes of a stack without tables: what has no words.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_blocks(traits: &Traits, config: &Config) -> Result<Self> {
         let keys = traits.keys;
         let hidden = config.positive(keys.hidden)?;
         let heads = config.positive(keys.heads)?;
@@ -65,19 +87,16 @@ impl Sizes {
                 Some(n) => n,
                 None => 4 * hidden,
             },
-            vocab: config.positive("vocab_size")?,
-            positions: config.positive(keys.positions)?,
-            types: if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 },
-            embedding: match traits.factorised {
-                Factorised::No => hidden,
-                _ => config.positive("embedding_size")?,
-            },
+            vocab: 0,
+            positions: 0,
+            types: 0,
+            embedding: hidden,
             activation: match Activation::named(&config.text_or(activation, default)?)? {
                 Activation::Gelu if keys.gelu_is_tanh => Activation::GeluTanh,
                 other => other,
             },
             eps: config.number_or(keys.eps.0, keys.eps.1)?,
-            pad: config.size_or("pad_token_id", 0)?,
+            pad: 0,
             tied: config.flag_or("tie_word_embeddings", true)?,
         })
     }
@@ -347,8 +366,18 @@ fn read_block(
             Projection::Fused(map(names.query, hidden, 3 * hidden)?, steps)
         }
     };
+    let kind = match traits.windowed {
+        true => {
+            let read = |name: &str| map(&format!("{name}_global"), hidden, hidden);
+            let global = [read(names.query)?, read(names.key)?, read(names.value)?];
+            let side = window(config, sizes, layer)? / 2;
+            Kind::Windowed { side, global: Box::new(global) }
+        }
+        false if traits.causal => Kind::Causal,
+        false => Kind::Full,
+    };
     let out = map(names.out, hidden, hidden)?;
-    let attention = Attention { projection, out, heads, causal: traits.causal };
+    let attention = Attention { projection, out, heads, kind };
     let feed = FeedForward {
         up: map(names.up, hidden, sizes.inner)?,
         gate: None,
@@ -369,6 +398,23 @@ fn read_block(
             adapter: read_adapter(&own.under("output."), config, hidden)?,
         }],
         bottleneck: None,
+    })
+}
+
+/// The window of a layer, both sides together: one for all, or one for each.
+fn window(config: &Config, sizes: &Sizes, layer: usize) -> Result<usize> {
+    use serde_json::Value;
+    let option = config.get("attention_window");
+    let own = match option {
+        Some(Value::Array(list)) if list.len() == sizes.layers => list[layer].as_u64(),
+        Some(one) => one.as_u64(),
+        None => Some(512),
+    };
+    let even = own.filter(|&n| n > 0 && n % 2 == 0 && n < 1 << 30);
+    even.map(|n| n as usize).ok_or_else(|| {
+        let value = option.map_or_else(String::new, Value::to_string);
+        let rule = "must be even and positive, one number or one for each layer";
+        Error::invalid("config: attention_window", value, rule)
     })
 }
 

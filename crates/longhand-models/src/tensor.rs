@@ -133,9 +133,12 @@ impl Ints {
     ///
     /// # Errors
     ///
-    /// If it is none; `name` is what the error calls it.
+    /// If it is none or empty; `name` is what the error calls it.
     pub fn matrix(&self, name: &str) -> Result<[usize; 2]> {
         match self.shape[..] {
+            [_, 0] | [0, _] => {
+                Err(Error::invalid(name, format!("{:?}", self.shape), "must not be empty"))
+            }
             [rows, columns] => Ok([rows, columns]),
             _ => Err(Error::invalid(name, format!("{:?}", self.shape), "must have 2 dimensions")),
         }

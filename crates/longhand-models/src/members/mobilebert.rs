@@ -1,7 +1,7 @@
 //! MobileBERT: trigram embeddings and blocks in a bottleneck.
 
 use crate::attention::Heads;
-use crate::block::{Attention, Block, Bottleneck, FeedForward, Projection, Sublayer};
+use crate::block::{Attention, Block, Bottleneck, FeedForward, Kind, Projection, Sublayer};
 use crate::family::Traits;
 use crate::network::{Member, Network, body};
 use crate::parts::{Linear, Norm, NormKind, Order};
@@ -139,7 +139,7 @@ fn read_block(sizes: &Sizes, options: &Options, own: &Weights) -> Result<Block> 
         projection,
         out: Linear::read(own, "attention.output.dense", narrow, narrow)?,
         heads: Heads::of_width(sizes.heads, narrow),
-        causal: false,
+        kind: Kind::Full,
     };
     let mut feeds = Vec::new();
     for i in 0..options.feeds - 1 {

@@ -3,5 +3,6 @@
 pub mod distillation;
 pub mod electra;
 pub mod mobilebert;
+pub mod mockingjay;
 pub mod q8bert;
 pub mod unilm;

