@@ -302,6 +302,20 @@ const MOCKINGJAY: Traits = Traits {
     ..BERT
 };
 
+const CHAR_CNN: Traits = Traits {
+    model_type: "char_cnn",
+    idea: "before BERT: a word's vector from its characters",
+    read: members::characters::read,
+    ..BERT
+};
+
+const ELMO: Traits = Traits {
+    model_type: "elmo",
+    idea: "before BERT: recurrent, one direction at a time, all layers mixed",
+    read: members::elmo::read,
+    ..BERT
+};
+
 const GPT: Traits = Traits {
     model_type: "openai-gpt",
     idea: "no position sees a later one: the next token",
@@ -353,6 +367,8 @@ pub static FAMILY: &[Traits] = &[
     MOBILEBERT,
     Q8BERT,
     MOCKINGJAY,
+    CHAR_CNN,
+    ELMO,
     GPT,
     GPT2,
     MEGATRON_GPT,

@@ -175,8 +175,8 @@ fn map_file(path: &Path, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
         let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
         // The names that norms had before 2019.
         let name = match name.rsplit_once('.') {
-            Some((norm, "gamma")) => format!("{norm}.weight"),
-            Some((norm, "beta")) => format!("{norm}.bias"),
+            Some((norm, "gamma")) if norm.ends_with("LayerNorm") => format!("{norm}.weight"),
+            Some((norm, "beta")) if norm.ends_with("LayerNorm") => format!("{norm}.bias"),
             _ => name,
         };
         let entry = Entry {

@@ -111,7 +111,7 @@ impl Mockingjay {
 fn sinusoids(length: usize, width: usize) -> Tensor {
     let at = |i: usize, j: usize| {
         let angle = i as f64 / 10_000f64.powf((2 * (j / 2)) as f64 / width as f64);
-        (if j % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+        (if j.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
     };
     let rows = (0..length).flat_map(|i| (0..width).map(move |j| at(i, j)));
     Tensor::new(&[length, width], rows.collect())

@@ -1,7 +1,9 @@
 //! What is truly a member's own.
 
+pub mod characters;
 pub mod distillation;
 pub mod electra;
+pub mod elmo;
 pub mod mobilebert;
 pub mod mockingjay;
 pub mod q8bert;

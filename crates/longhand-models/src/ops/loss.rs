@@ -84,8 +84,10 @@ fn mean(a: &Tensor, b: &Tensor, f: impl Fn(f64) -> f64) -> f64 {
 
 /// `a·b / (|a| |b|)`. Gradient to `a`: `(b/|b| − cos · a/|a|) / |a|`.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    };
     dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt()).max(1e-8)
+}
+
+/// `a·b`. Gradient to each: the other.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }

@@ -4,6 +4,7 @@
 //! a trace that the tensors carry; no operation keeps anything else.
 
 mod activation;
+mod conv;
 mod loss;
 mod norm;
 mod product;
@@ -11,12 +12,13 @@ mod rows;
 mod softmax;
 
 pub use activation::Activation;
+pub use conv::{conv1d, max_over_length};
 pub use loss::{
-    binary_cross_entropy, cosine, cross_entropy, l1, mse, scored_rows, soft_cross_entropy,
+    binary_cross_entropy, cosine, cross_entropy, dot, l1, mse, scored_rows, soft_cross_entropy,
 };
 pub use norm::{affine, layer_norm, rms_norm};
 pub use product::{Matrix, linear, matmul};
-pub use rows::{concat_last, gather, select_rows, shift_rows, split_fused, split_last};
+pub use rows::{concat_last, gather, keep_rows, select_rows, shift_rows, split_fused, split_last};
 pub use softmax::{log_softmax, softmax};
 
 use crate::Tensor;

@@ -22,6 +22,14 @@ pub fn select_rows(x: &Tensor, indices: &[usize]) -> Tensor {
     gather(x, indices, &[indices.len()])
 }
 
+/// `x` with zeros in the rows that `keep` does not name. Gradient: the same of it.
+pub fn keep_rows(mut x: Tensor, keep: impl Fn(usize) -> bool) -> Tensor {
+    let width = x.width().max(1);
+    let rows = x.data_mut().chunks_exact_mut(width).enumerate();
+    rows.filter(|(i, _)| !keep(*i)).for_each(|(_, row)| row.fill(0.0));
+    x
+}
+
 /// Of `[batch, length, width]`, the row `by` places further on (negative: before), zeros beyond
 /// the ends. Gradient: shifted back.
 ///

@@ -1,0 +1,138 @@
+//! Words from characters: convolutions of several widths, the largest of each filter, highways.
+//! Kim et al.'s network is this and nothing else; ELMo's begins with it.
+
+use crate::family::Traits;
+use crate::network::Member;
+use crate::ops::{self, Activation};
+use crate::parts::Linear;
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+/// Character vectors, convolved, the largest over the word.
+pub(crate) struct Convolutions {
+    table: Tensor,
+    filters: Vec<(Tensor, Tensor)>,
+    activation: Activation,
+    /// The activation comes before the largest is taken, not after.
+    first: bool,
+}
+
+impl Convolutions {
+    /// Reads filters `<name>i`, of the widths and counts in the config.
+    pub(crate) fn read(
+        config: &Config,
+        weights: &Weights,
+        [table, filter]: [&str; 2],
+        first: bool,
+    ) -> Result<Self> {
+        let width = config.positive("char_dim")?;
+        let table = weights.tensor(table, &[config.positive("n_chars")?, width])?;
+        let activation = Activation::named(&config.text_or("conv_activation", "tanh")?)?;
+        let bad = || Error::input("config: filters: must be a list of [width, count]");
+        let list = config.get("filters").and_then(|f| f.as_array()).ok_or_else(bad)?;
+        let mut filters = Vec::new();
+        for (i, pair) in list.iter().enumerate() {
+            let size = |k: usize| pair.get(k).and_then(serde_json::Value::as_u64);
+            let sizes = (size(0), size(1));
+            let (Some(of @ 1..1_000), Some(count @ 1..1_000_000)) = sizes else {
+                return Err(bad());
+            };
+            let shape = [count as usize, width, of as usize];
+            let weight = weights.tensor(&format!("{filter}{i}.weight"), &shape)?;
+            let bias = weights.tensor(&format!("{filter}{i}.bias"), &[count as usize])?;
+            filters.push((weight, bias));
+        }
+        Ok(Convolutions { table, filters, activation, first })
+    }
+
+    /// Filters of all widths.
+    pub(crate) fn width(&self) -> usize {
+        self.filters.iter().map(|(_, bias)| bias.width()).sum()
+    }
+
+    /// The features of each word of `[…, characters]`, one a row.
+    pub(crate) fn run(&self, ids: &Ints, name: &str) -> Result<Tensor> {
+        let length = ids.shape.last().copied().unwrap_or(0);
+        let widest = self.filters.iter().map(|(w, _)| w.width()).max().unwrap_or(1);
+        if length < widest || ids.data.is_empty() {
+            let rule = format!("the widest filter needs {widest} characters a word");
+            return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
+        }
+        let rows = ids.indices(name, self.table.rows())?;
+        let words = rows.len() / length;
+        let x = ops::gather(&self.table, &rows, &[words, length]);
+        let features: Vec<Tensor> = self
+            .filters
+            .iter()
+            .map(|(weight, bias)| {
+                let y = ops::conv1d(&x, weight, Some(bias.data()), [1, 0, 1]);
+                match self.first {
+                    true => ops::max_over_length(&self.activation.apply(y)),
+                    false => self.activation.apply(ops::max_over_length(&y)),
+                }
+            })
+            .collect();
+        Ok(ops::concat_last(&features.iter().collect::<Vec<_>>()))
+    }
+}
+
+/// `gate · a + (1 − gate) · b`, with `gate` before its sigmoid. Gradients: by the product rule.
+pub(crate) fn highway(gate: Tensor, a: &Tensor, b: &Tensor) -> Tensor {
+    let gate = Activation::Sigmoid.apply(gate);
+    let rest = ops::map(gate.clone(), |g| 1.0 - g);
+    ops::add(ops::multiply(gate, a), &ops::multiply(rest, b))
+}
+
+struct CharCnn {
+    convolutions: Convolutions,
+    /// Transform and gate.
+    highways: Vec<(Linear, Linear)>,
+    activation: Activation,
+}
+
+pub(crate) fn read(
+    _: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    // Padding takes part like any character, and words may have any length.
+    config.ignore(&["padding_char", "max_chars"]);
+    let names = ["char_embeddings.weight", "conv."];
+    let convolutions = Convolutions::read(config, weights, names, true)?;
+    let width = convolutions.width();
+    let highway = |i: usize| -> Result<(Linear, Linear)> {
+        let own = weights.under(&format!("highway.{i}."));
+        Ok((
+            Linear::read(&own, "transform", width, width)?,
+            Linear::read(&own, "gate", width, width)?,
+        ))
+    };
+    let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
+    let activation = Activation::named(&config.text_or("highway_activation", "relu")?)?;
+    Ok(Box::new(CharCnn { convolutions, highways, activation }))
+}
+
+impl Member for CharCnn {
+    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
+        let ids = inputs.ints("char_ids")?;
+        let features = self.convolutions.run(ids, "char_ids")?;
+        let mut x = features.clone();
+        for (transform, gate) in &self.highways {
+            let changed = self.activation.apply(transform.run(&x));
+            x = highway(gate.run(&x), &changed, &x);
+        }
+        let shape = [&ids.shape[..ids.shape.len() - 1], &[x.width()]].concat();
+        let mut out = Outputs::default();
+        if inputs.has("cotangent") {
+            let cotangent = inputs.floats("cotangent")?;
+            if cotangent.data().len() != x.data().len() {
+                let got = format!("{:?}", cotangent.shape());
+                let rule = format!("must be {shape:?}");
+                return Err(Error::invalid("the shape of cotangent", got, rule));
+            }
+            out.put_scalar("loss", ops::dot(x.data(), cotangent.data()));
+        }
+        out.put("conv_features", features.reshape(&shape));
+        out.put("embeddings", x.reshape(&shape));
+        Ok(out)
+    }
+}

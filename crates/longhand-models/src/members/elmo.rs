@@ -1,0 +1,256 @@
+//! ELMo: a language model in each direction over words from characters; a mix of its layers.
+
+use super::characters::{Convolutions, highway};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Order};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+// Characters that no byte has; ids are bytes + 1, and 0 is a masked token.
+const SENTENCE: [i32; 2] = [257, 258];
+const WORD: [i32; 2] = [259, 260];
+const PADDING: i32 = 261;
+
+/// An LSTM cell whose state is projected, both clipped.
+struct Cell {
+    input: Linear,
+    state: Linear,
+    projection: Linear,
+    cell_clip: f32,
+    proj_clip: f32,
+}
+
+impl Cell {
+    fn read(
+        weights: &Weights,
+        name: &str,
+        [from, cell, state]: [usize; 3],
+        [cell_clip, proj_clip]: [f64; 2],
+    ) -> Result<Self> {
+        let own = weights.under(&format!("{name}."));
+        let bare = |name: &str, from: usize, to: usize| {
+            Linear::read_as(&own, name, from, to, Order::OutIn, false)
+        };
+        Ok(Cell {
+            input: bare("input_linearity", from, 4 * cell)?,
+            state: Linear::read(&own, "state_linearity", state, 4 * cell)?,
+            projection: bare("state_projection", cell, state)?,
+            cell_clip: cell_clip as f32,
+            proj_clip: proj_clip as f32,
+        })
+    }
+
+    /// The states over the first `lengths` positions of `x` `[batch, length, in]`, in one direction;
+    /// zeros at the others.
+    fn run(&self, x: &Tensor, lengths: &[usize], backward: bool) -> Tensor {
+        let &[batch, length, _] = x.shape() else { unreachable!("made by the network") };
+        let of_input = self.input.run(x);
+        let (cell, width) = (of_input.width() / 4, self.projection.weight().rows());
+        let mut memory = vec![0.0f32; batch * cell];
+        let mut h = Tensor::zeros(&[batch, width]);
+        let mut out = vec![0.0; batch * length * width];
+        for step in 0..length {
+            let at = |b: usize| match backward {
+                true => lengths[b].saturating_sub(1 + step),
+                false => step,
+            };
+            let gates = self.state.run(&h);
+            let mut open = Vec::with_capacity(batch * cell);
+            for b in 0..batch {
+                let (x, s) = (of_input.row(b * length + at(b)), gates.row(b));
+                let sigmoid = |i: usize| 1.0 / (1.0 + (-(x[i] + s[i])).exp());
+                for i in 0..cell {
+                    let new = (x[2 * cell + i] + s[2 * cell + i]).tanh();
+                    let c = &mut memory[b * cell + i];
+                    *c = sigmoid(i) * new + sigmoid(cell + i) * *c;
+                    *c = c.clamp(-self.cell_clip, self.cell_clip);
+                    open.push(sigmoid(3 * cell + i) * c.tanh());
+                }
+            }
+            let clip = self.proj_clip;
+            h = ops::map(self.projection.run(&Tensor::new(&[batch, cell], open)), |h| {
+                h.clamp(-clip, clip)
+            });
+            // A row that has ended goes on, and nobody reads it.
+            for b in (0..batch).filter(|&b| step < lengths[b]) {
+                out[(b * length + at(b)) * width..][..width].copy_from_slice(h.row(b));
+            }
+        }
+        Tensor::new(&[batch, length, width], out)
+    }
+}
+
+struct Elmo {
+    convolutions: Convolutions,
+    highways: Vec<Linear>,
+    projection: Linear,
+    /// Forward and backward, layer by layer.
+    layers: Vec<[Cell; 2]>,
+    /// A layer adds its input.
+    skips: bool,
+    mix: Tensor,
+    gamma: f32,
+    words: Linear,
+}
+
+pub(crate) fn read(
+    _: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    config.only("add_bos_eos", true)?;
+    config.ignore(&["max_chars"]);
+    let tokens = weights.under("_elmo_lstm._token_embedder.");
+    let names = ["_char_embedding_weights", "char_conv_"];
+    let convolutions = Convolutions::read(config, &tokens, names, false)?;
+    let (features, width) = (convolutions.width(), config.positive("projection_dim")?);
+    let highway =
+        |i: usize| Linear::read(&tokens, &format!("_highways._layers.{i}"), features, 2 * features);
+    let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
+    let lstm = weights.under("_elmo_lstm._elmo_lstm.");
+    let sizes = [width, config.positive("cell_dim")?, width];
+    let count = config.positive("n_layers")?;
+    let clips = [config.number_or("cell_clip", 3.0)?, config.number_or("proj_clip", 3.0)?];
+    if clips.iter().any(|&clip| clip <= 0.0) {
+        return Err(Error::invalid("config: a clip", format!("{clips:?}"), "must be positive"));
+    }
+    let layer = |i: usize| -> Result<[Cell; 2]> {
+        let cell = |way: &str| Cell::read(&lstm, &format!("{way}_layer_{i}"), sizes, clips);
+        Ok([cell("forward")?, cell("backward")?])
+    };
+    let layers = (0..count).map(layer).collect::<Result<_>>()?;
+    let one = |i: usize| weights.tensor(&format!("scalar_mix_0.scalar_parameters.{i}"), &[1]);
+    let mix: Vec<Tensor> = (0..=count).map(one).collect::<Result<_>>()?;
+    let mix = Tensor::new(&[count + 1], mix.iter().map(|x| x.data()[0]).collect());
+    Ok(Box::new(Elmo {
+        convolutions,
+        highways,
+        projection: Linear::read(&tokens, "_projection", features, width)?,
+        layers,
+        skips: config.flag_or("use_skip_connections", true)?,
+        mix: ops::softmax(mix),
+        gamma: weights.tensor("scalar_mix_0.gamma", &[1])?.data()[0],
+        words: Linear::read(weights, "softmax", width, config.positive("vocab_size")?)?,
+    }))
+}
+
+impl Member for Elmo {
+    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
+        let (ids, lengths) = with_boundaries(inputs.ints("char_ids")?)?;
+        let [batch, length, _] = ids.shape[..] else { unreachable!("just made") };
+        let mut x = self.convolutions.run(&ids, "char_ids")?;
+        for map in &self.highways {
+            let both = ops::split_last(&map.run(&x), &[x.width(), x.width()]);
+            let changed = Activation::Relu.apply(both[0].clone());
+            x = highway(both[1].clone(), &x, &changed);
+        }
+        let x = self.projection.run(&x);
+        let there = |i: usize| i % length < lengths[i / length];
+        let token =
+            ops::keep_rows(x, there).reshape(&[batch, length, self.projection.weight().rows()]);
+        let mut streams = [token.clone(), token.clone()];
+        let mut layers = vec![ops::concat_last(&[&token, &token])];
+        for (depth, cells) in self.layers.iter().enumerate() {
+            for (stream, (cell, backward)) in
+                streams.iter_mut().zip(cells.iter().zip([false, true]))
+            {
+                let states = cell.run(stream, &lengths, backward);
+                // The state that is carried on is without the addition.
+                *stream = match self.skips && depth > 0 {
+                    true => ops::add(states, stream),
+                    false => states,
+                };
+            }
+            layers.push(ops::concat_last(&[&streams[0], &streams[1]]));
+        }
+        let mut mixed = Tensor::zeros(layers[0].shape());
+        for (layer, &share) in layers.iter().zip(self.mix.data()) {
+            mixed = ops::add(mixed, &ops::scale(layer.clone(), self.gamma * share));
+        }
+        let mut out = Outputs::default();
+        if inputs.has("word_ids") {
+            self.losses(&streams, inputs.ints_shaped("word_ids", &[batch, length])?, &mut out)?;
+        }
+        let inner = (0..batch * length).filter(|i| (1..length - 1).contains(&(i % length)));
+        let elmo = ops::select_rows(&mixed, &inner.collect::<Vec<usize>>());
+        // The end of the sentence is no word.
+        let is_word = |i: usize| i % (length - 2) + 2 < lengths[i / (length - 2)];
+        let elmo = ops::keep_rows(elmo, is_word).reshape(&[batch, length - 2, mixed.width()]);
+        if let Some(loss) = out.floats("loss").ok().map(|x| f64::from(x.data()[0])) {
+            // Gives the mix a gradient: a hundredth of the sum of the vectors.
+            let sum: f64 = elmo.data().iter().map(|&x| f64::from(x)).sum();
+            out.put_scalar("loss_with_elmo_term", loss + 0.01 * sum);
+        }
+        out.put("elmo", elmo);
+        for (k, layer) in layers.into_iter().enumerate() {
+            out.put(format!("layers.{k}"), layer);
+        }
+        out.put("token_embedding", token);
+        out.put("scalar_weights", self.mix.clone());
+        out.put_ints("char_ids_with_boundaries", ids);
+        Ok(out)
+    }
+}
+
+impl Elmo {
+    /// The next word from the forward half, the one before from the backward half.
+    fn losses(&self, streams: &[Tensor; 2], words: &Ints, out: &mut Outputs) -> Result<()> {
+        let [_, length] = words.matrix("word_ids")?;
+        let vocab = self.words.weight().rows();
+        // The stream's position `i` predicts the word at `i + by`, where both are there (not −1).
+        let mean = |stream: &Tensor, by: isize| -> Result<f64> {
+            let label = |i: usize| {
+                let inside = (i % length).checked_add_signed(by).is_some_and(|j| j < length);
+                let word = if inside { words.data[i.wrapping_add_signed(by)] } else { -1 };
+                if words.data[i] < 0 || word < 0 { -100 } else { word }
+            };
+            let labels = Ints::new(&words.shape, (0..words.data.len()).map(label).collect());
+            if let Some(bad) = labels.data.iter().find(|&&x| x >= vocab as i32) {
+                return Err(Error::invalid("word_ids", bad, format!("must be below {vocab}")));
+            }
+            let logits = self.words.run(stream);
+            Ok(ops::cross_entropy(&logits, &ops::scored_rows(&logits, &labels, "word_ids")?))
+        };
+        let (forward, backward) = (mean(&streams[0], 1)?, mean(&streams[1], -1)?);
+        out.put_scalar("forward_loss", forward);
+        out.put_scalar("backward_loss", backward);
+        out.put_scalar("loss", (forward + backward) / 2.0);
+        Ok(())
+    }
+}
+
+/// A begin and an end of sentence around the words of `[batch, words, characters]`, and how many
+/// positions each row then has. A word of zeros alone is padding.
+fn with_boundaries(ids: &Ints) -> Result<(Ints, Vec<usize>)> {
+    let [batch, words, characters] = ids.shape[..] else {
+        let got = format!("{:?}", ids.shape);
+        return Err(Error::invalid("the shape of char_ids", got, "must have 3 dimensions"));
+    };
+    if characters < 3 || batch * words == 0 {
+        let got = format!("{:?}", ids.shape);
+        return Err(Error::invalid(
+            "the shape of char_ids",
+            got,
+            "must have words of 3 characters",
+        ));
+    }
+    let boundary = |id: i32| {
+        let mut word = vec![PADDING; characters];
+        word[..3].copy_from_slice(&[WORD[0], id, WORD[1]]);
+        word
+    };
+    let mut data = Vec::with_capacity(batch * (words + 2) * characters);
+    let mut lengths = Vec::with_capacity(batch);
+    for row in ids.data.chunks_exact(words * characters) {
+        let is_padding = |word: &&[i32]| word.iter().all(|&c| c == 0);
+        let padding = row.chunks_exact(characters).rev().take_while(is_padding).count();
+        let (own, padding) = row.split_at((words - padding) * characters);
+        data.extend(boundary(SENTENCE[0]));
+        data.extend_from_slice(own);
+        data.extend(boundary(SENTENCE[1]));
+        data.extend_from_slice(padding);
+        lengths.push(own.len() / characters + 2);
+    }
+    Ok((Ints::new(&[batch, words + 2, characters], data), lengths))
+}
