@@ -307,9 +307,14 @@ impl Config {
         Config { vec4: false, ..self }
     }
 
-    /// Workgroup memory of the forward kernel.
-    pub fn workgroup_bytes(&self) -> u32 {
-        self.kernel.workgroup_bytes(self.head_dim) + table_bytes(&self.buckets)
+    /// Workgroup memory of a stage.
+    pub fn workgroup_bytes(&self, stage: Stage) -> u32 {
+        match stage {
+            Stage::Forward => {
+                self.kernel.workgroup_bytes(self.head_dim) + table_bytes(&self.buckets)
+            }
+            Stage::Pack | Stage::Combine => 0,
+        }
     }
 
     fn check(&self, caps: &Caps) -> Result<(), Declined> {
@@ -317,6 +322,6 @@ impl Config {
             self.slots(stage).into_iter().filter(Slot::is_storage_buffer).count() as u32
         };
         let buffers = self.stages().into_iter().map(buffers).max().unwrap_or(0);
-        caps.allows(self.workgroup_bytes(), buffers, self.kernel.threads())
+        caps.allows(self.workgroup_bytes(Stage::Forward), buffers, self.kernel.threads())
     }
 }

@@ -1,15 +1,18 @@
 //! Every WGSL source worth telling apart: all tiles of all dtypes, head dimensions and device
-//! tiers, with no option and with as many as go together; each option by itself on one of them.
+//! tiers, with no option and with as many as go together; each option by itself, and loads of single
+//! elements, on some of them.
 
-use longhand::full::config::{Config, Stage, select};
+use longhand::full::config as full;
 use longhand::full::{Bias, Buckets, Ragged};
 use longhand::longformer::config as longformer;
 use longhand::lsh::config as lsh;
 use longhand::transformer_xl::config as transformer_xl;
 use longhand::transformer_xl::{Chunks, Memory};
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
+use longhand::{DType, Error, Full, Longformer, Lsh, Shape, TransformerXl};
 use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
 
 /// A source and what the host believes of it.
 pub(crate) struct Source {
@@ -68,192 +71,181 @@ fn options(problem: Full) -> (Vec<Full>, Vec<Full>) {
     (single, together)
 }
 
-fn problems() -> Vec<Full> {
+/// Three sorts of head dimension meet every choice and both widths of loads: one of a GPU's usual
+/// tile, the largest, and one that is padded and can't be loaded four elements at a time.
+const EVERY_CHOICE: [usize; 3] = [64, 256, 33];
+/// The others meet none and all of the choices.
+const FEWER: [usize; 5] = [32, 96, 128, 192, 40];
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// What `of` makes of each dtype and of each of `head_dims`.
+fn each<P>(head_dims: &[usize], of: impl Fn(DType, usize) -> Vec<P>) -> Vec<P> {
+    let pairs = DTYPES.iter().flat_map(|&dtype| head_dims.iter().map(move |&d| (dtype, d)));
+    pairs.flat_map(|(dtype, head_dim)| of(dtype, head_dim)).collect()
+}
+
+/// Problems of [`EVERY_CHOICE`] and of [`FEWER`].
+type Problems<P> = [Vec<P>; 2];
+
+fn fulls() -> Problems<Full> {
     // Few rows, few rows of many keys, a tile's worth, its keys split, and enough to fill a GPU.
     let lengths = [(1, 64), (1, 4096), (200, 200), (33, 4096), (4096, 4096)];
-    // The last two are padded: one can still be loaded four elements at a time.
-    let head_dims = [32, 64, 96, 128, 192, 256, 40, 33];
-    let mut all = vec![];
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for head_dim in head_dims {
-            for (seqlen_q, seqlen_k) in lengths {
-                let plain = Full::new(shape(head_dim, seqlen_q, seqlen_k), dtype);
-                let (single, together) = options(plain);
-                all.push(plain);
-                all.extend(together);
-                if (head_dim, seqlen_q) == (64, 200) {
-                    all.extend(single);
-                }
+    let every = each(&EVERY_CHOICE, |dtype, head_dim| {
+        let of_length = |(seqlen_q, seqlen_k)| {
+            let plain = Full::new(shape(head_dim, seqlen_q, seqlen_k), dtype);
+            let (single, mut all) = options(plain);
+            all.push(plain);
+            if (head_dim, seqlen_q) == (64, 200) {
+                all.extend(single);
             }
-        }
-    }
-    all
+            all
+        };
+        lengths.into_iter().flat_map(of_length).collect()
+    });
+    let fewer = each(&FEWER, |dtype, head_dim| {
+        let of_length = |(n, (seqlen_q, seqlen_k))| {
+            let plain = Full::new(shape(head_dim, seqlen_q, seqlen_k), dtype);
+            // The longest: with all options too.
+            if n == 4 { vec![plain, options(plain).1[0]] } else { vec![plain] }
+        };
+        lengths.into_iter().enumerate().flat_map(of_length).collect()
+    });
+    [every, fewer]
 }
 
 /// Longformer's: nothing beside the band, globals with and without projections of their own, key
 /// padding, dilation, and all of it.
-fn longformers() -> Vec<Longformer> {
-    let mut all = vec![];
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for head_dim in [32, 64, 96, 128, 192, 256, 40, 33] {
-            let plain = Longformer::new([2, 4096, 2, head_dim], 64, dtype);
-            all.push(plain.clone());
-            for globals in [4, 100] {
-                let some = plain.clone().globals(globals);
-                all.push(some.clone().shared_projections());
-                all.push(some.key_padding().dilation(&[1, 2]).causal());
-            }
-            all.push(plain.clone().key_padding());
-            all.push(plain.dilation(&[1, 2]));
-        }
-    }
-    all
-}
-
-fn expand_longformer(config: &longformer::Config, caps: Caps) -> Vec<Source> {
-    let stage = |stage| Source {
-        label: format!("{stage:?} of {config:?}"),
-        text: config.source(stage),
-        caps,
-        workgroup_bytes: config.workgroup_bytes(stage),
-        bindings: config.slots(stage).len(),
+fn longformers() -> Problems<Longformer> {
+    let plain = |dtype, head_dim| Longformer::new([2, 4096, 2, head_dim], 64, dtype);
+    let all = |p: &Longformer, globals| {
+        p.clone().globals(globals).key_padding().dilation(&[1, 2]).causal()
     };
-    config.stages().into_iter().map(stage).collect()
+    let every = each(&EVERY_CHOICE, |dtype, head_dim| {
+        let p = plain(dtype, head_dim);
+        let shared = |globals| p.clone().globals(globals).shared_projections();
+        let one = [p.clone().key_padding(), p.clone().dilation(&[1, 2])];
+        [vec![all(&p, 4), all(&p, 100), shared(4), shared(100)], one.into(), vec![p]].concat()
+    });
+    let fewer = each(&FEWER, |dtype, head_dim| {
+        let p = plain(dtype, head_dim);
+        vec![all(&p, 100), p]
+    });
+    [every, fewer]
 }
 
 /// LSH attention's: one chunk and nothing to sort; hashed, and with buckets given, of one digit and
 /// of two; key padding; pairs that count once; few rows.
-fn lshs() -> Vec<Lsh> {
-    let mut all = vec![];
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for head_dim in [32, 64, 96, 128, 192, 256, 40, 33] {
-            let plain = Lsh::new([2, 4096, 2, head_dim], 64, 2, dtype);
-            all.push(plain.clone());
-            all.push(plain.clone().key_padding().duplicates_once().num_buckets(&[16, 32]));
-            all.push(plain.clone().key_padding().buckets_given().num_buckets(&[512]));
-            all.push(Lsh { chunk_len: 4096, ..plain.clone() }.key_padding());
-            all.push(Lsh { chunk_len: 8, ..plain }.buckets_given());
-        }
-    }
-    all
-}
-
-fn expand_lsh(config: &lsh::Config, caps: Caps) -> Vec<Source> {
-    let stage = |stage| Source {
-        label: format!("{stage:?} of {config:?}"),
-        text: config.source(stage),
-        caps,
-        workgroup_bytes: config.workgroup_bytes(stage),
-        bindings: config.slots(stage).len(),
-    };
-    config.stages().into_iter().map(stage).collect()
+fn lshs() -> Problems<Lsh> {
+    let plain = |dtype, head_dim| Lsh::new([2, 4096, 2, head_dim], 64, 2, dtype);
+    let all = |p: &Lsh| p.clone().key_padding().duplicates_once().num_buckets(&[16, 32]);
+    let every = each(&EVERY_CHOICE, |dtype, head_dim| {
+        let p = plain(dtype, head_dim);
+        vec![
+            all(&p),
+            p.clone().key_padding().buckets_given().num_buckets(&[512]),
+            Lsh { chunk_len: 4096, ..p.clone() }.key_padding(),
+            Lsh { chunk_len: 8, ..p.clone() }.buckets_given(),
+            p,
+        ]
+    });
+    let fewer = each(&FEWER, |dtype, head_dim| {
+        let p = plain(dtype, head_dim);
+        vec![all(&p), p]
+    });
+    [every, fewer]
 }
 
 /// With relative positions: few rows, few rows of many keys, and enough to fill a GPU; of the last,
 /// each option by itself and all of them.
-fn relatives() -> Vec<TransformerXl> {
-    let mut all = vec![];
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for head_dim in [32, 64, 96, 128, 192, 256, 40, 33] {
-            let of = |seqlen, before| TransformerXl::xlnet([2, seqlen, 4, head_dim], before, dtype);
-            let memory = |len| Memory { len, rows: len, start: 0 };
-            let plain = of(1024, 64);
-            let chunks = Chunks { size: 64, left: Some(1) };
-            let together = plain.memory(memory(64)).chunks(chunks).segments().key_padding();
-            all.extend([plain, of(1, 63), of(33, 4000).memory(memory(4000)), together.perm_mask()]);
-            if head_dim == 64 {
-                all.extend([plain.memory(memory(64)), plain.chunks(chunks), plain.segments()]);
-                all.extend([plain.perm_mask(), plain.key_padding(), of(1, 4095), together]);
-                all.push(together.perm_mask().query_stream());
-            }
-        }
-    }
-    all
-}
-
-fn expand_relative(config: &transformer_xl::Config, caps: Caps) -> Vec<Source> {
-    let stage = |stage| Source {
-        label: format!("{stage:?} of {config:?}"),
-        text: config.source(stage),
-        caps,
-        workgroup_bytes: config.workgroup_bytes(stage),
-        bindings: config.slots(stage).len(),
+fn relatives() -> Problems<TransformerXl> {
+    let memory = |len| Memory { len, rows: len, start: 0 };
+    let chunks = Chunks { size: 64, left: Some(1) };
+    let of = |dtype, head_dim, seqlen, before| {
+        TransformerXl::xlnet([2, seqlen, 4, head_dim], before, dtype)
     };
-    config.stages().into_iter().map(stage).collect()
+    let all = |p: &TransformerXl| p.memory(memory(64)).chunks(chunks).segments().key_padding();
+    let every = each(&EVERY_CHOICE, |dtype, head_dim| {
+        let plain = of(dtype, head_dim, 1024, 64);
+        let few = of(dtype, head_dim, 33, 4000).memory(memory(4000));
+        let mut problems = vec![plain, of(dtype, head_dim, 1, 63), few, all(&plain).perm_mask()];
+        if head_dim == 64 {
+            problems.extend([plain.memory(memory(64)), plain.chunks(chunks), plain.segments()]);
+            problems.extend([plain.perm_mask(), plain.key_padding(), all(&plain)]);
+            problems.push(of(dtype, head_dim, 1, 4095));
+            problems.push(all(&plain).perm_mask().query_stream());
+        }
+        problems
+    });
+    let fewer = each(&FEWER, |dtype, head_dim| {
+        let plain = of(dtype, head_dim, 1024, 64);
+        vec![plain, all(&plain).perm_mask()]
+    });
+    [every, fewer]
 }
 
-/// All sources, each once.
-pub(crate) fn all() -> Vec<Source> {
+/// The sources of one kind, each once. `with_scalar_loads` is what a tensor off a multiple of four
+/// elements is given instead.
+fn expand<P: Debug, C: Copy + Eq + Hash>(
+    [every, fewer]: &Problems<P>,
+    select: fn(&P, &Caps) -> Result<C, Error>,
+    with_scalar_loads: fn(C) -> C,
+    expand: fn(&C, Caps) -> Vec<Source>,
+) -> Vec<Source> {
     let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
     let mut sources = vec![];
     for caps in devices() {
-        for problem in problems() {
-            let selected = select(&problem, &caps)
-                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
-            // What a tensor off a multiple of four elements is given instead.
-            for config in [selected, selected.with_scalar_loads()] {
-                if !configs.insert(config) {
-                    continue;
-                }
-                let new =
-                    expand(&config, caps).into_iter().filter(|s| texts.insert(s.text.clone()));
-                sources.extend(new);
+        let select = |problem| {
+            select(problem, &caps).unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"))
+        };
+        let every = every.iter().map(select);
+        let every = every.flat_map(|config| [config, with_scalar_loads(config)]);
+        for config in every.chain(fewer.iter().map(select)) {
+            if configs.insert(config) {
+                let new = expand(&config, caps);
+                sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
             }
         }
     }
-    let mut configs = HashSet::new();
-    for caps in devices() {
-        for problem in longformers() {
-            let selected = longformer::select(&problem, &caps)
-                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
-            for config in [selected, selected.with_scalar_loads()] {
-                if configs.insert(config) {
-                    let new = expand_longformer(&config, caps);
-                    sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
-                }
-            }
-        }
-    }
-    let mut configs = HashSet::new();
-    for caps in devices() {
-        for problem in lshs() {
-            let selected = lsh::select(&problem, &caps)
-                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
-            for config in [selected, selected.with_scalar_loads()] {
-                if configs.insert(config) {
-                    let new = expand_lsh(&config, caps);
-                    sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
-                }
-            }
-        }
-    }
-    let mut configs = HashSet::new();
-    for caps in devices() {
-        for problem in relatives() {
-            let selected = transformer_xl::select(&problem, &caps)
-                .unwrap_or_else(|why| panic!("{why}: {problem:?} on {caps:?}"));
-            for config in [selected, selected.with_scalar_loads()] {
-                if configs.insert(config) {
-                    let new = expand_relative(&config, caps);
-                    sources.extend(new.into_iter().filter(|s| texts.insert(s.text.clone())));
-                }
-            }
-        }
-    }
-    assert!(sources.len() > 100, "only {} sources", sources.len());
     sources
 }
 
-fn expand(config: &Config, caps: Caps) -> Vec<Source> {
-    let stage = |stage: Stage| Source {
-        label: format!("{stage:?} of {config:?}"),
-        text: config.source(stage),
-        caps,
-        workgroup_bytes: match stage {
-            Stage::Forward => config.workgroup_bytes(),
-            Stage::Pack | Stage::Combine => 0,
-        },
-        bindings: config.slots(stage).len(),
+/// Of each stage of a configuration, a [`Source`].
+macro_rules! stages {
+    () => {
+        |config, caps| {
+            let stage = |stage| Source {
+                label: format!("{stage:?} of {config:?}"),
+                text: config.source(stage),
+                caps,
+                workgroup_bytes: config.workgroup_bytes(stage),
+                bindings: config.slots(stage).len(),
+            };
+            config.stages().into_iter().map(stage).collect()
+        }
     };
-    config.stages().into_iter().map(stage).collect()
+}
+
+/// All sources.
+pub(crate) fn all() -> Vec<Source> {
+    let sources: Vec<Source> = [
+        expand(&fulls(), full::select, full::Config::with_scalar_loads, stages!()),
+        expand(
+            &longformers(),
+            longformer::select,
+            longformer::Config::with_scalar_loads,
+            stages!(),
+        ),
+        expand(&lshs(), lsh::select, lsh::Config::with_scalar_loads, stages!()),
+        expand(
+            &relatives(),
+            transformer_xl::select,
+            transformer_xl::Config::with_scalar_loads,
+            stages!(),
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(sources.len() > 100, "only {} sources", sources.len());
+    sources
 }
