@@ -5,14 +5,14 @@
 
 use super::lanes::{LANES, Lanes};
 use super::tile::{BLOCK_M, BLOCK_N, GROUPS, Tile};
-use super::{Element, Isa, with_isa};
+use super::{Element, Isa, prefetch, with_isa};
 use crate::Strides;
 
 /// Rows of a block: lane after lane, the position and the first and last coordinate that it sees.
 /// Lanes without a row see nothing.
 pub(crate) struct Rows {
     pub(crate) len: usize,
-    pub(crate) position: [[i32; LANES]; GROUPS],
+    position: [[i32; LANES]; GROUPS],
     start: [[i32; LANES]; GROUPS],
     last: [[i32; LANES]; GROUPS],
 }
@@ -48,46 +48,99 @@ impl Rows {
 }
 
 /// Keys of a tile.
-pub(crate) struct Keys {
-    pub(crate) len: usize,
-    pub(crate) position: [i32; BLOCK_N],
+struct Keys {
+    len: usize,
+    position: [i32; BLOCK_N],
     at: [i32; BLOCK_N],
-    /// All values are finite.
-    finite: bool,
 }
 
 impl Keys {
-    pub(crate) fn new() -> Self {
-        Keys { len: 0, position: [0; BLOCK_N], at: [0; BLOCK_N], finite: true }
-    }
-
-    /// One more; its number. `finite`: its value is.
-    pub(crate) fn push(&mut self, position: i32, at: i32, finite: bool) {
-        self.position[self.len] = position;
-        self.at[self.len] = at;
-        self.finite &= finite;
-        self.len += 1;
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.len == BLOCK_N
+    /// The next of `keys`, positions and coordinates: as many as a tile has, or up to the last before
+    /// a multiple of `end`.
+    fn next(keys: &mut impl Iterator<Item = (i32, i32)>, end: i32) -> Self {
+        let mut next = Keys { len: 0, position: [0; BLOCK_N], at: [0; BLOCK_N] };
+        for (position, at) in keys.take(BLOCK_N) {
+            next.position[next.len] = position;
+            next.at[next.len] = at;
+            next.len += 1;
+            if (at + 1) % end == 0 {
+                break;
+            }
+        }
+        next
     }
 }
 
+/// What a kind makes of products before the masks of ranges.
+pub(crate) trait Scores {
+    /// Tiles end before multiples of this, where ranges do too, so that fewer are seen in part.
+    fn end_of_tiles(&self) -> i32 {
+        i32::MAX
+    }
+    /// Key `n` of the next tile is the one at position `j`.
+    fn see(&mut self, _n: usize, _j: i32) {}
+    /// Scores, in units of log2, of the products of the rows at positions `i` with the keys at `j`.
+    fn score(&self, _s: &mut [Lanes], _i: &[i32; LANES], _j: &[i32]) {}
+}
+
+/// The products are the scores.
+pub(crate) struct Products;
+
+impl Scores for Products {}
+
+/// Rows that are asked for before they are loaded.
+const AHEAD: usize = 16;
+
 impl Tile<'_> {
-    /// The tile's keys for all rows that see any of them; `modify` is given each group's scores, in
-    /// units of log2, before the masks.
-    pub(crate) fn attend(
+    /// A new block: `rows` of `q`, times `scale`.
+    pub(crate) fn load_rows<T: Element>(&mut self, rows: &Rows, q: &Head<'_, T>, scale: f32) {
+        self.begin(rows.len);
+        (0..rows.len.min(AHEAD)).for_each(|n| prefetch(q.row(rows.position(n))));
+        for n in 0..rows.len {
+            if n + AHEAD < rows.len {
+                prefetch(q.row(rows.position(n + AHEAD)));
+            }
+            self.load_q(n, q.row(rows.position(n)), scale);
+        }
+    }
+
+    /// All of `keys`, positions and coordinates that ascend, for all rows.
+    pub(crate) fn attend<T: Element>(
+        &mut self,
+        isa: Isa,
+        rows: &Rows,
+        (k, v): (&Head<'_, T>, &Head<'_, T>),
+        mut keys: impl Iterator<Item = (i32, i32)>,
+        scores: &mut impl Scores,
+    ) {
+        let mut next = Keys::next(&mut keys, scores.end_of_tiles());
+        while next.len > 0 {
+            // The tile after this one comes from memory while this one is computed.
+            let tile = std::mem::replace(&mut next, Keys::next(&mut keys, scores.end_of_tiles()));
+            for &j in &next.position[..next.len] {
+                prefetch(k.row(j as usize));
+                prefetch(v.row(j as usize));
+            }
+            let mut finite = true;
+            for (n, &j) in tile.position[..tile.len].iter().enumerate() {
+                scores.see(n, j);
+                self.load_k(n, k.row(j as usize));
+                finite &= self.load_v(n, v.row(j as usize));
+            }
+            self.end_k(tile.len);
+            self.attend_tile(isa, rows, &tile, finite, scores);
+        }
+    }
+
+    /// The tile's keys for all rows that see any of them.
+    fn attend_tile(
         &mut self,
         isa: Isa,
         rows: &Rows,
         keys: &Keys,
-        modify: impl Fn(&mut [Lanes], usize),
+        finite: bool,
+        scores: &impl Scores,
     ) {
-        if keys.len == 0 {
-            return;
-        }
-        self.end_k(keys.len);
         let at = &keys.at[..keys.len];
         let (first, last) = (at[0], at[keys.len - 1]);
         for group in 0..rows.len.div_ceil(LANES) {
@@ -98,12 +151,12 @@ impl Tile<'_> {
             }
             let whole = first >= start[lanes - 1] && last <= end[0];
             let s: &mut [Lanes] = self.scores(isa, group, keys.len);
-            modify(s, group);
+            scores.score(s, &rows.position[group], &keys.position[..keys.len]);
             if !whole {
                 type Range<'a> = &'a [i32; LANES];
                 with_isa!(isa, mask(s: &mut [Lanes], at: &[i32], start: Range<'_>, end: Range<'_>));
             }
-            self.add(isa, group, keys.len, !keys.finite);
+            self.add(isa, group, keys.len, !finite);
         }
     }
 }
@@ -129,6 +182,11 @@ pub(crate) struct Head<'a, T> {
 impl<'a, T: Element> Head<'a, T> {
     pub(crate) fn new(x: &'a [T], strides: Strides, b: usize, h: usize, d: usize) -> Self {
         Head { x: &x[b * strides.batch + h * strides.head..], step: strides.seqlen, d }
+    }
+
+    /// Of rows of `d` elements that begin `step` apart.
+    pub(crate) fn of(x: &'a [T], step: usize, d: usize) -> Self {
+        Head { x, step, d }
     }
 
     pub(crate) fn row(&self, i: usize) -> &'a [T] {

@@ -8,7 +8,7 @@
 //! Floor: 4·D operations for each pair that the masks leave, by the processor's multiply-add units.
 
 use super::{Args, Longformer};
-use crate::cpu::gather::{Head, Keys, Rows};
+use crate::cpu::gather::{Head, Products, Rows};
 use crate::cpu::tile::{BLOCK_M, Tile};
 use crate::cpu::{Element, Isa, SharedRows};
 use crate::real::row_start;
@@ -152,31 +152,17 @@ impl<T: Element> Block<'_, T> {
     /// q times the scale, to units of log2.
     fn load_q(&self, tile: &mut Tile<'_>, rows: &Rows, x: &Tensors<'_, T>) {
         let scale = (self.problem.softmax_scale * f64::from(LOG2_E)) as f32;
-        tile.begin(rows.len);
-        for n in 0..rows.len {
-            tile.load_q(n, x.q.row(rows.position(n)), scale);
-        }
+        tile.load_rows(rows, &x.q, scale);
     }
 
-    /// `keys`, as positions and coordinates, tile by tile.
     fn attend(
         &self,
         tile: &mut Tile<'_>,
         rows: &Rows,
         x: &Tensors<'_, T>,
-        of: impl Iterator<Item = (i32, i32)>,
+        keys: impl Iterator<Item = (i32, i32)>,
     ) {
-        let mut keys = Keys::new();
-        for (j, at) in of {
-            tile.load_k(keys.len, x.k.row(j as usize));
-            let finite = tile.load_v(keys.len, x.v.row(j as usize));
-            keys.push(j, at, finite);
-            if keys.is_full() {
-                tile.attend(self.isa, rows, &keys, |_, _| ());
-                keys = Keys::new();
-            }
-        }
-        tile.attend(self.isa, rows, &keys, |_, _| ());
+        tile.attend(self.isa, rows, (&x.k, &x.v), keys, &mut Products);
     }
 
     fn store_all(

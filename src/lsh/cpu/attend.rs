@@ -6,50 +6,76 @@
 //!
 //! Floor: 4·D operations for each pair of each round, by the processor's multiply-add units.
 
-use super::{Args, Lsh};
-use crate::cpu::gather::{Head, Keys, Rows};
+use super::pack::Packed;
+use crate::cpu::gather::{Rows, Scores};
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
-use crate::cpu::{Element, Isa, SharedRows, with_isa};
-use crate::lsh::Wrap;
-use crate::real::{dot, row_start};
+use crate::cpu::{Isa, SharedRows, prefetch, with_isa};
+use crate::lsh::{Lsh, Wrap};
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// One round of one head of one sequence.
-pub(super) struct Round<'a, T> {
+pub(super) struct Round<'a> {
     pub(super) problem: &'a Lsh,
-    pub(super) args: &'a Args<'a, T>,
     pub(super) isa: Isa,
-    pub(super) batch: usize,
-    pub(super) head: usize,
     pub(super) round: usize,
+    pub(super) rows: Packed<'a>,
+    /// One byte a position of the sequence.
+    pub(super) valid: Option<&'a [u8]>,
     /// All rounds of the head, if there is an order.
     pub(super) order: Option<&'a [i32]>,
     /// The same of each position's chunk in the ring of all rounds, where pairs count once.
     pub(super) chunks: Option<&'a [i32]>,
 }
 
-/// The results, of which each round has every row once.
-pub(super) struct Merged<'a, T> {
-    pub(super) out: SharedRows<'a, T>,
-    pub(super) lse: SharedRows<'a, f32>,
-    pub(super) lse_rounds: Option<SharedRows<'a, f32>>,
+/// The results of a head, of which each round has every row once.
+pub(super) struct Merged<'a> {
+    /// In f32, row after row; `o_at` is where the head's begin.
+    pub(super) o: &'a SharedRows<'a, f32>,
+    pub(super) o_at: usize,
+    pub(super) lse: &'a SharedRows<'a, f32>,
+    pub(super) lse_at: usize,
+    /// The round's.
+    pub(super) lse_round: Option<(&'a SharedRows<'a, f32>, usize)>,
 }
 
-/// What makes scores of one tile's products.
-struct Scores {
+/// What makes scores of a tile's products.
+struct Hashed<'a> {
+    round: &'a Round<'a>,
     /// Of each key: what its products are multiplied by, to units of log2.
     factor: [f32; BLOCK_N],
     valid: [bool; BLOCK_N],
-    causal: bool,
     self_mask: f32,
     mask: f32,
 }
 
-impl<T: Element> Round<'_, T> {
+impl Scores for Hashed<'_> {
+    /// A chunk, or as many as a tile takes.
+    fn end_of_tiles(&self) -> i32 {
+        let chunk = self.round.problem.items_of_chunk();
+        (chunk * (BLOCK_N / chunk).max(1)) as i32
+    }
+
+    fn see(&mut self, n: usize, j: i32) {
+        self.factor[n] = self.round.rows.factors[j as usize];
+        self.valid[n] = self.round.valid.is_none_or(|valid| valid[j as usize] != 0);
+    }
+
+    fn score(&self, s: &mut [Lanes], i: &[i32; LANES], j: &[i32]) {
+        type Positions<'a> = &'a [i32; LANES];
+        let isa = self.round.isa;
+        let scores: &Hashed<'_> = self;
+        with_isa!(isa, score(s: &mut [Lanes], i: Positions<'_>, j: &[i32], scores: &Hashed<'_>));
+        if let Some(chunks) = self.round.chunks {
+            self.round.count_once(s, chunks, i, j);
+        }
+    }
+}
+
+impl Round<'_> {
     /// Up to `BLOCK_M` rows, from place `first` of the order on.
-    pub(super) fn attend(&self, first: usize, tile: &mut Tile<'_>, to: &Merged<'_, T>) {
+    pub(super) fn attend(&self, first: usize, tile: &mut Tile<'_>, to: &Merged<'_>) {
         let (p, chunk) = (self.problem, self.problem.items_of_chunk());
         let (before, after) = p.seen_chunks();
         let places = first..p.seqlen.min(first + BLOCK_M);
@@ -60,41 +86,28 @@ impl<T: Element> Round<'_, T> {
             let last = start + (before + 1 + after) * chunk - 1;
             rows.push(self.position(self.round, place), start as i32, last as i32);
         }
-        let (l, d) = (&p.layout, p.head_dim);
-        let head = |x, strides| Head::new(x, strides, self.batch, self.head, d);
-        let (qk, v) = (head(self.args.qk, l.qk), head(self.args.v, l.v));
-        let scale = p.softmax_scale * std::f64::consts::LOG2_E;
-        tile.begin(rows.len);
-        for n in 0..rows.len {
-            tile.load_q(n, qk.row(rows.position(n)), 1.0);
-        }
-        let mut keys = Keys::new();
-        let mut scores = Scores {
+        tile.load_rows(&rows, &self.rows.k, 1.0);
+        let keys = (0..own.len() + before + after).flat_map(|n| {
+            let (round, places) = self.chunk_seen(own.start, n);
+            let at = n * chunk..;
+            places.zip(at).map(move |(place, at)| (self.position(round, place), at as i32))
+        });
+        let mut scores = Hashed {
+            round: self,
             factor: [0.0; BLOCK_N],
             valid: [true; BLOCK_N],
-            causal: p.causal,
             self_mask: p.self_mask_value as f32 * LOG2_E,
             mask: p.mask_value as f32 * LOG2_E,
         };
-        let seen = own.len() + before + after;
-        for n in 0..seen {
-            let (round, places) = self.chunk_seen(own.start, n);
-            for (at, place) in (n * chunk..).zip(places) {
-                let j = self.position(round, place);
-                let k = tile.load_k(keys.len, qk.row(j as usize));
-                let square = f64::from(dot(k, k)) / d as f64;
-                scores.factor[keys.len] = (scale / (square + p.key_norm_eps).sqrt()) as f32;
-                let finite = tile.load_v(keys.len, v.row(j as usize));
-                scores.valid[keys.len] = self.is_valid(j);
-                keys.push(j, at as i32, finite);
-                if keys.is_full() {
-                    self.add(tile, &rows, &keys, &scores);
-                    keys = Keys::new();
-                }
-            }
-        }
-        self.add(tile, &rows, &keys, &scores);
+        tile.attend(self.isa, &rows, (&self.rows.k, &self.rows.v), keys, &mut scores);
         for n in 0..rows.len {
+            if n + AHEAD < rows.len && self.round > 0 {
+                // SAFETY: as in `merge`.
+                #[allow(unsafe_code)]
+                prefetch(unsafe {
+                    to.o.row(to.o_at + rows.position(n + AHEAD) * p.head_dim, p.head_dim)
+                });
+            }
             let (row, lse) = tile.result(n);
             self.merge(rows.position(n), row, lse, to);
         }
@@ -117,25 +130,6 @@ impl<T: Element> Round<'_, T> {
         let seen = base + (first + n + ring - before) % ring;
         let place = seen % of_round * chunk;
         (seen / of_round, place..p.seqlen.min(place + chunk))
-    }
-
-    fn is_valid(&self, i: i32) -> bool {
-        self.args.key_valid.is_none_or(|x| x[self.batch * self.problem.seqlen + i as usize] != 0)
-    }
-
-    /// A tile of keys for all rows.
-    fn add(&self, tile: &mut Tile<'_>, rows: &Rows, keys: &Keys, scores: &Scores) {
-        tile.attend(self.isa, rows, keys, |s, group| {
-            let (i, j) = (&rows.position[group], &keys.position[..keys.len]);
-            type Positions<'a> = &'a [i32; LANES];
-            with_isa!(
-                self.isa,
-                score(s: &mut [Lanes], i: Positions<'_>, j: &[i32], scores: &Scores)
-            );
-            if let Some(chunks) = self.chunks {
-                self.count_once(s, chunks, i, j);
-            }
-        });
     }
 
     /// A score loses log2 N for the N times that its row meets the key.
@@ -177,27 +171,19 @@ impl<T: Element> Round<'_, T> {
     }
 
     /// Row `i`'s result of this round into that of all.
-    fn merge(&self, i: usize, row: &mut [f32], lse: f32, to: &Merged<'_, T>) {
-        let p = self.problem;
-        let at = row_start(self.batch * p.layout.out.batch, p.layout.out, i, self.head);
-        let n = self.batch * p.heads + self.head;
-        // SAFETY: a round has each position once, rounds are one after another, and no two rows share
-        // an element (`validate`).
+    fn merge(&self, i: usize, row: &[f32], lse: f32, to: &Merged<'_>) {
+        let d = self.problem.head_dim;
+        // SAFETY: a round has each position of a head once, and rounds are one after another.
         #[allow(unsafe_code)]
-        let (out, all, of_round) = unsafe {
-            let of_round = to.lse_rounds.as_ref();
-            let at_round = (n * p.num_hashes + self.round) * p.seqlen + i;
-            (
-                to.out.row(at, p.head_dim),
-                to.lse.row(n * p.seqlen + i, 1),
-                of_round.map(|x| x.row(at_round, 1)),
-            )
-        };
-        if let Some(of_round) = of_round {
+        let (o, all) = unsafe { (to.o.row(to.o_at + i * d, d), to.lse.row(to.lse_at + i, 1)) };
+        if let Some((of_round, at)) = to.lse_round {
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            let of_round = unsafe { of_round.row(at + i, 1) };
             of_round[0] = lse;
         }
         if self.round == 0 {
-            T::store(row, out);
+            o.copy_from_slice(row);
             all[0] = lse;
             return;
         }
@@ -205,23 +191,23 @@ impl<T: Element> Round<'_, T> {
         let most = a.max(b);
         let sum = most + ((a - most).exp() + (b - most).exp()).ln();
         let weight = (b - sum).exp() as f32;
-        let mut before = [0f32; crate::full::MAX_HEAD_DIM];
-        let before = &mut before[..p.head_dim];
-        T::load(out, before);
         // A share of the difference keeps every bit of a row whose rounds agree.
-        row.iter_mut().zip(before).for_each(|(x, before)| *x = *before + weight * (*x - *before));
-        T::store(row, out);
+        o.iter_mut().zip(row).for_each(|(o, x)| *o += weight * (x - *o));
         all[0] = sum as f32;
     }
 }
 
+/// Rows of O that are asked for before they are merged.
+const AHEAD: usize = 8;
+
 /// Scores from products: scaled, then the masks', the position's own last.
 #[inline(always)]
-fn score<const FMA: bool>(s: &mut [Lanes], i: &[i32; LANES], j: &[i32], scores: &Scores) {
+fn score<const FMA: bool>(s: &mut [Lanes], i: &[i32; LANES], j: &[i32], scores: &Hashed<'_>) {
+    let causal = scores.round.problem.causal;
     for (key, (s, &j)) in s.iter_mut().zip(j).enumerate() {
         let factor = scores.factor[key];
         // Rows before this position have the mask's score.
-        let seen_from = match (scores.valid[key], scores.causal) {
+        let seen_from = match (scores.valid[key], causal) {
             (false, _) => i32::MAX,
             (true, true) => j,
             (true, false) => i32::MIN,

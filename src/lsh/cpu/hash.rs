@@ -1,20 +1,18 @@
 //! Buckets of positions, and the order that they give.
 
-use crate::cpu::gather::Head;
 use crate::cpu::lanes::{LANES, Lanes};
-use crate::cpu::tile::{BLOCK_M, BLOCK_N, GROUPS, Tile};
-use crate::cpu::{Element, Isa, SharedRows, with_isa};
+use crate::cpu::tile::{BLOCK_N, GROUPS, Tile};
+use crate::cpu::{Isa, SharedRows, with_isa};
 use crate::lsh::Lsh;
 use std::ops::Range;
 
 /// One head of one sequence.
-pub(super) struct Hash<'a, T> {
+pub(super) struct Hash<'a> {
     pub(super) problem: &'a Lsh,
-    pub(super) qk: &'a [T],
     pub(super) rotations: &'a [f32],
     pub(super) isa: Isa,
-    pub(super) batch: usize,
-    pub(super) head: usize,
+    /// Of all sequences' heads.
+    pub(super) n: usize,
 }
 
 /// Of some rows and one factor so far: the largest projection and the smallest, each with the first
@@ -44,18 +42,18 @@ impl Best {
     }
 }
 
-impl<T: Element> Hash<'_, T> {
-    /// The buckets of up to `BLOCK_M` positions from `first` on, in every round.
-    pub(super) fn block(&self, first: usize, tile: &mut Tile<'_>, to: &SharedRows<'_, i32>) {
+impl Hash<'_> {
+    /// The buckets of the tile's `rows` rows, positions from `first` on, in every round.
+    pub(super) fn block(
+        &self,
+        first: usize,
+        rows: usize,
+        tile: &mut Tile<'_>,
+        to: &SharedRows<'_, i32>,
+    ) {
         let p = self.problem;
-        let rows = BLOCK_M.min(p.seqlen - first);
-        let qk = Head::new(self.qk, p.layout.qk, self.batch, self.head, p.head_dim);
-        tile.begin(rows);
-        for n in 0..rows {
-            tile.load_q(n, qk.row(first + n), 1.0);
-        }
         for round in 0..p.num_hashes {
-            let row = (self.batch * p.heads + self.head) * p.num_hashes + round;
+            let row = self.n * p.num_hashes + round;
             // SAFETY: no other block has these positions of this head.
             #[allow(unsafe_code)]
             let buckets = unsafe { to.row(row * p.seqlen + first, rows) };
@@ -82,7 +80,7 @@ impl<T: Element> Hash<'_, T> {
         let (p, d) = (self.problem, self.problem.head_dim);
         let k = tile.k();
         for x in 0..d {
-            let at = ((self.head * d + x) * p.num_hashes + round) * p.columns();
+            let at = ((self.n % p.heads * d + x) * p.num_hashes + round) * p.columns();
             let row = &self.rotations[at..][columns.clone()];
             for (n, &y) in row.iter().enumerate() {
                 k[n * d + x] = y;
