@@ -2,8 +2,8 @@
 //! one: the device's kernels, or the definition where a device has none yet.
 
 use crate::{Device, Result, Tensor};
-use longhand::full::Bias;
 use longhand::full::cpu::Args;
+use longhand::full::{Bias, Buckets};
 use longhand::{DType, Full, Longformer, Shape, longformer};
 
 /// What a query may see, and what is added to its scores.
@@ -15,6 +15,8 @@ pub struct Mask<'a> {
     pub causal: bool,
     /// `[batch or 1, heads or 1, seqlen_q, seqlen_k]`; −∞ hides a key.
     pub bias: Option<&'a Tensor>,
+    /// A bias for each bucket of distances and head, `[buckets, heads]`.
+    pub buckets: Option<(Buckets, &'a Tensor)>,
 }
 
 /// Sizes and the scale of one attention.
@@ -61,13 +63,16 @@ pub fn full(
     problem.key_padding = mask.key_valid.is_some();
     problem.bias =
         mask.bias.map(|b| Bias { per_batch: b.shape()[0] > 1, per_head: b.shape()[1] > 1 });
+    problem.buckets = mask.buckets.map(|(buckets, _)| buckets);
     let bias = mask.bias.map(Tensor::data);
+    let bias_table = mask.buckets.map(|(_, table)| table.data());
     let out_shape = q.shape();
     match device {
         Device::Reference => {
             let mut inputs = longhand::full::Inputs::new(q.data(), k.data(), v.data());
             inputs.key_valid = mask.key_valid;
             inputs.bias = bias;
+            inputs.bias_table = bias_table;
             Ok(Tensor::new(out_shape, problem.reference(&inputs)?.out))
         }
         Device::Cpu => {
@@ -78,6 +83,7 @@ pub fn full(
             let mut args = Args::new([q.data(), k.data(), v.data()], &mut out, &mut lse);
             args.key_valid = mask.key_valid;
             args.bias = bias;
+            args.bias_table = bias_table;
             plan.run(args, &mut workspace)?;
             Ok(Tensor::new(out_shape, out))
         }

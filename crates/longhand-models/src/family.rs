@@ -349,6 +349,35 @@ const MEGATRON_GPT: Traits = Traits {
     ..GPT2
 };
 
+const BART: Traits = Traits {
+    model_type: "bart",
+    idea: "an encoder and a decoder that looks at it: noised text in, the original out",
+    token_types: false,
+    head: TokenHead { bias: true, ..LM },
+    pooler: None,
+    pair: None,
+    read: members::seq2seq::read_bart,
+    ..BERT
+};
+
+const MASS: Traits = Traits {
+    model_type: "mass",
+    idea: "BART's network; the decoder writes the span that the encoder does not see, in its place",
+    head: LM,
+    ..BART
+};
+
+const T5: Traits = Traits {
+    model_type: "t5",
+    idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
+    place: Place::Pre,
+    norm: NormKind::Rms,
+    embedding_norm: false,
+    head: LM,
+    read: members::seq2seq::read_t5,
+    ..BART
+};
+
 /// Every row. Of rows of one `model_type`, those with a marker stand first.
 pub static FAMILY: &[Traits] = &[
     STRUCTBERT,
@@ -372,6 +401,9 @@ pub static FAMILY: &[Traits] = &[
     GPT,
     GPT2,
     MEGATRON_GPT,
+    BART,
+    MASS,
+    T5,
 ];
 
 /// The row of a config.

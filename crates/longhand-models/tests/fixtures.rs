@@ -114,6 +114,7 @@ macro_rules! folders {
 folders! {
     adapter_houlsby: 5,
     albert: 7,
+    bart: 8,
     bert: 7,
     char_cnn: 3,
     distilbert: 10,
@@ -124,6 +125,7 @@ folders! {
     finetune_head: 5,
     gpt: 5,
     longformer: 5,
+    mass: 8,
     megatron_bert: 6,
     megatron_gpt: 5,
     mobilebert: 6,
@@ -131,6 +133,7 @@ folders! {
     q8bert: 46,
     roberta: 5,
     structbert: 8,
+    t5: 10,
     tinybert: 18,
     turing_nlg: 6,
     unilm: 6,

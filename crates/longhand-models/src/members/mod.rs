@@ -7,4 +7,5 @@ pub mod elmo;
 pub mod mobilebert;
 pub mod mockingjay;
 pub mod q8bert;
+pub mod seq2seq;
 pub mod unilm;

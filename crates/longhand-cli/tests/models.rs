@@ -1,0 +1,79 @@
+//! `longhand model` from outside: what it writes, and what it refuses.
+
+use longhand_cli::container::{Container, Values};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../longhand-models/tests/data").join(name)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn model(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longhand"));
+    command.arg("model").args(args).output().expect("the program runs")
+}
+
+/// `model run` of a folder with another's inputs.
+fn run(folder: &Path, input: &Path, output: &Path, device: &str) -> Output {
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (folder, input, output) = (text(folder), text(input), text(output));
+    model(&["run", &folder, "--input", &input, "--output", &output, "--device", device])
+}
+
+fn assert_refused(ran: &Output, words: &[&str]) {
+    let err = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(2), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    for word in words {
+        assert!(err.contains(word), "{word:?} is not in {err}");
+    }
+}
+
+#[test]
+fn run_writes_every_result_and_the_same_on_both_host_devices() {
+    let folder = fixture("bert");
+    let mut losses = Vec::new();
+    for device in ["cpu", "reference"] {
+        let output = scratch(&format!("model_{device}.safetensors"));
+        let ran = run(&folder, &folder.join("input.safetensors"), &output, device);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let out = String::from_utf8(ran.stdout).expect("UTF-8");
+        assert!(out.contains("prediction_logits [3, 13, 120]\n"), "{out}");
+        let bytes = std::fs::read(&output).expect("the output");
+        let file = Container::parse(&bytes).expect("a safetensors file");
+        assert_eq!(file.metadata["device"], device);
+        let expected = std::fs::read(folder.join("expected.safetensors")).expect("a file");
+        for name in Container::parse(&expected).expect("a safetensors file").names() {
+            assert!(file.info(&name).is_some(), "{name} is not in the output");
+        }
+        let Values::F32(loss) = file.tensor("loss").expect("a loss").values else { panic!() };
+        losses.push(loss[0]);
+    }
+    assert!((losses[0] - losses[1]).abs() <= 1e-5 * losses[0].abs(), "{losses:?}");
+}
+
+#[test]
+fn what_is_no_model_or_no_input_is_refused_and_leaves_the_output_alone() {
+    let (bert, gpt) = (fixture("bert"), fixture("gpt"));
+    let (input, output) = (bert.join("input.safetensors"), scratch("model_kept.safetensors"));
+    std::fs::write(&output, "kept").expect("a file");
+    assert_refused(&run(&scratch("no_model"), &input, &output, "cpu"), &["no_model", "folder"]);
+    assert_refused(&run(&bert, &bert.join("config.json"), &output, "cpu"), &["config.json"]);
+    assert_refused(&run(&bert, &scratch("none"), &output, "cpu"), &["none"]);
+    assert_refused(&run(&bert, &input, &output, "webgpu"), &["declined", "webgpu"]);
+    // Its sequences are not those of a model of words.
+    let other = fixture("mockingjay").join("input.safetensors");
+    assert_refused(&run(&gpt, &other, &output, "cpu"), &["input_ids", "absent"]);
+    assert_eq!(std::fs::read(&output).expect("a file"), b"kept");
+    let text = scratch("lines.txt");
+    std::fs::write(&text, b"caf\xe9\n").expect("a file");
+    let text = text.to_str().expect("UTF-8");
+    let folder = bert.to_str().expect("UTF-8");
+    assert_refused(&model(&["nearest", folder, "--text", text, "--query", "x"]), &["UTF-8"]);
+    std::fs::write(text, "coffee\n").expect("a file");
+    assert_refused(&model(&["nearest", folder, "--text", text, "--query", "x"]), &["modules.json"]);
+}

@@ -1,0 +1,390 @@
+//! An encoder, and a decoder that also looks at the encoder's states: BART, MASS and T5.
+
+use crate::attention::{Heads, Mask};
+use crate::block::{Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm, Order};
+use crate::stack::Stack;
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use longhand::full::Buckets;
+
+/// What a file calls the parameters of a block.
+struct Naming {
+    layer: &'static str,
+    own: [&'static str; 4],
+    own_norm: &'static str,
+    cross: [&'static str; 4],
+    cross_norm: &'static str,
+    /// Into the feed-forward, beside it (if gated), and out of it.
+    feed: [&'static str; 3],
+    feed_norm: &'static str,
+}
+
+const BART: Naming = Naming {
+    layer: "layers.{}.",
+    own: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
+    own_norm: "self_attn_layer_norm",
+    cross: [
+        "encoder_attn.q_proj",
+        "encoder_attn.k_proj",
+        "encoder_attn.v_proj",
+        "encoder_attn.out_proj",
+    ],
+    cross_norm: "encoder_attn_layer_norm",
+    feed: ["fc1", "", "fc2"],
+    feed_norm: "final_layer_norm",
+};
+
+const T5_ENCODER: Naming = Naming {
+    layer: "block.{}.",
+    own: [
+        "layer.0.SelfAttention.q",
+        "layer.0.SelfAttention.k",
+        "layer.0.SelfAttention.v",
+        "layer.0.SelfAttention.o",
+    ],
+    own_norm: "layer.0.layer_norm",
+    cross: [
+        "layer.1.EncDecAttention.q",
+        "layer.1.EncDecAttention.k",
+        "layer.1.EncDecAttention.v",
+        "layer.1.EncDecAttention.o",
+    ],
+    cross_norm: "layer.1.layer_norm",
+    feed: ["layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wi_0", "layer.1.DenseReluDense.wo"],
+    feed_norm: "layer.1.layer_norm",
+};
+
+const T5_DECODER: Naming = Naming {
+    feed: ["layer.2.DenseReluDense.wi", "layer.2.DenseReluDense.wi_0", "layer.2.DenseReluDense.wo"],
+    feed_norm: "layer.2.layer_norm",
+    ..T5_ENCODER
+};
+
+/// Sizes of one side.
+struct Sizes {
+    hidden: usize,
+    layers: usize,
+    heads: Heads,
+    inner: usize,
+    eps: f64,
+    activation: Activation,
+    gated: bool,
+    biased: bool,
+    decodes: bool,
+}
+
+/// One side: the blocks, the norm after the embeddings, and what tells positions apart.
+struct Side {
+    stack: Stack,
+    /// A learned table, whose first two rows are not positions.
+    positions: Option<Tensor>,
+    embedding_norm: Option<Norm>,
+    /// T5: a bias for each bucket of distances and head, used by every block.
+    buckets: Option<(Buckets, Tensor)>,
+}
+
+/// The rows of BART's tables of positions before position 0.
+const OFFSET: usize = 2;
+
+struct Seq2Seq {
+    encoder: Side,
+    decoder: Side,
+    words: Tensor,
+    /// What word vectors are multiplied by.
+    scale: f32,
+    head: Linear,
+    /// What states are multiplied by before the head.
+    head_scale: f32,
+    start: i32,
+    pad: i32,
+}
+
+pub(crate) fn read_bart(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    common(config)?;
+    config.ignore(&["num_hidden_layers"]);
+    let hidden = config.positive("d_model")?;
+    let vocab = config.positive("vocab_size")?;
+    let rows = config.positive("max_position_embeddings")? + OFFSET;
+    let activation = Activation::named(&config.text_or("activation_function", "gelu")?)?;
+    let body = weights.under("model.");
+    let side = |name: &str| -> Result<Side> {
+        let heads = config.positive(&format!("{name}_attention_heads"))?;
+        if !hidden.is_multiple_of(heads) {
+            let rule = format!("must be a multiple of {name}_attention_heads = {heads}");
+            return Err(Error::invalid("config: d_model", hidden, rule));
+        }
+        let sizes = Sizes {
+            hidden,
+            layers: config.size(&format!("{name}_layers"))?,
+            heads: Heads::of_width(heads, hidden),
+            inner: config.positive(&format!("{name}_ffn_dim"))?,
+            eps: 1e-5,
+            activation,
+            gated: false,
+            biased: true,
+            decodes: name == "decoder",
+        };
+        let own = body.under(&format!("{name}."));
+        Ok(Side {
+            stack: read_stack(traits, &sizes, &BART, &own)?,
+            positions: Some(own.tensor("embed_positions.weight", &[rows, hidden])?),
+            embedding_norm: Some(Norm::read(
+                &own,
+                "layernorm_embedding",
+                hidden,
+                traits.norm,
+                1e-5,
+            )?),
+            buckets: None,
+        })
+    };
+    let words = body.tensor("shared.weight", &[vocab, hidden])?;
+    let bias = || -> Result<Tensor> {
+        Ok(weights.tensor("final_logits_bias", &[1, vocab])?.reshape(&[vocab]))
+    };
+    let bias = traits.head.bias.then(bias).transpose()?;
+    let scaled = config.flag_or("scale_embedding", false)?;
+    Ok(Box::new(Seq2Seq {
+        encoder: side("encoder")?,
+        decoder: side("decoder")?,
+        head: Linear::tied(&head_table(config, weights, &words)?, bias),
+        scale: if scaled { (hidden as f32).sqrt() } else { 1.0 },
+        head_scale: 1.0,
+        start: config.size_or("decoder_start_token_id", 2)? as i32,
+        pad: config.size_or("pad_token_id", 1)? as i32,
+        words,
+    }))
+}
+
+pub(crate) fn read_t5(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    common(config)?;
+    let hidden = config.positive("d_model")?;
+    let vocab = config.positive("vocab_size")?;
+    let (count, dim) = (config.positive("num_heads")?, config.positive("d_kv")?);
+    let inner = config.positive("d_ff")?;
+    let eps = config.number_or("layer_norm_epsilon", 1e-6)?;
+    let feed = config.text_or("feed_forward_proj", "relu")?;
+    let (gated, name) = feed.strip_prefix("gated-").map_or((false, &feed[..]), |rest| (true, rest));
+    // In this family's configs the gate's gelu is the tanh form.
+    let name = if gated && name == "gelu" { "gelu_new" } else { name };
+    config.only("is_gated_act", gated)?;
+    config.only("dense_act_fn", name)?;
+    let activation = Activation::named(name)?;
+    let num_buckets = config.positive("relative_attention_num_buckets")?;
+    let max_distance = config.size_or("relative_attention_max_distance", 128)?;
+    let layers = config.size("num_layers")?;
+    let side = |name: &str, naming: &Naming, layers: usize| -> Result<Side> {
+        let decodes = name == "decoder";
+        let sizes = Sizes {
+            hidden,
+            layers,
+            heads: Heads { count, dim, scale: 1.0 },
+            inner,
+            eps,
+            activation,
+            gated,
+            biased: false,
+            decodes,
+        };
+        let own = weights.under(&format!("{name}."));
+        let table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+        let table = own.tensor(table, &[num_buckets, count])?;
+        let buckets = Buckets { num_buckets, max_distance, bidirectional: !decodes };
+        let stack = read_stack(traits, &sizes, naming, &own)?;
+        Ok(Side { stack, positions: None, embedding_norm: None, buckets: Some((buckets, table)) })
+    };
+    let words = weights.tensor("shared.weight", &[vocab, hidden])?;
+    let tied = config.flag_or("tie_word_embeddings", true)?;
+    let pad = config.size_or("pad_token_id", 0)?;
+    Ok(Box::new(Seq2Seq {
+        encoder: side("encoder", &T5_ENCODER, layers)?,
+        decoder: side("decoder", &T5_DECODER, config.size_or("num_decoder_layers", layers)?)?,
+        head: Linear::tied(&head_table(config, weights, &words)?, None),
+        scale: 1.0,
+        head_scale: if tied { (hidden as f32).powf(-0.5) } else { 1.0 },
+        start: config.size_or("decoder_start_token_id", pad)? as i32,
+        pad: pad as i32,
+        words,
+    }))
+}
+
+fn common(config: &Config) -> Result<()> {
+    config.only("is_encoder_decoder", true)?;
+    config.only("is_decoder", false)
+}
+
+/// The head's matrix: the word table, or one of its own.
+fn head_table(config: &Config, weights: &Weights, words: &Tensor) -> Result<Tensor> {
+    match config.flag_or("tie_word_embeddings", true)? {
+        true => Ok(words.clone()),
+        false => weights.tensor("lm_head.weight", words.shape()),
+    }
+}
+
+fn read_stack(traits: &Traits, sizes: &Sizes, naming: &Naming, own: &Weights) -> Result<Stack> {
+    let block = |i: usize| {
+        read_block(traits, sizes, naming, &own.under(&naming.layer.replace("{}", &i.to_string())))
+    };
+    let norm = || Norm::read(own, "final_layer_norm", sizes.hidden, traits.norm, sizes.eps);
+    Ok(Stack {
+        blocks: (0..sizes.layers).map(block).collect::<Result<_>>()?,
+        order: (0..sizes.layers).map(|i| vec![i]).collect(),
+        final_norm: (traits.place == Place::Pre).then(norm).transpose()?,
+    })
+}
+
+fn read_block(traits: &Traits, sizes: &Sizes, naming: &Naming, own: &Weights) -> Result<Block> {
+    let hidden = sizes.hidden;
+    let map = |name: &str, from: usize, to: usize| {
+        Linear::read_as(own, name, from, to, Order::OutIn, sizes.biased)
+    };
+    let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, sizes.eps);
+    let width = sizes.heads.count * sizes.heads.dim;
+    let attention = |[q, k, v, out]: [&str; 4], kind: Kind| -> Result<Attention> {
+        let into = |name: &str| map(name, hidden, width);
+        let projection = Projection::Separate([into(q)?, into(k)?, into(v)?]);
+        Ok(Attention { projection, out: map(out, width, hidden)?, heads: sizes.heads, kind })
+    };
+    let own_kind = if sizes.decodes { Kind::Causal } else { Kind::Full };
+    let cross = || -> Result<Sublayer<Attention>> {
+        let inner = attention(naming.cross, Kind::Full)?;
+        Ok(Sublayer { inner, norm: norm(naming.cross_norm)?, adapter: None })
+    };
+    let [up, gate, down] = naming.feed;
+    let feed = FeedForward {
+        // Gated: `wi_0` goes through the activation, `wi_1` is multiplied with it.
+        up: map(&if sizes.gated { format!("{up}_1") } else { up.to_owned() }, hidden, sizes.inner)?,
+        gate: sizes.gated.then(|| map(gate, hidden, sizes.inner)).transpose()?,
+        activation: sizes.activation,
+        down: map(down, sizes.inner, hidden)?,
+    };
+    Ok(Block {
+        place: traits.place,
+        attention: Sublayer {
+            inner: attention(naming.own, own_kind)?,
+            norm: norm(naming.own_norm)?,
+            adapter: None,
+        },
+        cross: sizes.decodes.then(cross).transpose()?,
+        feed: vec![Sublayer { inner: feed, norm: norm(naming.feed_norm)?, adapter: None }],
+        bottleneck: None,
+    })
+}
+
+impl Side {
+    /// The states of `ids` at `positions` (counted where there are none given).
+    fn run<'a>(
+        &'a self,
+        model: &Seq2Seq,
+        (name, ids): (&str, &Ints),
+        positions: Option<&Ints>,
+        mut seen: Seen<'a>,
+    ) -> Result<Vec<Tensor>> {
+        let [batch, length] = ids.matrix(name)?;
+        let rows = ids.indices(name, model.words.rows())?;
+        let mut x = ops::scale(ops::gather(&model.words, &rows, &ids.shape), model.scale);
+        if let Some(table) = &self.positions {
+            let end = table.rows() - OFFSET;
+            let rows = match positions {
+                Some(positions) => positions.indices("decoder_positions", end)?,
+                None if length > end => {
+                    let rule = format!("the position table has {end} rows");
+                    return Err(Error::invalid(format!("the length of {name}"), length, rule));
+                }
+                None => (0..batch).flat_map(|_| 0..length).collect(),
+            };
+            let rows: Vec<usize> = rows.into_iter().map(|row| row + OFFSET).collect();
+            x = ops::add(x, &ops::gather(table, &rows, &ids.shape));
+        }
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.run(x);
+        }
+        seen.mask.buckets = self.buckets.as_ref().map(|(buckets, table)| (*buckets, table));
+        self.stack.run(x, &seen)
+    }
+
+    /// `[heads, length, length]`: what the buckets add to the scores.
+    fn position_bias(&self, length: usize) -> Option<Tensor> {
+        let (buckets, table) = self.buckets.as_ref()?;
+        let heads = table.width();
+        let mut data = Vec::with_capacity(heads * length * length);
+        for head in 0..heads {
+            for i in 0..length {
+                let bucket = |j: usize| buckets.bucket(i as i64 - j as i64);
+                data.extend((0..length).map(|j| table.row(bucket(j))[head]));
+            }
+        }
+        Some(Tensor::new(&[heads, length, length], data))
+    }
+}
+
+impl Member for Seq2Seq {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let source = inputs.ints("input_ids")?;
+        let valid = crate::network::key_valid(inputs)?;
+        let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+        let seen = Seen::new(device, mask);
+        let encoded = self.encoder.run(self, ("input_ids", source), None, seen)?;
+        let mut out = Outputs::default();
+        out.put_hidden_states("encoder.", &encoded);
+
+        let shifted;
+        let target = match inputs.has("decoder_input_ids") {
+            true => inputs.ints("decoder_input_ids")?,
+            false => {
+                shifted = self.shifted(inputs.ints("labels")?)?;
+                &shifted
+            }
+        };
+        let [batch, length] = target.matrix("decoder_input_ids")?;
+        if batch != source.shape[0] {
+            let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
+            return Err(Error::invalid("decoder_input_ids", format!("{:?}", target.shape), rule));
+        }
+        let positions = inputs.optional_ints("decoder_positions", &target.shape)?;
+        let memory = Some((&encoded[encoded.len() - 1], mask));
+        let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
+        let decoded = self.decoder.run(self, ("decoder_input_ids", target), positions, seen)?;
+        let last = decoded[decoded.len() - 1].clone();
+        let logits = self.head.run(&ops::scale(last, self.head_scale));
+        if let Some(labels) = inputs.optional_ints("labels", &target.shape)? {
+            let scored = ops::scored_rows(&logits, labels, "labels")?;
+            out.put_scalar("loss", ops::cross_entropy(&logits, &scored));
+        }
+        out.put_hidden_states("decoder.", &decoded);
+        out.put("logits", logits);
+        let sides =
+            [("encoder", &self.encoder, source.shape[1]), ("decoder", &self.decoder, length)];
+        for (name, side, length) in sides {
+            if let Some(bias) = side.position_bias(length) {
+                out.put(format!("{name}.position_bias"), bias);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Seq2Seq {
+    /// Labels one place later, after the start; what is not scored is padding.
+    fn shifted(&self, labels: &Ints) -> Result<Ints> {
+        let [_, length] = labels.matrix("labels")?;
+        let mut data = labels.data.clone();
+        for row in data.chunks_exact_mut(length) {
+            row.rotate_right(1);
+            row[0] = self.start;
+            row.iter_mut().filter(|id| **id == -100).for_each(|id| *id = self.pad);
+        }
+        Ok(Ints::new(&labels.shape, data))
+    }
+}
