@@ -77,7 +77,7 @@ fn check(name: &str, case: &Case) {
 
 #[test]
 fn random_problems_that_mix_everything_agree_with_the_definition() {
-    for seed in 0..150 {
+    for seed in 0..100 {
         let mut random = Random(seed);
         let problem = random_problem(&mut random, DTYPES[seed as usize % 3], 32);
         check(&format!("seed {seed}"), &Case::new(problem, &mut random));

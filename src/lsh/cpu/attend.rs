@@ -188,9 +188,9 @@ impl Round<'_> {
             return;
         }
         let (a, b) = (f64::from(all[0]), f64::from(lse));
-        let most = a.max(b);
-        let sum = most + ((a - most).exp() + (b - most).exp()).ln();
-        let weight = (b - sum).exp() as f32;
+        let less = (a.min(b) - a.max(b)).exp();
+        let sum = a.max(b) + less.ln_1p();
+        let weight = (if b > a { 1.0 } else { less } / (1.0 + less)) as f32;
         // A share of the difference keeps every bit of a row whose rounds agree.
         o.iter_mut().zip(row).for_each(|(o, x)| *o += weight * (x - *o));
         all[0] = sum as f32;
