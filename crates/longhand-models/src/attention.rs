@@ -4,7 +4,7 @@
 use crate::{Device, Result, Tensor};
 use longhand::full::cpu::Args;
 use longhand::full::{Bias, Buckets};
-use longhand::{DType, Full, Longformer, Shape, longformer};
+use longhand::{DType, Full, Longformer, Shape, TransformerXl, longformer, transformer_xl};
 
 /// What a query may see, and what is added to its scores.
 #[derive(Debug, Clone, Copy, Default)]
@@ -144,6 +144,45 @@ pub fn windowed(
             args.v_global = v_global;
             args.global_indices = global_indices;
             args.key_valid = key_valid;
+            plan.run(args, &mut workspace)?;
+            Ok(Tensor::new(q.shape(), out))
+        }
+    }
+}
+
+/// Transformer-XL's attention of the segment's `q` over `k` and `v` of memory and segment; `r`
+/// `[seqlen_k, heads · dim]` by distance, ascending. `options`: the farthest key that is seen, and
+/// the distance beyond which all are alike. Gradient: as of [`full`], also to `r` and the biases.
+///
+/// # Errors
+///
+/// If the sizes do not fit.
+pub fn relative(
+    device: &Device,
+    heads: &Heads,
+    [q, k, v]: [&Tensor; 3],
+    r: &Tensor,
+    [bias_u, bias_v]: [&Tensor; 2],
+    (left, clamp_len): (Option<usize>, Option<usize>),
+) -> Result<Tensor> {
+    let [batch, seqlen] = [q.shape()[0], q.shape()[1]];
+    let shape = [batch, seqlen, heads.count, heads.dim];
+    let mut problem = TransformerXl::with_memory(shape, k.shape()[1] - seqlen, DType::F32);
+    problem.softmax_scale = heads.scale;
+    problem.window.left = left;
+    problem.clamp_len = clamp_len;
+    let (rows, biases) = ([q.data(), k.data(), v.data()], [bias_u.data(), bias_v.data()]);
+    match device {
+        Device::Reference => {
+            let inputs = transformer_xl::Inputs::new(rows, r.data(), biases);
+            Ok(Tensor::new(q.shape(), problem.reference(&inputs)?.out))
+        }
+        Device::Cpu => {
+            let plan = problem.plan_cpu()?;
+            let mut out = vec![0.0f32; q.data().len()];
+            let mut lse = vec![0.0; problem.lse_len()];
+            let mut workspace = vec![0.0; plan.workspace_len(rayon::current_num_threads())];
+            let args = transformer_xl::cpu::Args::new(rows, r.data(), biases, &mut out, &mut lse);
             plan.run(args, &mut workspace)?;
             Ok(Tensor::new(q.shape(), out))
         }

@@ -349,6 +349,13 @@ const MEGATRON_GPT: Traits = Traits {
     ..GPT2
 };
 
+const TRANSFORMER_XL: Traits = Traits {
+    model_type: "transfo-xl",
+    idea: "a memory of earlier segments, and positions that are distances",
+    read: members::transformer_xl::read,
+    ..GPT
+};
+
 const BART: Traits = Traits {
     model_type: "bart",
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
@@ -401,6 +408,7 @@ pub static FAMILY: &[Traits] = &[
     GPT,
     GPT2,
     MEGATRON_GPT,
+    TRANSFORMER_XL,
     BART,
     MASS,
     T5,

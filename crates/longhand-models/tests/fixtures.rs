@@ -135,6 +135,7 @@ folders! {
     structbert: 8,
     t5: 10,
     tinybert: 18,
+    transfo_xl: 24,
     turing_nlg: 6,
     unilm: 6,
 }

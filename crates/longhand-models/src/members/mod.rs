@@ -8,4 +8,5 @@ pub mod mobilebert;
 pub mod mockingjay;
 pub mod q8bert;
 pub mod seq2seq;
+pub mod transformer_xl;
 pub mod unilm;
