@@ -33,9 +33,11 @@ const HEAD_DIM = ${ head_dim }u;
 // Below NEG, where a row's maximum starts.
 const MASKED = -2e30;
 
+//% if global_rows or not vec4
 // What an invocation wrote, it alone reads.
 var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
 
+//% endif
 //% include "shared/longformer_sequence.wgsl"
 
 @compute @workgroup_size(LANES)
@@ -169,22 +171,7 @@ fn main(
         }
     }
 //% else
-    // ---- O / l and lse, the long list of stores through workgroup memory
-//% for r in range(rows)
-    let inverse${ r } = select(1.0 / l${ r }, 0.0, l${ r } == 0.0);
-//%   for d in range(d4)
-    o[lane * ROWS * D4 + ${ r * d4 + d }u] = o${ r }_${ d } * inverse${ r };
-//%   endfor
-    if (row${ r } <= q_last) {
-        lse[s.lse + u32(position${ r })] = lse_bits(m${ r }, l${ r });
-    }
-//% endfor
-    for (var i = 0u; i < ROWS * D4; i++) {
-        let x = o[lane * ROWS * D4 + i];
-        let row = q0 + i32(lane + i / D4 * LANES);
-        if (row <= q_last) {
-            store_out(s.out + u32(origin + row * gap) * P.out_row, i % D4 * 4u, x);
-        }
-    }
+//%   set place_of_row = "u32(origin + row * gap)"
+//%   include "shared/rows_store.wgsl"
 //% endif
 }

@@ -9,7 +9,12 @@
 // lse, the others merge theirs into it.
 //
 // Floor: 4·B·H·L·w·D operations for chunks of w keys in all. What binds is the reading of rows, shared
+//% if gathered
+// by ROWS queries of the chunk. A launch takes a part of the round's chunks, whose rows lsh_gather.wgsl
+// has put in order before it.
+//% else
 // by ROWS queries of the chunk; a row is found through the order, and nothing is copied in that.
+//% endif
 //
 // Bitwise reproducible: every sum has one owner and a fixed order.
 //% if f16
@@ -41,24 +46,29 @@ fn main(
 ) {
     let id = w.x + w.y * grid.x;
     if (id >= P.workgroups) { return; }
-    let chunk = id / P.blocks % P.chunks;
-    let local = id / (P.blocks * P.chunks);           // of (batch, head)
+    let chunk = P.segment_first + id / P.blocks % P.segment_len;
+    let local = id / (P.blocks * P.segment_len);      // of (batch, head)
     let head = local % P.heads;
     let batch = local / P.heads;
     let q0 = places_of(chunk).x + id % P.blocks * LANES * ROWS;
     let q_end = min(q0 + LANES * ROWS, places_of(chunk).y);
     if (q0 >= q_end) { return; }
-    // Row of the texture, and item, at which this sequence and head begin.
-    let first_texel = local * P.seqlen;
-    let first_item = first_texel * P.rounds;
+    let first_row = local * P.seqlen;                 // of all positions
+//% if gathered
+    // Row of the textures at which what this chunk sees begins, and that of the round's first place.
+    let first_seen = local * P.segment_rows + (chunk - P.segment_first) * P.chunk_len;
+    let items_q = first_seen + ((P.ring - P.ring_shift) % P.ring) * P.chunk_len - places_of(chunk).x;
+//% else
+    let first_item = first_row * P.rounds;
     let items_q = first_item + P.round * P.seqlen;
+//% endif
 
 //% for r in range(rows)
     let place${ r } = q0 + lane + ${ r * lanes }u;
     let position${ r } = load_item(items_q + min(place${ r }, q_end - 1u)).x & 0x7fffffffu;
     // Keys above it are masked; one that is not valid is above all.
     let sees${ r } = select(0x7fffffffu, position${ r }, P.causal != 0u);
-    let at${ r } = kv_texel(first_texel + position${ r });
+    let at${ r } = kv_texel(<% if gathered %>items_q + min(place${ r }, q_end - 1u)<% else %>first_row + position${ r }<% endif %>);
     // A row meets itself, so that no maximum is lower; and no masked key counts before that.
     var m${ r } = P.self_mask;
     var l${ r } = 0.0;
@@ -70,15 +80,20 @@ fn main(
 
     for (var n = 0u; n < P.seen; n++) {
         let of_round = chunk_seen(chunk, n);
+//% if gathered
+        let keys_begin = first_seen + n % P.ring * P.chunk_len;
+        let keys_end = keys_begin + places_of(of_round.y).y - places_of(of_round.y).x;
+//% else
         let keys_begin = first_item + of_round.x * P.seqlen + places_of(of_round.y).x;
         let keys_end = first_item + of_round.x * P.seqlen + places_of(of_round.y).y;
+//% endif
         for (var key = keys_begin; key < keys_end; key += ${ keys }u) {
         // ---- S = Q Kᵀ
 //% for j in range(keys)
         let item${ j } = load_item(<% if j > 0 %>min(key + ${ j }u, keys_end - 1u)<% else %>key<% endif %>);
         let at_key${ j } = item${ j }.x & 0x7fffffffu;
         let factor${ j } = bitcast<f32>(item${ j }.y);
-        let kv${ j } = kv_texel(first_texel + at_key${ j });
+        let kv${ j } = kv_texel(<% if gathered %><% if j > 0 %>min(key + ${ j }u, keys_end - 1u)<% else %>key<% endif %><% else %>first_row + at_key${ j }<% endif %>);
 //%   for r in range(rows)
         var s${ r }_${ j } = 0.0;
 //%   endfor
@@ -106,7 +121,8 @@ fn main(
     }
 
     // ---- O / l and lse of this round, merged with those before it
-    let at_lse = P.lse_base + first_texel;
+    let at_lse = P.lse_base + first_row;
+    let out_of = P.out_base + batch * P.out_batch + head * P.out_head;
 //% for r in range(rows)
     let own${ r } = lse_of(m${ r }, l${ r });
     let merged${ r } = merge(bitcast<f32>(lse[at_lse + position${ r }]), own${ r });
@@ -117,12 +133,12 @@ fn main(
     if (place${ r } < q_end) {
         lse[at_lse + position${ r }] = bitcast<u32>(merged${ r }.x);
 //%   if slot.lse_rounds is defined
-        lse_rounds[P.lse_rounds_base + items_q + position${ r }] = bitcast<u32>(own${ r });
+        lse_rounds[P.lse_rounds_base + (first_row * P.rounds + P.round * P.seqlen) + position${ r }] = bitcast<u32>(own${ r });
 //%   endif
     }
 //% endfor
-    // Two loops, of which one has nothing to do: both sides of a branch would run.
-    let out_of = P.out_base + batch * P.out_batch + head * P.out_head;
+    // The long list of stores through workgroup memory: two loops, of which one has nothing to do,
+    // since both sides of a branch would run.
     let alone = select(0u, ROWS * D4, P.round == 0u);
     for (var i = 0u; i < alone; i++) {
         let r = i / D4;

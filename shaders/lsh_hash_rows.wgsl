@@ -24,23 +24,24 @@ fn main(
 ) {
     let id = w.x + w.y * grid.x;
     if (id >= P.workgroups) { return; }
-    let first = id % P.blocks * LANES * ROWS;
+    let first = P.segment_first + id % P.blocks * LANES * ROWS;
+    let end = min(P.segment_first + P.segment_rows, P.seqlen);
     let local = id / P.blocks;                        // of (batch, head)
 //% for r in range(rows)
     let row${ r } = first + lane + ${ r * lanes }u;
-    let at${ r } = kv_texel(local * P.seqlen + min(row${ r }, P.seqlen - 1u));
+    let at${ r } = kv_texel(local * P.segment_rows + min(row${ r }, end - 1u) - P.segment_first);
     var square${ r } = vec4<f32>();
 //%   for d in range(d4)
     let x${ r }_${ d } = textureLoad(kv_texels_of, at${ r } + vec2<i32>(${ d }, 0));
     square${ r } += x${ r }_${ d } * x${ r }_${ d };
 //%   endfor
 //%   if slot.key_valid is defined
-    let valid${ r } = is_valid(local / P.heads, min(row${ r }, P.seqlen - 1u));
+    let valid${ r } = is_valid(local / P.heads, min(row${ r }, end - 1u));
 //%   else
     let valid${ r } = true;
 //%   endif
     let factor${ r } = 1.0 / sqrt(dot(square${ r }, vec4<f32>(1.0)) / f32(P.head_dim) + P.key_norm_eps);
-    if (row${ r } < P.seqlen) { norms[local * P.seqlen + row${ r }] = select(NOT_VALID, factor${ r }, valid${ r }); }
+    if (row${ r } < end) { norms[local * P.seqlen + row${ r }] = select(NOT_VALID, factor${ r }, valid${ r }); }
 //% endfor
 //% if hashed
     for (var round = 0u; round < P.rounds; round++) {
@@ -79,7 +80,7 @@ fn main(
         }
         let at_round = P.buckets_base + (local * P.rounds + round) * P.seqlen;
 //%   for r in range(rows)
-        if (row${ r } < P.seqlen) { buckets[at_round + row${ r }] = select(P.buckets, bucket${ r }, valid${ r }); }
+        if (row${ r } < end) { buckets[at_round + row${ r }] = select(P.buckets, bucket${ r }, valid${ r }); }
 //%   endfor
     }
 //% endif

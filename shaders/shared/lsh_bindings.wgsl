@@ -20,6 +20,9 @@ struct Params {
     ring_round: u32,
     ring_shift: u32,
     seen: u32,
+    segment_first: u32,
+    segment_len: u32,
+    segment_rows: u32,
     buckets: u32,
     columns: u32,
     factors: u32,
@@ -118,6 +121,6 @@ fn is_valid(batch: u32, position: u32) -> bool {
 //% if slot.place_texels is defined
 @group(0) @binding(${ slot.place_texels }) var place_texels_of: texture_storage_2d<r32uint, ${ access.place_texels }>;
 //% endif
-//% if slot.row_texels is defined or slot.item_texels is defined
+//% if slot.row_texels is defined or slot.item_texels is defined or slot.place_texels is defined
 //%   include "shared/full_texels.wgsl"
 //% endif

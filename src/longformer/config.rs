@@ -192,6 +192,8 @@ impl Config {
             _ => 0,
         };
         match stage {
+            // Rows of vec4s are stored as they are.
+            Stage::Local if self.vec4 && matches!(self.local, Kernel::Rows { .. }) => 0,
             Stage::Local => self.local.workgroup_bytes(self.head_dim) + tile_keys(&self.local),
             Stage::Global => {
                 // The tile kernel shares the number of globals, too.

@@ -14,6 +14,12 @@ use crate::{DType, Declined, Error, Strides};
 /// Items that one invocation counts and puts in order.
 pub(crate) const SORT_ITEMS: usize = 256;
 
+/// Parts of a round whose rows are gathered one after the other, at most.
+const SEGMENTS: usize = 16;
+
+/// Rows of such a part, at least, if there are as many.
+const SEGMENT_ROWS: usize = 2048;
+
 /// Rounds of one plan: each is a launch.
 const MAX_ROUNDS: usize = 1024;
 
@@ -35,6 +41,9 @@ pub struct Config {
     pub vec4: bool,
     /// The shader uses the f16 type (else f16 is unpacked from u32).
     pub f16: bool,
+    /// [`Kernel::Rows`] of a dtype of 16 bits: the texture holds what a part of a round sees, in its
+    /// order, and not the whole sequence, which in f32 is larger than all tensors together.
+    pub gathered: bool,
     /// See [`Lsh::is_sorted`].
     pub sorted: bool,
     /// See [`Lsh::is_hashed`].
@@ -53,11 +62,13 @@ pub fn select(problem: &Lsh, caps: &Caps) -> Result<Config, Error> {
     problem.check_numbers()?;
     let head_dim = HEAD_DIMS.into_iter().find(|&d| d as usize >= problem.head_dim).expect("valid");
     let vec4 = loads_by_vec4(problem);
+    let rows = texels_fit(problem, head_dim, caps);
     let config = Config {
-        kernel: match texels_fit(problem, head_dim, caps) {
+        kernel: match rows {
             true => rows_kernel(problem, head_dim, caps),
             false => tile(problem, head_dim, caps),
         },
+        gathered: rows && problem.gathers(),
         dtype: problem.dtype,
         head_dim,
         padded: problem.head_dim != head_dim as usize,
@@ -190,9 +201,37 @@ impl Lsh {
         (segments << widest) * self.sort_blocks() as u64
     }
 
+    /// Whether the kernels for CPU adapters gather. Beside tensors of f32 a texture of all rows is
+    /// not that large, and it is filled once and not in every round.
+    fn gathers(&self) -> bool {
+        self.dtype != DType::F32
+    }
+
+    /// Chunks of a round that one launch takes where rows are gathered: a sixteenth, but not so few
+    /// that many launches would take more time than the work in them.
+    pub(super) fn segment_chunks(&self) -> usize {
+        let chunks = self.chunks_of_round();
+        let least = SEGMENT_ROWS.div_ceil(self.items_of_chunk().max(1));
+        chunks.div_ceil(SEGMENTS).max(least).min(chunks.max(1))
+    }
+
+    /// Chunks that so many, one after the other, see.
+    pub(super) fn chunks_gathered(&self, chunks: usize) -> usize {
+        let (before, after) = self.seen_chunks();
+        chunks + (before + after).min(self.ring().saturating_sub(1))
+    }
+
+    /// Rows of the texture that chunks are gathered in, of one head.
+    pub(super) fn gathered_rows(&self) -> usize {
+        self.chunks_gathered(self.segment_chunks()).saturating_mul(self.items_of_chunk())
+    }
+
     /// Rows of a texture.
     pub(super) fn texel_rows(&self, slot: Slot) -> u64 {
         match slot {
+            Slot::RowTexels | Slot::ItemTexels if self.gathers() => {
+                (self.batch * self.heads) as u64 * self.gathered_rows() as u64
+            }
             Slot::RowTexels => self.lse_len() as u64,
             Slot::RotationTexels if self.is_hashed() => {
                 (self.heads * self.num_hashes * self.columns()) as u64

@@ -3,10 +3,12 @@
 mod args;
 mod host;
 mod params;
+mod stages;
 
 pub use crate::timing::Timing;
 pub use crate::webgpu::Bound;
 pub use args::Args;
+pub use stages::StageTiming;
 
 use super::Lsh;
 use super::config::{Config, Slot, Stage, select};
@@ -48,11 +50,15 @@ struct Made {
     factors: Option<wgpu::Buffer>,
 }
 
-/// One launch of a kernel: the digit or the round that it is for.
+/// One launch of a kernel.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     stage: Stage,
+    /// The digit or the round that it is for.
     number: usize,
+    /// Of how many positions, or chunks of the round, and from which on.
+    first: usize,
+    len: usize,
 }
 
 impl Lsh {
@@ -63,8 +69,8 @@ impl Lsh {
         let config = select(self, context.caps())?;
         let pipelines = pipelines(context, &config)?;
         let plan = Plan { problem: self.clone(), config, context: context.clone(), pipelines };
-        for stage in config.stages() {
-            context.caps().dispatches(plan.workgroups(stage))?;
+        for step in plan.steps() {
+            context.caps().dispatches(plan.workgroups(step))?;
         }
         Ok(plan)
     }
@@ -185,18 +191,40 @@ impl Plan {
 
     /// The launches, in order.
     fn steps(&self) -> Vec<Step> {
-        let rounds = self.problem.rounds();
-        let digits = if self.config.sorted { self.problem.digits().len() } else { 0 };
+        let (p, gathered) = (&self.problem, self.config.gathered);
+        let digits = if self.config.sorted { p.digits().len() } else { 0 };
         let stages = self.config.stages();
-        let one = |stage| stages.contains(&stage).then_some(Step { stage, number: 0 });
+        let whole = |stage, number| Step { stage, number, first: 0, len: p.seqlen };
+        let one = |stage| stages.contains(&stage).then_some(whole(stage, 0));
+        // As many positions, and chunks of a round, as the texture takes at once.
+        let (positions, chunks) = match gathered {
+            true => (p.gathered_rows(), p.segment_chunks()),
+            false => (p.seqlen, p.chunks_of_round()),
+        };
+        let parts = |of: usize, most: usize| {
+            let part = move |first| (first, most.min(of - first));
+            (0..of).step_by(most.max(1)).map(part)
+        };
+        let hash = parts(p.seqlen, positions).flat_map(|(first, len)| {
+            let step = |mut step: Step| {
+                (step.first, step.len) = (first, len);
+                step
+            };
+            [one(Stage::Pack), one(Stage::Hash)].map(|s| s.map(step))
+        });
         let sort = (0..digits).flat_map(|number| {
             let first = number == 0;
             [Stage::Count { first }, Stage::Scan, Stage::Scatter { first }]
-                .map(|stage| Step { stage, number })
+                .map(|stage| whole(stage, number))
         });
-        let attend = (0..rounds).map(|number| Step { stage: Stage::Attend, number });
-        let before = [one(Stage::Pack), one(Stage::Hash)].into_iter().flatten();
-        before.chain(sort).chain(one(Stage::Index)).chain(attend).collect()
+        let attend = (0..p.rounds()).flat_map(|number| {
+            parts(p.chunks_of_round(), chunks).flat_map(move |(first, len)| {
+                let step = |stage| Step { stage, number, first, len };
+                [gathered.then(|| step(Stage::Gather)), Some(step(Stage::Attend))]
+            })
+        });
+        let index = one(Stage::Index);
+        hash.flatten().chain(sort).chain(index).chain(attend.flatten()).collect()
     }
 
     /// Checks `args` and prepares everything that recording needs: one uniform buffer, the bind
@@ -241,7 +269,7 @@ impl Plan {
                     bind_group: self
                         .context
                         .bind_group(pipeline, slots.iter().map(resource).collect()),
-                    grid: self.context.fold(self.workgroups(step.stage)),
+                    grid: self.context.fold(self.workgroups(*step)),
                     pipeline: pipeline.clone(),
                 }
             };
@@ -259,13 +287,13 @@ impl Plan {
         if !self.config.is_rows() || self.is_empty() {
             return vec![];
         }
-        let head_dim = self.config.head_dim;
-        let size = |slot: &Slot| {
-            let rows = self.problem.texel_rows(*slot);
-            (*slot, self.config.kernel.texture_size(head_dim, slot.texels(), rows))
+        let c = &self.config;
+        let size = |slot: Slot| {
+            let rows = self.problem.texel_rows(slot);
+            (slot, c.kernel.texture_size(c.head_dim, slot.texels(), rows))
         };
-        let slots = [Stage::Pack, Stage::Index].map(|stage| self.config.slots(stage));
-        slots.iter().flatten().filter(|s| s.is_texture()).map(size).collect()
+        let slots: Vec<Slot> = c.stages().iter().flat_map(|stage| c.slots(*stage)).collect();
+        Slot::TEXTURES.into_iter().filter(|s| slots.contains(s)).map(size).collect()
     }
 
     fn factors_buffer(&self) -> wgpu::Buffer {
@@ -273,36 +301,48 @@ impl Plan {
         self.context.words("longhand factors", &halves)
     }
 
-    fn workgroups(&self, stage: Stage) -> u64 {
+    fn workgroups(&self, step: Step) -> u64 {
+        let stage = step.stage;
         let p = &self.problem;
         let heads = p.batch as u64 * p.heads as u64;
         let items = heads * p.rounds() as u64 * p.seqlen as u64;
         let threads = u64::from(stage.threads(&self.config));
         match stage {
             Stage::Pack => {
-                let slots = self.config.slots(stage);
-                let rows = slots.iter().filter(|s| s.is_texture()).map(|s| p.texel_rows(*s));
-                rows.sum::<u64>().div_ceil(threads)
+                let rotations =
+                    if step.first == 0 { p.texel_rows(Slot::RotationTexels) } else { 0 };
+                (heads * step.len as u64 + rotations).div_ceil(threads)
             }
+            Stage::Gather => (heads * self.segment_rows(step) as u64).div_ceil(threads),
             Stage::Hash => {
                 // On GPUs a workgroup is for one round.
                 let one = self.config.is_rows() || !self.config.hashed;
-                heads * self.blocks(stage) as u64 * if one { 1 } else { p.num_hashes as u64 }
+                heads * self.blocks(step) as u64 * if one { 1 } else { p.num_hashes as u64 }
             }
             Stage::Count { .. } | Stage::Scatter { .. } => {
                 (heads * (p.num_hashes * p.sort_blocks()) as u64).div_ceil(threads)
             }
             Stage::Scan => heads * p.num_hashes as u64,
             Stage::Index => items.div_ceil(threads),
-            Stage::Attend => heads * (self.blocks(stage) * p.chunks_of_round()) as u64,
+            Stage::Attend => heads * (self.blocks(step) * step.len) as u64,
         }
     }
 
     /// Blocks of rows: of a head, or of a chunk.
-    fn blocks(&self, stage: Stage) -> usize {
-        match stage {
-            Stage::Hash => self.problem.seqlen.div_ceil(self.config.hash_rows()),
+    fn blocks(&self, step: Step) -> usize {
+        match step.stage {
+            Stage::Hash => step.len.div_ceil(self.config.hash_rows()),
             _ => self.problem.items_of_chunk().div_ceil(self.config.kernel.block_m() as usize),
+        }
+    }
+
+    /// Rows of the texture that a launch reads or writes, of one head.
+    fn segment_rows(&self, step: Step) -> usize {
+        match step.stage {
+            Stage::Gather | Stage::Attend => {
+                self.problem.chunks_gathered(step.len) * self.problem.items_of_chunk()
+            }
+            _ => step.len,
         }
     }
 

@@ -40,12 +40,18 @@ impl Bound {
 
     /// Records the launch into a compute pass of yours. Changes its pipeline and bind group 0.
     pub fn record_in(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for dispatch in &self.dispatches {
-            let [x, y] = dispatch.grid;
-            pass.set_pipeline(&dispatch.pipeline.pipeline);
-            pass.set_bind_group(0, &dispatch.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
+        for n in 0..self.dispatches.len() {
+            self.record_one(n, pass);
         }
+    }
+
+    /// Records number `n` of the launch's kernels alone.
+    pub(crate) fn record_one(&self, n: usize, pass: &mut wgpu::ComputePass<'_>) {
+        let dispatch = &self.dispatches[n];
+        let [x, y] = dispatch.grid;
+        pass.set_pipeline(&dispatch.pipeline.pipeline);
+        pass.set_bind_group(0, &dispatch.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, 1);
     }
 }
 

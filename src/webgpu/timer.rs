@@ -21,6 +21,42 @@ struct Queries {
     period: f64,
 }
 
+/// Bytes of the buffers that [`Context::bandwidth`] copies between.
+const COPIED: u64 = 64 << 20;
+
+impl Context {
+    /// Bytes a second that the device moves when it copies a buffer of 64 MiB (or the largest that it
+    /// allows, if smaller) to another, reads and writes both counted: the best of five, by the wall
+    /// clock.
+    pub fn bandwidth(&self) -> Result<f64, Error> {
+        let size = COPIED.min(self.device().limits().max_buffer_size) / 4 * 4;
+        let [from, to] =
+            [wgpu::BufferUsages::COPY_SRC, wgpu::BufferUsages::COPY_DST].map(|usage| {
+                self.checked(|| {
+                    self.device().create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("longhand bandwidth"),
+                        size,
+                        usage: wgpu::BufferUsages::COPY_DST | usage,
+                        mapped_at_creation: false,
+                    })
+                })
+            });
+        let (from, to) = (from?, to?);
+        let mut least = f64::INFINITY;
+        // The first clears them.
+        for _ in 0..6 {
+            let mut encoder = self.device().create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size);
+            self.wait()?;
+            let started = Instant::now();
+            self.submit(encoder)?;
+            self.wait()?;
+            least = least.min(started.elapsed().as_secs_f64());
+        }
+        Ok(2.0 * size as f64 / least)
+    }
+}
+
 /// Two timestamps of 64 bits.
 const BYTES: u64 = 16;
 

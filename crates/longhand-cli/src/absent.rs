@@ -2,8 +2,10 @@
 
 use crate::device::Timing;
 use crate::failure::{Failure, Result};
+use crate::lsh_file::LshFile;
 use crate::problem_file::{Problem, ProblemFile};
 use crate::results::Results;
+use crate::stages::Stages;
 use longhand::DType;
 
 /// Has no value.
@@ -30,6 +32,10 @@ impl Gpu {
     }
 
     pub(crate) fn time(&self, _: &ProblemFile, _: DType, _: usize) -> Result<Timing> {
+        match *self {}
+    }
+
+    pub(crate) fn stages(&self, _: &LshFile, _: DType, _: usize) -> Result<Stages> {
         match *self {}
     }
 

@@ -1,9 +1,10 @@
 //! Devices by name, and what each can do with a problem file.
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::full_file::FullFile;
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
+use crate::stages::Stages;
 use crate::transformer_xl_file::Stream;
 use crate::{cuda, webgpu};
 use longhand::{DType, Full, Longformer, Lsh};
@@ -127,6 +128,21 @@ impl Device {
         };
         let reason = || format!("device {}: no backward kernel in this build yet", self.name());
         Ok(Computed { results, backward_declined: backward.then(reason) })
+    }
+
+    /// Times each kernel of the forward pass by itself, if the device and the kind know how.
+    pub(crate) fn stages(
+        &self,
+        file: &ProblemFile,
+        dtype: DType,
+        repeats: usize,
+    ) -> Result<Stages> {
+        match (self, file) {
+            (Device::Webgpu(gpu), ProblemFile::Lsh(file)) => gpu.stages(file, dtype, repeats),
+            _ => {
+                Err(Failure::declined("--stages: only of op 'lsh' on device webgpu in this build"))
+            }
+        }
     }
 
     /// Times the forward pass of a problem in `dtype`, best of `repeats`.

@@ -25,6 +25,7 @@ pub mod results;
 mod samples;
 pub mod sass;
 mod series;
+mod stages;
 pub mod strict_json;
 mod table;
 pub mod transformer_xl_file;

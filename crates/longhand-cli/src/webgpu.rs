@@ -9,9 +9,13 @@ use crate::problem_file::ProblemFile;
 #[cfg(feature = "webgpu")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
+use crate::stages::{Round, Stage, Stages};
+#[cfg(feature = "webgpu")]
 use crate::transformer_xl_file::Stream;
 #[cfg(feature = "webgpu")]
-use longhand::{DType, Full, Longformer, Lsh};
+use crate::{generate, lsh_file::LshFile};
+#[cfg(feature = "webgpu")]
+use longhand::{DType, Full, Longformer, Lsh, Shape, lsh::webgpu::StageTiming};
 
 #[cfg(feature = "webgpu")]
 use longhand::webgpu::{Caps, Context};
@@ -97,6 +101,37 @@ impl Gpu {
                 f.problem(Stream::Content, dtype).time_webgpu(gpu, &inputs, repeats)?
             }
         }))
+    }
+
+    /// Times each kernel of LSH attention's pass, next to what the device's rates allow.
+    pub(crate) fn stages(&self, file: &LshFile, dtype: DType, repeats: usize) -> Result<Stages> {
+        let problem = Lsh { dtype, ..file.problem.clone() };
+        let of = problem.time_stages_webgpu(&self.context, &file.inputs.as_inputs(), repeats)?;
+        // Rows that attend densely reuse what they read as much as kernels can.
+        let head_dim = problem.head_dim;
+        let (heads_q, heads_kv, seqlen_q, seqlen_k) = (1, 1, 2048, 2048);
+        let shape = Shape { batch: 1, heads_q, heads_kv, seqlen_q, seqlen_k, head_dim };
+        let dense = Full::new(shape, dtype);
+        let inputs = generate::inputs(&dense)?;
+        let timing = dense.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?;
+        let stage = |of: StageTiming| Stage {
+            name: if of.merges { format!("{}, merging", of.name) } else { of.name.to_owned() },
+            launches: of.launches,
+            ms: of.ms,
+            bytes: of.bytes,
+            flops: of.flops,
+            // Rows that are gathered, the attention would gather itself.
+            orders: !of.name.contains("forward") && !of.name.contains("gather"),
+            attends: of.name.contains("forward").then_some(match of.merges {
+                true => Round::Later,
+                false => Round::First,
+            }),
+        };
+        Ok(Stages {
+            of: of.into_iter().map(stage).collect(),
+            bytes_per_ms: self.context.bandwidth()? / 1e3,
+            flops_per_ms: dense.flops() / timing.best_ms,
+        })
     }
 
     /// The kernel variant and tile sizes of a problem.

@@ -9,7 +9,8 @@ use minijinja::{Value, context};
 /// One kernel of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Copies qk, v and the rotations to textures ([`Kernel::Rows`]).
+    /// Copies qk, v and the rotations to textures ([`Kernel::Rows`]); where rows are gathered, the
+    /// qk of some positions for the hash alone.
     Pack,
     /// The keys' factors, and the buckets if there is anything to hash.
     Hash,
@@ -27,6 +28,8 @@ pub enum Stage {
     },
     /// What is looked up by place ([`Kernel::Rows`]), and places by position.
     Index,
+    /// Copies the rows that a part of a round sees, and what is looked up beside them, to textures.
+    Gather,
     /// One round's attention, merged with those before it.
     Attend,
 }
@@ -139,7 +142,7 @@ impl Stage {
             Stage::Scan => 256,
             // Items stand far apart in memory: as few at a time as one vector or cache line.
             Stage::Count { .. } | Stage::Scatter { .. } => 32,
-            Stage::Pack | Stage::Hash | Stage::Index => 64,
+            Stage::Pack | Stage::Hash | Stage::Index | Stage::Gather => 64,
         }
     }
 
@@ -148,8 +151,10 @@ impl Stage {
         match slot {
             Slot::Out | Slot::Lse | Slot::LseRounds => true,
             Slot::Buckets => self == Stage::Hash,
-            Slot::RowTexels | Slot::RotationTexels => self == Stage::Pack,
-            Slot::ItemTexels | Slot::PlaceTexels => self == Stage::Index,
+            Slot::RotationTexels => self == Stage::Pack,
+            Slot::RowTexels => matches!(self, Stage::Pack | Stage::Gather),
+            Slot::PlaceTexels => self == Stage::Index,
+            Slot::ItemTexels => matches!(self, Stage::Index | Stage::Gather),
             _ => false,
         }
     }
@@ -166,7 +171,8 @@ impl Config {
             (self.sorted, Stage::Scatter { first: true }),
             (self.digits, Stage::Count { first: false }),
             (self.digits, Stage::Scatter { first: false }),
-            (self.is_rows() || self.duplicates_once, Stage::Index),
+            ((self.is_rows() && !self.gathered) || self.duplicates_once, Stage::Index),
+            (self.gathered, Stage::Gather),
             (true, Stage::Attend),
         ];
         all.into_iter().filter_map(|(on, stage)| on.then_some(stage)).collect()
@@ -184,8 +190,9 @@ impl Config {
         let results =
             [Slot::Out, Slot::Lse].into_iter().chain(self.sorted.then_some(Slot::LseRounds));
         let mut slots: Vec<Slot> = match stage {
-            Stage::Pack => [Slot::Qk, Slot::V]
+            Stage::Pack => [Slot::Qk]
                 .into_iter()
+                .chain((!self.gathered).then_some(Slot::V))
                 .chain(rotations(Slot::Rotations))
                 .chain([Slot::RowTexels])
                 .chain(rotations(Slot::RotationTexels))
@@ -213,6 +220,12 @@ impl Config {
                 let read = [Slot::Buckets].into_iter().chain(sort_valid);
                 read.chain(before).chain([Slot::Histogram, Slot::Order]).collect()
             }
+            Stage::Gather => [Slot::Qk, Slot::V]
+                .into_iter()
+                .chain(order)
+                .chain([Slot::Norms, Slot::RowTexels, Slot::ItemTexels])
+                .collect(),
+            Stage::Index if self.gathered => vec![Slot::Order, Slot::PlaceTexels],
             Stage::Index if rows => order
                 .into_iter()
                 .chain([Slot::Norms, Slot::ItemTexels])
@@ -240,7 +253,11 @@ impl Config {
     /// must not be bound both ways.
     pub(in crate::lsh) fn writes(&self, stage: Stage, slot: Slot) -> bool {
         match slot.is_workspace() {
-            true => stage != Stage::Attend && (stage != Stage::Index || !self.is_rows()),
+            true => match stage {
+                Stage::Attend | Stage::Gather => false,
+                Stage::Index => !self.is_rows(),
+                _ => true,
+            },
             false => stage.writes(slot),
         }
     }
@@ -262,15 +279,17 @@ impl Config {
             },
         };
         let tile = Config { kernel: any, digits: false, ..*self };
+        // lavapipe reads a buffer component by component: words of two elements in half the time.
+        let copies = Config { f16: false, key_padding: false, duplicates_once: false, ..tile };
         match stage {
             Stage::Attend => Config { digits: false, hashed: false, key_padding: false, ..*self },
-            Stage::Pack => {
-                Config { sorted: self.hashed, key_padding: false, duplicates_once: false, ..tile }
-            }
+            Stage::Pack => Config { sorted: self.hashed, ..copies },
+            Stage::Gather => Config { hashed: false, ..copies },
             Stage::Hash => {
                 let seen = if self.is_rows() { plain } else { *self };
                 Config {
                     kernel: any,
+                    gathered: false,
                     digits: false,
                     sorted: self.hashed,
                     duplicates_once: false,
@@ -281,6 +300,7 @@ impl Config {
                 kernel: Kernel::Rows { rows: 1, keys: 1, texture_width: 4096 },
                 head_dim: 32,
                 digits: true,
+                gathered: false,
                 hashed: false,
                 key_padding: self.key_padding && !self.hashed && stage != Stage::Scan,
                 duplicates_once: false,
@@ -304,6 +324,7 @@ impl Config {
             (Stage::Scatter { first: true }, _) => "lsh_scatter",
             (Stage::Scatter { first: false }, _) => "lsh_scatter_next",
             (Stage::Index, _) => "lsh_index",
+            (Stage::Gather, _) => "lsh_gather",
             (Stage::Attend, true) => "lsh_forward_rows",
             (Stage::Attend, false) => "lsh_forward_tile",
         }
@@ -319,6 +340,7 @@ impl Config {
             (Stage::Scan, _) => "lsh_scan.wgsl",
             (Stage::Scatter { .. }, _) => "lsh_scatter.wgsl",
             (Stage::Index, _) => "lsh_index.wgsl",
+            (Stage::Gather, _) => "lsh_gather.wgsl",
             (Stage::Attend, true) => "lsh_forward_rows.wgsl",
             (Stage::Attend, false) => "lsh_forward_tile.wgsl",
         };
@@ -351,6 +373,7 @@ impl Config {
             q_rows_shift => shift(Slot::RotationTexels),
             kv_rows_shift => shift(Slot::RowTexels),
             valid_shift => shift(Slot::ItemTexels),
+            gathered => self.gathered,
             hashed => self.hashed,
             duplicates_once => self.duplicates_once,
             items => SORT_ITEMS,

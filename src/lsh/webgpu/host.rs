@@ -41,7 +41,7 @@ impl Lsh {
 }
 
 /// A problem's tensors in buffers of their own.
-struct Uploaded<'a> {
+pub(super) struct Uploaded<'a> {
     problem: &'a Lsh,
     context: &'a Context,
     qk: HostBuffer,
@@ -55,7 +55,7 @@ struct Uploaded<'a> {
 }
 
 impl<'a> Uploaded<'a> {
-    fn new(
+    pub(super) fn new(
         problem: &'a Lsh,
         context: &'a Context,
         inputs: &Inputs<'_, f32>,
@@ -89,7 +89,7 @@ impl<'a> Uploaded<'a> {
     }
 
     /// With the workspace, which holds the order after a launch.
-    fn bind(&self, plan: &Plan) -> Result<(Bound, Option<HostBuffer>), Error> {
+    pub(super) fn bind(&self, plan: &Plan) -> Result<(Bound, Option<HostBuffer>), Error> {
         let workspace = match plan.workspace_bytes() {
             0 => None,
             bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),

@@ -22,6 +22,9 @@ pub(super) struct Params {
     ring_round: u32,
     ring_shift: u32,
     seen: u32,
+    segment_first: u32,
+    segment_len: u32,
+    segment_rows: u32,
     buckets: u32,
     columns: u32,
     factors: u32,
@@ -51,7 +54,10 @@ impl Plan {
         let l = &p.layout;
         let base = |slot| self.base(tensors, slot);
         let steps = |slot, strides| Steps::new(base(slot), strides);
-        let round = if step.stage == Stage::Attend { step.number } else { 0 };
+        let of_round = matches!(step.stage, Stage::Attend | Stage::Gather);
+        let round = if of_round { step.number } else { 0 };
+        // The rotations are packed once.
+        let packed = step.stage != Stage::Pack || step.first == 0;
         let (shift, bits) = match step.stage {
             Stage::Count { .. } | Stage::Scan | Stage::Scatter { .. } => p.digits()[step.number],
             _ => (0, 0),
@@ -60,8 +66,8 @@ impl Plan {
         let (before, after) = p.seen_chunks();
         let log2 = |x: f64| (x * std::f64::consts::LOG2_E) as f32;
         Params {
-            workgroups: self.workgroups(step.stage) as u32,
-            blocks: self.blocks(step.stage).max(1) as u32,
+            workgroups: self.workgroups(step) as u32,
+            blocks: self.blocks(step).max(1) as u32,
             heads: p.heads as u32,
             batches: p.batch as u32,
             seqlen: p.seqlen as u32,
@@ -76,8 +82,11 @@ impl Plan {
             // As many chunks forward as `before` are back.
             ring_shift: ((ring - before % ring) % ring) as u32,
             seen: (before + 1 + after) as u32,
+            segment_first: step.first as u32,
+            segment_len: step.len as u32,
+            segment_rows: self.segment_rows(step) as u32,
             buckets: p.buckets() as u32,
-            columns: p.columns() as u32,
+            columns: if packed { p.columns() as u32 } else { 0 },
             factors: p.num_buckets.len() as u32,
             digit_shift: shift,
             digits: 1 << bits,
@@ -115,9 +124,10 @@ mod tests {
         }
         let mut expected = offsets!(
             workgroups blocks heads batches seqlen head_dim rounds round chunk_len chunks ring
-            ring_round ring_shift seen buckets columns factors digit_shift digits sort_blocks
-            key_valid_base rotations_base buckets_base lse_base lse_rounds_base causal scale
-            key_norm_eps self_mask self_mask_value mask mask_value
+            ring_round ring_shift seen segment_first segment_len segment_rows buckets columns
+            factors digit_shift digits sort_blocks key_valid_base rotations_base buckets_base
+            lse_base lse_rounds_base causal scale key_norm_eps self_mask self_mask_value mask
+            mask_value
         );
         let tensors = [
             ("qk", offset_of!(Params, qk)),

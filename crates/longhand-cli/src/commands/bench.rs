@@ -7,6 +7,7 @@ use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS, Problem, ProblemFile, known_op};
 use crate::ptxas::{self, Assembler};
 use crate::series::{self, Series};
+use crate::stages::Stages;
 use crate::{cuda, generate, plot, sass, table};
 use longhand::{DType, Full};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ const EXAMPLES: &str = "Examples:
   longhand bench full --static --head-dim 128 --dtype bf16
   longhand bench full --lengths 4096,8192,16384 --json full.json
   longhand bench longformer --lengths 4096,16384,65536 --svg both.svg --with full.json
+  longhand bench lsh --lengths 16384 --num-hashes 4 --chunk-len 64 --stages
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
 v, out and lse, each once. The dense way needs the 'dense' bytes for its scores alone. The last
@@ -39,9 +41,13 @@ pub(crate) struct Options {
     /// Launches after the first; the fastest counts
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeats: usize,
+    /// lsh on webgpu: time each kernel by itself too, next to the time that its bytes or operations
+    /// take at the rates of a copy and of full attention on the same device
+    #[arg(long)]
+    stages: bool,
     /// No device: assemble the CUDA kernels and estimate from their main loop what part of an
     /// A100's tensor-core peak they leave time for (needs the assemblers of ./check --setup)
-    #[arg(long = "static", conflicts_with_all = ["device", "json", "svg", "repeats"])]
+    #[arg(long = "static", conflicts_with_all = ["device", "json", "svg", "repeats", "stages"])]
     estimate: bool,
     #[command(flatten)]
     problem: ProblemOptions,
@@ -72,6 +78,7 @@ struct Row {
     timing: Timing,
     /// Longformer's window, left and right, and its globals.
     longformer: Option<([usize; 2], usize)>,
+    stages: Option<Stages>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
@@ -102,6 +109,10 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
                 break;
             }
         };
+        let stages = options
+            .stages
+            .then(|| device.stages(&file, options.problem.dtype, options.repeats.max(1)))
+            .transpose()?;
         let problem = file.problem(options.problem.dtype);
         let (flops, bytes) = (problem.flops(), problem.bytes());
         let longformer = match &problem {
@@ -109,7 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
             _ => None,
         };
         let (dense_bytes, dtype) = (file.dense_bytes(), options.problem.dtype);
-        rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing, longformer });
+        rows.push(Row { seqlen, flops, bytes, dense_bytes, dtype, timing, longformer, stages });
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -129,6 +140,11 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         say(&text(&device, &rows))?;
         if let Some(exponent) = exponent {
             say(&format!("time ~ length^{exponent:.2}\n"))?;
+        }
+        for row in &rows {
+            if let Some(stages) = &row.stages {
+                say(&format!("\n{}", stages.text(row.seqlen)))?;
+            }
         }
     }
     if let (Some(path), false) = (&options.json, to_stdout) {
@@ -252,6 +268,7 @@ fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
             "gbytes_per_s": row.gbytes(),
             "workspace_bytes": row.timing.workspace_bytes,
             "dense_bytes": row.dense_bytes,
+            "stages": row.stages.as_ref().map(Stages::json),
         })
     };
     let p = &options.problem;
