@@ -35,7 +35,7 @@ fn check(case: &Case, what: &str) -> Output<f32> {
 
 #[test]
 fn random_problems_that_mix_everything_agree_with_the_definition() {
-    for seed in 0..180 {
+    for seed in 0..108 {
         let mut random = Random(seed);
         let head_dim = [1, 3, 8, 32, 33, 64, 80, 128][random.below(8)];
         let mut problem = random_problem(&mut random, seed as usize % MIXTURES, head_dim);

@@ -13,7 +13,7 @@ use super::{Element, Isa, with_isa};
 /// Query rows of a block.
 pub(crate) const BLOCK_M: usize = 256;
 /// Keys of a tile.
-pub(crate) const BLOCK_N: usize = 36;
+pub(crate) const BLOCK_N: usize = 72;
 /// Keys, or elements of a value, that are summed side by side: with two registers of rows each, 12 of
 /// AVX2's 16 registers.
 pub(crate) const SIDE: usize = 6;
@@ -40,8 +40,8 @@ pub(crate) struct Tile<'a> {
 }
 
 /// The row length of V's tile and of O.
-pub(crate) fn padded(d: usize) -> usize {
-    d.next_multiple_of(SIDE)
+fn padded(d: usize) -> usize {
+    d.next_multiple_of(2)
 }
 
 impl<'a> Tile<'a> {
@@ -100,9 +100,9 @@ impl<'a> Tile<'a> {
         let v = &mut self.v[n * padded(self.d)..][..padded(self.d)];
         T::load(x, &mut v[..self.d]);
         v[self.d..].fill(0.0);
-        // By the bits of the magnitude, which the compiler compares side by side.
-        let largest = v.iter().fold(0, |m, x| x.abs().to_bits().max(m));
-        largest < f32::INFINITY.to_bits()
+        // Adding one to an exponent of all ones carries into the sign.
+        let carry = |x: &f32| x.abs().to_bits() + (1 << 23);
+        v.iter().fold(0, |all, x| all | carry(x)) >> 31 == 0
     }
 
     /// The tile has `keys` keys: those that an unfinished step of [`SIDE`] needs beside them are 0.
@@ -208,56 +208,105 @@ fn products<const FMA: bool, const ADD: bool>(q: &[Lanes], k: &[f32], s: &mut [L
     }
 }
 
+/// The larger of each.
+#[inline(always)]
+fn raise(most: &mut Lanes, by: &Lanes) {
+    for (most, by) in most.iter_mut().zip(by) {
+        *most = if *by > *most { *by } else { *most };
+    }
+}
+
+/// 2^(s − base) into `s` of some keys, and added to `l`.
+#[inline(always)]
+fn weigh<const FMA: bool, const N: usize>(s: &mut [f32; N], base: &Lanes, l: &mut Lanes) {
+    for s in s.as_chunks_mut::<LANES>().0 {
+        for (s, base) in s.iter_mut().zip(base) {
+            *s -= base;
+        }
+    }
+    exp2::<FMA, N>(s);
+    for s in s.as_chunks::<LANES>().0 {
+        for (l, s) in l.iter_mut().zip(s) {
+            *l += s;
+        }
+    }
+}
+
 /// Scores to probabilities relative to the largest score so far; l and O follow it.
 #[inline(always)]
 fn softmax<const FMA: bool>(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]) {
     let mut most = *m;
     for s in s.iter() {
-        for (most, s) in most.iter_mut().zip(s) {
-            *most = if *s > *most { *s } else { *most };
-        }
+        raise(&mut most, s);
     }
     let (mut base, mut alpha) = ([0f32; LANES], [0f32; LANES]);
     let mut grew = false;
     for n in 0..LANES {
         // Of a row that has seen nothing, anything finite.
         base[n] = if most[n] == f32::NEG_INFINITY { 0.0 } else { most[n] };
-        alpha[n] = exp2::<FMA>(m[n] - base[n]);
+        alpha[n] = m[n] - base[n];
         grew |= most[n] != m[n];
-        l[n] *= alpha[n];
     }
     *m = most;
-    for s in s.iter_mut() {
-        for n in 0..LANES {
-            s[n] = exp2::<FMA>(s[n] - base[n]);
-            l[n] += s[n];
-        }
-    }
+    let mut sum = *l;
     if grew {
-        for o in o.iter_mut() {
-            for n in 0..LANES {
-                o[n] *= alpha[n];
+        exp2::<FMA, LANES>(&mut alpha);
+        for o in o.iter_mut().chain([&mut sum]) {
+            for (o, alpha) in o.iter_mut().zip(alpha) {
+                *o *= alpha;
             }
         }
     }
+    let (pairs, rest) = s.as_flattened_mut().as_chunks_mut::<{ 2 * LANES }>();
+    for s in pairs {
+        weigh::<FMA, { 2 * LANES }>(s, &base, &mut sum);
+    }
+    for s in rest.as_chunks_mut::<LANES>().0 {
+        weigh::<FMA, LANES>(s, &base, &mut sum);
+    }
+    *l = sum;
 }
 
 /// O += Vᵀ P.
 #[inline(always)]
 fn values<const FMA: bool>(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
-    let d = o.len();
-    for (n, o) in o.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-        let mut sums = *o;
-        for (p, v) in p.iter().zip(v.chunks_exact(d)) {
-            let v = &v[n * SIDE..][..SIDE];
-            for (sum, v) in sums.iter_mut().zip(v) {
-                for (sum, p) in sum.iter_mut().zip(p) {
-                    *sum = multiply_add::<FMA>(*v, *p, *sum);
-                }
+    let pitch = o.len();
+    // As many side by side as registers hold, and two fours rather than six and two.
+    let narrow = match pitch % SIDE {
+        2 if pitch > SIDE => SIDE + 2,
+        rest => rest,
+    };
+    let (wide, rest) = o.split_at_mut(pitch - narrow);
+    for (n, o) in wide.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        columns::<FMA, SIDE>(p, &v[n * SIDE..], pitch, o);
+    }
+    let at = wide.len();
+    let (fours, rest) = rest.as_chunks_mut::<4>();
+    for (n, o) in fours.iter_mut().enumerate() {
+        columns::<FMA, 4>(p, &v[at + n * 4..], pitch, o);
+    }
+    for o in rest.as_chunks_mut::<2>().0 {
+        columns::<FMA, 2>(p, &v[pitch - 2..], pitch, o);
+    }
+}
+
+/// O += Vᵀ P of N elements of the values, whose rows are `pitch` apart.
+#[inline(always)]
+fn columns<const FMA: bool, const N: usize>(
+    p: &[Lanes],
+    v: &[f32],
+    pitch: usize,
+    o: &mut [Lanes; N],
+) {
+    let mut sums = *o;
+    for (p, v) in p.iter().zip(v.chunks(pitch)) {
+        for (sum, v) in sums.iter_mut().zip(&v[..N]) {
+            for (sum, p) in sum.iter_mut().zip(p) {
+                *sum = multiply_add::<FMA>(*v, *p, *sum);
             }
         }
-        *o = sums;
     }
+    *o = sums;
 }
 
 /// The same where P is not 0.

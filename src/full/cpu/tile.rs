@@ -5,7 +5,7 @@
 use super::{Args, Full};
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
-use crate::cpu::{Element, Isa, SharedRows};
+use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::real::row_start;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
@@ -46,20 +46,41 @@ impl<T: Element> Block<'_, T> {
         let rows = self.first..seq.seqlen_q.min(self.first + BLOCK_M);
         let see = |i: usize| p.mask().keys(i, seq.seqlen_q, seq.seqlen_k);
         self.load_q(tile, &seq, rows.clone());
+        let mut by_distance = ByDistance::new();
         let (begin, end) = (see(rows.start).start, see(rows.end - 1).end);
+        let groups = rows.len().div_ceil(LANES);
         for from in (begin..end).step_by(BLOCK_N) {
             let keys = from..end.min(from + BLOCK_N);
             let finite = self.load_tile(tile, &seq, keys.clone());
-            for group in 0..(rows.len()).div_ceil(LANES) {
+            if p.alibi || p.buckets.is_some() {
+                let near = (rows.start + seq.seqlen_k) as i64 - (seq.seqlen_q + from) as i64;
+                by_distance.fill(near, |distance| self.bias_of(distance));
+            }
+            for group in 0..groups {
+                // Some of the next tile's rows, so that they are near when it is loaded.
+                let next = |n: usize| (keys.end + n * BLOCK_N / groups).min(end);
+                self.prefetch(&seq, next(group)..next(group + 1));
                 let first = rows.start + group * LANES;
                 let last = rows.end.min(first + LANES) - 1;
                 let (low, high) = (see(first), see(last));
-                if keys.start >= high.end || keys.end <= low.start {
+                let keys = keys.start..keys.end.min(high.end);
+                if keys.is_empty() || keys.end <= low.start {
                     continue;
                 }
+                let s = tile.scores(self.isa, group, keys.len());
+                self.modify(s, first..last + 1, keys.start);
+                if p.alibi || p.buckets.is_some() {
+                    let biases: &[f32] = by_distance.of_group(group);
+                    with_isa!(self.isa, add_biases(biases: &[f32], s: &mut [Lanes]));
+                }
                 let whole = keys.start >= high.start && keys.end <= low.end;
-                let masked = !whole || p.key_padding || keys.len() < BLOCK_N || p.bias.is_some();
-                self.group(tile, &seq, group, first..last + 1, keys.clone(), (masked, finite));
+                let masked = !whole || p.key_padding;
+                if masked {
+                    self.mask(s, &seq, first..last + 1, keys.clone());
+                }
+                // A bias may mask, too.
+                let careful = (masked || p.bias.is_some()) && !finite;
+                tile.add(self.isa, group, keys.len(), careful);
             }
         }
         self.store(tile, &seq, rows, out, lse);
@@ -122,75 +143,65 @@ impl<T: Element> Block<'_, T> {
         finite
     }
 
-    /// One tile for the rows of one group.
-    fn group(
-        &self,
-        tile: &mut Tile<'_>,
-        seq: &Sequence,
-        group: usize,
-        rows: Range<usize>,
-        keys: Range<usize>,
-        (masked, finite): (bool, bool),
-    ) {
-        let p = self.problem;
-        let s = tile.scores(self.isa, group, keys.len());
-        if p.softcap > 0.0 || p.alibi || p.bias.is_some() || p.buckets.is_some() {
-            self.modify(s, seq, rows.clone(), keys.start);
+    /// Asks for rows of a later tile.
+    fn prefetch(&self, seq: &Sequence, keys: Range<usize>) {
+        let (p, d) = (self.problem, self.problem.shape.head_dim);
+        let head = self.head / (p.shape.heads_q / p.shape.heads_kv);
+        for j in keys {
+            prefetch(&self.args.k[row_start(seq.k, p.layout.k, j, head)..][..d]);
+            prefetch(&self.args.v[row_start(seq.v, p.layout.v, j, head)..][..d]);
         }
-        if masked {
-            self.mask(s, seq, rows, keys.clone());
-        }
-        tile.add(self.isa, group, keys.len(), masked && !finite);
     }
 
-    /// Softcap and biases; the scores are in units of log2 afterwards.
-    fn modify(&self, s: &mut [Lanes], seq: &Sequence, rows: Range<usize>, first_key: usize) {
+    /// Softcap and bias; the scores are in units of log2 afterwards.
+    fn modify(&self, s: &mut [Lanes], rows: Range<usize>, first_key: usize) {
         let p = self.problem;
-        let shape = &p.shape;
         let cap = p.softcap as f32;
-        let bias = self.args.bias.zip(p.bias).map(|(x, bias)| {
+        if cap > 0.0 {
+            for s in s.as_flattened_mut() {
+                *s = (*s / cap).tanh() * cap * LOG2_E;
+            }
+        }
+        if let (Some(bias), Some(x)) = (p.bias, self.args.bias) {
             let [_, heads, seqlen_q, seqlen_k] = p.bias_dims(&bias);
             let b = if bias.per_batch { self.batch } else { 0 };
             let h = if bias.per_head { self.head } else { 0 };
-            &x[(b * heads + h) * seqlen_q * seqlen_k..][..seqlen_q * seqlen_k]
-        });
-        let slope = self.args.alibi_slopes.map(|x| x[self.head] * LOG2_E);
-        for (n, s) in s.iter_mut().enumerate() {
-            let j = first_key + n;
-            for (i, s) in rows.clone().zip(s) {
-                let past = (i + seq.seqlen_k) as i64 - (seq.seqlen_q + j) as i64;
-                if cap > 0.0 {
-                    *s = (*s / cap).tanh() * cap * LOG2_E;
-                }
-                if let Some(slope) = slope {
-                    *s -= slope * past.unsigned_abs() as f32;
-                }
-                if let Some(bias) = bias {
-                    *s += bias[i * shape.seqlen_k + j] * LOG2_E;
-                }
-                if let (Some(buckets), Some(table)) = (&p.buckets, self.args.bias_table) {
-                    *s += table[buckets.bucket(past) * shape.heads_q + self.head] * LOG2_E;
+            let first_row = (b * heads + h) * seqlen_q;
+            for (lane, i) in rows.enumerate() {
+                let row = &x[(first_row + i) * seqlen_k + first_key..][..s.len()];
+                for (s, x) in s.iter_mut().zip(row) {
+                    s[lane] += x * LOG2_E;
                 }
             }
         }
+    }
+
+    /// What a pair's distance adds, in units of log2.
+    fn bias_of(&self, distance: i64) -> f32 {
+        let heads = self.problem.shape.heads_q;
+        let slope = self.args.alibi_slopes.map_or(0.0, |x| x[self.head]);
+        let of_bucket = match (&self.problem.buckets, self.args.bias_table) {
+            (Some(buckets), Some(table)) => table[buckets.bucket(distance) * heads + self.head],
+            _ => 0.0,
+        };
+        (of_bucket - slope * distance.unsigned_abs() as f32) * LOG2_E
     }
 
     fn mask(&self, s: &mut [Lanes], seq: &Sequence, rows: Range<usize>, keys: Range<usize>) {
         let p = self.problem;
-        let valid = self.args.key_valid.map(|x| &x[self.batch * p.shape.seqlen_k..]);
-        let mut see = [(0, 0); LANES];
-        for (see, i) in see.iter_mut().zip(rows) {
+        let valid = self.args.key_valid.map(|x| &x[self.batch * p.shape.seqlen_k..][keys.clone()]);
+        let mut see = [[0i32; LANES]; 2];
+        for (lane, i) in rows.enumerate() {
             let keys = p.mask().keys(i, seq.seqlen_q, seq.seqlen_k);
-            *see = (keys.start, keys.end);
+            (see[0][lane], see[1][lane]) = (keys.start as i32, keys.end as i32);
         }
-        for (s, j) in s.iter_mut().zip(keys) {
-            let valid = valid.is_none_or(|valid| valid[j] != 0);
-            for (s, (start, end)) in s.iter_mut().zip(see) {
-                if !(valid && j >= start && j < end) {
-                    *s = f32::NEG_INFINITY;
-                }
-            }
-        }
+        let (see, first): (&[[i32; LANES]; 2], i32) = (&see, keys.start as i32);
+        with_isa!(self.isa, mask(
+            see: &[[i32; LANES]; 2],
+            first: i32,
+            valid: Option<&[u8]>,
+            s: &mut [Lanes],
+        ));
     }
 
     fn store(
@@ -210,6 +221,69 @@ impl<T: Element> Block<'_, T> {
             let (out, lse) = unsafe { (out.row(at, d), lse.row(seq.lse + i, 1)) };
             T::store(row, out);
             lse[0] = lse_of_row;
+        }
+    }
+}
+
+/// Masks the scores of the keys from `first` on: lane n sees those of `see[0][n]..see[1][n]` that are
+/// valid.
+#[inline(always)]
+fn mask<const FMA: bool>(
+    see: &[[i32; LANES]; 2],
+    first: i32,
+    valid: Option<&[u8]>,
+    s: &mut [Lanes],
+) {
+    for (n, s) in s.iter_mut().enumerate() {
+        let key = first + n as i32;
+        let valid = valid.is_none_or(|valid| valid[n] != 0);
+        for (lane, s) in s.iter_mut().enumerate() {
+            let open = (key >= see[0][lane]) & (key < see[1][lane]) & valid;
+            *s = if open { *s } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
+/// Biases of a tile by distance: those of a diagonal are the same.
+struct ByDistance {
+    /// Of a block's distances to a tile, from the nearest on.
+    biases: [f32; BLOCK_M + BLOCK_N],
+    /// The distance of `biases[0]`, if they are filled.
+    low: Option<i64>,
+}
+
+impl ByDistance {
+    fn new() -> Self {
+        ByDistance { biases: [0.0; BLOCK_M + BLOCK_N], low: None }
+    }
+
+    /// For a tile whose first key lies `near` positions in the past of the block's first row.
+    fn fill(&mut self, near: i64, of: impl Fn(i64) -> f32) {
+        let low = near - (BLOCK_N as i64 - 1);
+        // The tile before had all but the nearest.
+        let new = match self.low == Some(low + BLOCK_N as i64) {
+            true => BLOCK_N,
+            false => self.biases.len(),
+        };
+        self.biases.copy_within(..BLOCK_M + BLOCK_N - new, new);
+        for (n, bias) in self.biases[..new].iter_mut().enumerate() {
+            *bias = of(low + n as i64);
+        }
+        self.low = Some(low);
+    }
+
+    /// Those of a group's first row, from the tile's last key on, and so on.
+    fn of_group(&self, group: usize) -> &[f32] {
+        &self.biases[group * LANES..][..BLOCK_N + LANES - 1]
+    }
+}
+
+/// Adds each pair's bias: lane i of key n has that of distance i − n.
+#[inline(always)]
+fn add_biases<const FMA: bool>(biases: &[f32], s: &mut [Lanes]) {
+    for (s, biases) in s.iter_mut().zip(biases.windows(LANES).rev()) {
+        for (s, bias) in s.iter_mut().zip(biases) {
+            *s += bias;
         }
     }
 }

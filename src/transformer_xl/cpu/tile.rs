@@ -8,7 +8,7 @@ use super::mask::{Sight, WORD, WORDS, add_segments, mask};
 use super::position::{Positions, load_row};
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::cpu::tile::{BLOCK_N, GROUPS, Tile};
-use crate::cpu::{Element, Isa, SharedRows, with_isa};
+use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::full::MAX_HEAD_DIM;
 use crate::real::{dot, row, row_start};
 use crate::transformer_xl::{Memory, TransformerXl};
@@ -47,7 +47,13 @@ impl<T: Element> Block<'_, T> {
                 positions.load_window(near, self.rows.len(), |at, to| self.load_r(at, to));
             }
             for (group, sight) in sights.iter().enumerate() {
-                if keys.start >= sight.any().end || keys.end <= sight.any().start {
+                // Some of the next tile's rows, so that they are near when it is loaded.
+                let next = |n: usize| (keys.end + n * BLOCK_N / sights.len()).min(end);
+                for j in next(group)..next(group + 1) {
+                    self.key(j).into_iter().for_each(prefetch);
+                }
+                let keys = keys.start..keys.end.min(sight.any().end);
+                if keys.is_empty() || keys.end <= sight.any().start {
                     continue;
                 }
                 let s = tile.scores_from(self.isa, group, keys.len(), |s| {
@@ -115,22 +121,28 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// K and V of a tile. Whether all of V is finite.
-    fn load_tile(&self, tile: &mut Tile<'_>, keys: Range<usize>) -> bool {
+    /// A key's rows of `k` and `v`, wherever they lie.
+    fn key(&self, j: usize) -> [&[T]; 2] {
         let (p, d, args) = (self.problem, self.problem.shape.head_dim, self.args);
         let head = self.head / (p.shape.heads_q / p.shape.heads_kv);
         let l = &p.layout;
+        let (k, v, at) = match (p.memory, args.k_memory, args.v_memory) {
+            (Some(Memory { len, rows, start }), Some(k), Some(v)) if j < len => {
+                ((k, l.k_memory), (v, l.v_memory), (start + j) % rows)
+            }
+            (memory, ..) => ((args.k, l.k), (args.v, l.v), j - memory.map_or(0, |m| m.len)),
+        };
+        [k, v].map(|(x, strides)| row(x, self.batch * strides.batch, strides, at, head, d))
+    }
+
+    /// K and V of a tile. Whether all of V is finite.
+    fn load_tile(&self, tile: &mut Tile<'_>, keys: Range<usize>) -> bool {
         tile.end_k(keys.len());
         let mut finite = true;
         for (n, j) in keys.enumerate() {
-            let (k, v, at) = match (p.memory, args.k_memory, args.v_memory) {
-                (Some(Memory { len, rows, start }), Some(k), Some(v)) if j < len => {
-                    ((k, l.k_memory), (v, l.v_memory), (start + j) % rows)
-                }
-                (memory, ..) => ((args.k, l.k), (args.v, l.v), j - memory.map_or(0, |m| m.len)),
-            };
-            tile.load_k(n, row(k.0, self.batch * k.1.batch, k.1, at, head, d));
-            finite &= tile.load_v(n, row(v.0, self.batch * v.1.batch, v.1, at, head, d));
+            let [k, v] = self.key(j);
+            tile.load_k(n, k);
+            finite &= tile.load_v(n, v);
         }
         finite
     }

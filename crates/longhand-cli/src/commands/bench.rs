@@ -24,7 +24,8 @@ const EXAMPLES: &str = "Examples:
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
 v, out and lse, each once. The dense way needs the 'dense' bytes for its scores alone. The last
-line is the exponent of the length that fits the times best.";
+line is the exponent of the length that fits the times best. On device cpu, 'of peak' is the part of
+what the multiply-add units reach in a loop of nothing else, measured in the same run.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -128,16 +129,21 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         return outcome;
     }
 
+    let peak = match options.device {
+        DeviceKind::Cpu => Some(longhand::cpu::peak_flops(longhand::cpu::Isa::choose()?)?),
+        _ => None,
+    };
     let to_stdout = options.json.as_ref().is_some_and(|p| p.as_os_str() == "-");
     let mut report = json(&device, options, &rows);
     let measured = Series::new(report.clone());
     let exponent = measured.as_ref().and_then(Series::exponent);
     report["exponent"] = json!(exponent);
+    report["peak_tflops"] = json!(peak.map(|peak| peak / 1e12));
     let report = format!("{report:#}\n");
     if to_stdout {
         say(&report)?;
     } else {
-        say(&text(&device, &rows))?;
+        say(&text(&device, &rows, peak))?;
         if let Some(exponent) = exponent {
             say(&format!("time ~ length^{exponent:.2}\n"))?;
         }
@@ -238,12 +244,23 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
     })
 }
 
-fn text(device: &Device, rows: &[Row]) -> String {
-    let head =
-        ["device", "dtype", "length", "ms", "TFLOP/s", "GB/s", "first ms", "workspace", "dense"];
+/// The table. With `peak`, what the multiply-add units do in a second, also each row's part of it.
+fn text(device: &Device, rows: &[Row], peak: Option<f64>) -> String {
+    let mut head = vec![
+        "device",
+        "dtype",
+        "length",
+        "ms",
+        "TFLOP/s",
+        "GB/s",
+        "first ms",
+        "workspace",
+        "dense",
+    ];
+    head.extend(peak.map(|_| "of peak"));
     let row = |row: &Row| {
         let t = &row.timing;
-        vec![
+        let mut cells = vec![
             device.name().to_owned(),
             row.dtype.to_string(),
             row.seqlen.to_string(),
@@ -253,7 +270,9 @@ fn text(device: &Device, rows: &[Row]) -> String {
             table::or_dash(t.first_ms, table::ms),
             table::bytes(t.workspace_bytes),
             table::bytes(row.dense_bytes),
-        ]
+        ];
+        cells.extend(peak.map(|peak| format!("{:.0} %", row.tflops() * 1e14 / peak)));
+        cells
     };
     table::render(&head, &rows.iter().map(row).collect::<Vec<_>>(), 2)
 }
