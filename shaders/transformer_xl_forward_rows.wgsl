@@ -8,6 +8,10 @@
 // that the row of the table that one of them meets at a key, the next meets one key later. A step of
 // KEYS keys therefore reads KEYS rows of the table, and the others move up in registers.
 //
+//% if targets
+// Rows at positions of their own are no neighbours, so that an invocation owns one row only.
+//
+//% endif
 // Shape of the work: a workgroup owns LANES · ROWS query rows of one head, an invocation ROWS of them.
 // The loop begins ROWS − 1 keys early, to fill the registers that hold rows of the table.
 //
@@ -44,18 +48,35 @@ fn main(
     let q0 = i32((id % P.blocks) * LANES * ROWS);
     if (q0 >= i32(P.seqlen_q)) { return; }
     let q_last = min(q0 + i32(LANES * ROWS), i32(P.seqlen_q)) - 1;
+//% if not targets
     let offset = i32(P.seqlen_k) - i32(P.seqlen_q);
-    let k_begin = visible(q0 + offset).x;
-    let k_end = visible(q_last + offset).y;
+//% endif
     // Rows of the textures at which this sequence and head begin.
     let q_first = local * P.seqlen_q;
     let k_first = local / P.group * P.seqlen_k;
     let r_first = head * P.rows;
+//% if targets
+    // A row stands anywhere; keys begin with what the first of the block sees and end with the last.
+    let position = position_of(q_first + u32(min(q0 + i32(lane), q_last)));
+    var least = position;
+    var most = position;
+    for (var row = q0; row <= q_last; row++) {
+        let other = position_of(q_first + u32(row));
+        least = min(least, other);
+        most = max(most, other);
+    }
+    let k_begin = visible(least).x;
+    let k_end = visible(most).y;
+//% else
     let position = q0 + i32(lane * ROWS) + offset;   // of the first row
+    let k_begin = visible(q0 + offset).x;
+    let k_end = visible(q_last + offset).y;
+//% endif
 
 //% for r in range(rows)
     let row${ r } = q0 + i32(lane * ROWS) + ${ r };
-    let see${ r } = visible(row${ r } + offset);
+    let position${ r } = <% if targets %>position<% else %>row${ r } + offset<% endif %>;
+    let see${ r } = visible(position${ r });
     let local_row${ r } = u32(min(row${ r }, q_last));
     let at${ r } = q_texel(q_first + local_row${ r });
 //%   if segments
@@ -121,7 +142,7 @@ fn main(
 //%     if perm_mask
         let open${ r }_${ j } = ((load_word(blocked_at(batch, local_row${ r }, u32(c${ j }))) >> (u32(c${ j }) % 32u)) & 1u) == 0u;
 //%     endif
-        s${ r }_${ j } = select(MASKED, s${ r }_${ j }, key + ${ j } >= see${ r }.x && key + ${ j } < see${ r }.y<% if blocked %> && (open<% if perm_mask %>${ r }_<% endif %>${ j }<% if own_position %> || key + ${ j } == row${ r } + offset<% endif %>)<% endif %>);
+        s${ r }_${ j } = select(MASKED, s${ r }_${ j }, key + ${ j } >= see${ r }.x && key + ${ j } < see${ r }.y<% if blocked %> && (open<% if perm_mask %>${ r }_<% endif %>${ j }<% if own_position %> || key + ${ j } == position${ r }<% endif %>)<% endif %>);
 //%   endfor
 //% endfor
 //% include "shared/rows_update.wgsl"

@@ -6,10 +6,16 @@
 //
 // Floor: 6·B·H·Lq·Lk·D operations (half if causal), a third more than plain attention's twofold.
 //
+//% if targets
+// Queries stand at positions of their own: each pair's row of the table is read where it lies, of
+// which the four of an invocation's keys are neighbours. Rows that stand near each other read much the
+// same ones, so that targets in order find them in the caches.
+//% else
 // A tile's rows and keys meet BLOCK_M + BLOCK_N − 1 distances, a band of neighbouring rows of the
 // table, staged beside Q and K. Of them an invocation needs MR + 3 for its MR rows and four keys, so
 // that the second product takes as many operations as the first: the band's products with all rows
 // are not computed, nor is there anything to shear.
+//% endif
 //
 // Bitwise reproducible: every sum has one owner and a fixed order.
 //% set positions = true
@@ -27,16 +33,22 @@ enable f16;
 //% include "shared/transformer_xl_bindings.wgsl"
 
 //% include "shared/tile_memory.wgsl"
+//% if targets
+var<workgroup> outermost: vec2<i32>;  // the least and the largest position of the block
+//% else
 const BAND = BLOCK_M + BLOCK_N;     // distances of a tile, and one place more
+//% endif
 
 //% include "shared/transformer_xl_sequence.wgsl"
 
 //% include "shared/tile_reduce.wgsl"
 
+//% if not targets
 // Where a row of the band lies, so that neighbours tc read neighbouring rows.
 fn band_slot(r: u32) -> u32 {
     return BLOCK_M + BLOCK_N + (r % 4u) * (BAND / 4u) + r / 4u;
 }
+//% endif
 
 @compute @workgroup_size(TR * TC)
 fn main(
@@ -57,10 +69,29 @@ fn main(
 
     let tc = lane % TC;
     let tr = lane / TC;
-    let offset = i32(P.seqlen_k) - i32(P.seqlen_q);   // query i stands at position i + offset
     let q_last = min(q0 + i32(BLOCK_M), i32(P.seqlen_q)) - 1;
+//% if targets
+    let q_first = (batch * P.heads + head) * P.seqlen_q;
+    if (lane == 0u) {
+        var ends = vec2<i32>(position_of(q_first + u32(q0)));
+        for (var row = q0 + 1; row <= q_last; row++) {
+            let position = position_of(q_first + u32(row));
+            ends = vec2<i32>(min(ends.x, position), max(ends.y, position));
+        }
+        outermost = ends;
+    }
+    let ends = workgroupUniformLoad(&outermost);
+    let see_first = visible(ends.x);
+    let see_last = visible(ends.y);
+    var place = array<i32, MR>();
+    for (var i = 0u; i < MR; i++) {
+        place[i] = position_of(q_first + u32(min(q0 + i32(tr * MR + i), q_last)));
+    }
+//% else
+    let offset = i32(P.seqlen_k) - i32(P.seqlen_q);   // query i stands at position i + offset
     let see_first = visible(q0 + offset);
     let see_last = visible(q_last + offset);
+//% endif
     // Keys that any row of the block sees, and those that all of them see.
     var k_begin = u32(see_first.x);
     var k_end = u32(see_last.y);
@@ -70,8 +101,10 @@ fn main(
     k_begin = max(k_begin, split * P.split_len);
     k_end = min(k_end, (split + 1u) * P.split_len);
 //% endif
+//% if not targets
     // Of the band: the invocation's first row and its last key.
     let nearest = tr * MR + BLOCK_N - 4u - tc * 4u;
+//% endif
 
     if (lane == 0u) { atomicStore(&not_finite, 0u); }
     var acc = array<array<vec4<f32>, OC>, MR>();
@@ -95,7 +128,7 @@ fn main(
 //% endif
         for (var i = 0u; i < MR; i++) {
             let row = q0 + i32(tr * MR + i);
-            let position = row + offset;
+            let position = <% if targets %>place[i]<% else %>row + offset<% endif %>;
             var x = score[i];
 //% if segments or blocked
             let local_row = u32(min(row, q_last));

@@ -40,7 +40,13 @@ fn main(
         let word = n * 4u + c;
         if (word < all) {
 //%   if perm_mask
+//%     if targets
+            let row = word / words;
+            let source = row / rows * P.segment_len + target_of(row / rows, row % rows);
+            var bits = perm_mask[P.perm_mask_base + source * words + word % words];
+//%     else
             var bits = perm_mask[P.perm_mask_base + word];
+//%     endif
 //%   else
             var bits = 0u;
 //%   endif

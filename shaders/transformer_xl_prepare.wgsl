@@ -79,19 +79,28 @@ fn main(
     }
     n -= P.heads * D4;
 //% endif
-//% if segments
+//% if records
     if (n < rows_q) {
         let row = n % P.seqlen_q;
         let head = n / P.seqlen_q % P.heads;
         let batch = n / (P.seqlen_q * P.heads);
+        var record = vec4<u32>();
+        var place = row;
+//%   if targets
+        place = target_of(batch, row);
+        record.w = place + P.seqlen_k - P.segment_len;
+//%   endif
+//%   if segments
         let at = P.q_base + batch * P.q_batch + head * P.q_head + row * P.q_row;
         var terms = vec2<f32>();
         for (var d = 0u; d < HEAD_DIM; d += 4u) {
             let x = (load_q(at, d) + load_bias_s(head, d)) * P.scale;
             terms += vec2<f32>(dot(x, load_seg_embed(head, d)), dot(x, load_seg_embed(P.heads + head, d)));
         }
-        let segment = seg_q[P.seg_q_base + batch * P.seqlen_q + row];
-        store_words(P.records_at + 4u * n, vec4<u32>(bitcast<vec2<u32>>(terms), segment, 0u));
+        let found = bitcast<vec2<u32>>(terms);
+        record = vec4<u32>(found, seg_q[P.seg_q_base + batch * P.segment_len + place], record.w);
+//%   endif
+        store_words(P.records_at + 4u * n, record);
     }
 //% endif
 }

@@ -2,6 +2,15 @@
 //# also of the rows `table_row` of the table, the tile's BAND distances.
         // ---- S = Q Kᵀ, DC elements of the head dimension at a time
         var score = array<vec4<f32>, MR>();
+//% if positions is defined and targets
+        // Where the table's rows for the invocation's pairs begin.
+        var near = array<vec4<u32>, MR>();
+        for (var i = 0u; i < MR; i++) {
+            let d = place[i] - i32(kt + tc * 4u);
+            let rows = vec4<u32>(row_of(d), row_of(d - 1), row_of(d - 2), row_of(d - 3));
+            near[i] = vec4<u32>(s.table) + rows * P.table_row;
+        }
+//% endif
         for (var c = 0u; c < CHUNKS; c++) {
             workgroupBarrier();
 //% if chunks == 1
@@ -26,7 +35,7 @@
 //% endif
                 sh[(BLOCK_M + (r % 4u) * TC + r / 4u) * LD + n % DC4] = Staged(x);
             }
-//% if positions is defined
+//% if positions is defined and not targets
             // The band's rows likewise; its last place is free for the difference of the biases.
             for (var n = lane; n < BAND * DC4; n += TR * TC) {
                 let r = n / DC4;
@@ -50,7 +59,16 @@
                     let q4 = vec4<f32>(sh[(tr * MR + i) * LD + d]);
                     score[i] += vec4<f32>(dot(q4, k0), dot(q4, k1), dot(q4, k2), dot(q4, k3));
                 }
-//% if positions is defined
+//% if positions is defined and targets
+                let at = (c * DC4 + d) * 4u;
+                let difference = load_q(P.differences_at + head * HEAD_DIM, at);
+                for (var i = 0u; i < MR; i++) {
+                    let q4 = vec4<f32>(sh[(tr * MR + i) * LD + d]) + difference;
+                    score[i] += vec4<f32>(
+                        dot(q4, load_table(near[i].x, at)), dot(q4, load_table(near[i].y, at)),
+                        dot(q4, load_table(near[i].z, at)), dot(q4, load_table(near[i].w, at)));
+                }
+//% elif positions is defined
                 // Four keys of MR rows meet MR + 3 distances.
                 let difference = vec4<f32>(sh[band_slot(BAND - 1u) * LD + d]);
                 var r = array<vec4<f32>, MR + 3u>();

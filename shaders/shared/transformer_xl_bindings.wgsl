@@ -51,6 +51,8 @@ struct Params {
     seg_k_base: u32,
     perm_mask_base: u32,
     key_valid_base: u32,
+    targets_base: u32,
+    segment_len: u32,
     differences_at: u32,
     records_at: u32,
     segments_at: u32,
@@ -112,6 +114,14 @@ ${ of_heads("seg_embed", slot.seg_embed) }
 //% if slot.seg_k is defined
 @group(0) @binding(${ slot.seg_k }) var<storage, read> seg_k: array<u32>;
 //% endif
+//% if slot.targets is defined
+@group(0) @binding(${ slot.targets }) var<storage, read> targets: array<u32>;
+
+// A query's position in its segment.
+fn target_of(batch: u32, row: u32) -> u32 {
+    return min(targets[P.targets_base + batch * P.seqlen_q + row], P.segment_len - 1u);
+}
+//% endif
 //% if slot.perm_mask is defined
 @group(0) @binding(${ slot.perm_mask }) var<storage, read> perm_mask: array<u32>;
 //% endif
@@ -144,7 +154,8 @@ ${ writer("out", slot.out) }
 // What transformer_xl_prepare.wgsl and transformer_xl_mark.wgsl found out:
 //   (workspace)   (q + bias_u) · scale, rows of [batch, head, query]
 //   differences   (bias_v − bias_u) · scale of each head; as texels: that times each row of the table
-//   records       of each row: the score's term for the same segment, for another one, and seg_q
+//   records       of each row: the score's term for the same segment, for another one, seg_q, and the
+//                 position of a query with a target
 //   segments      seg_k
 //   blocked       32 keys to a word, a bit set where a key must not be attended
 //% if slot.workspace is defined

@@ -45,6 +45,13 @@ fn visible(position: i32) -> vec2<i32> {
 fn row_of(distance: i32) -> u32 {
     return u32(clamp(distance + P.distance_offset, P.row_first, P.row_last));
 }
+//% if targets and not stores_words
+
+// Where a row, of [batch, head, query], stands among the keys.
+fn position_of(row: u32) -> i32 {
+    return i32(load_word(P.records_at + 4u * row + 3u));
+}
+//% endif
 //% if blocked
 
 // The word of `blocked` with a key's bit.

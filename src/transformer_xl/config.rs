@@ -39,6 +39,8 @@ pub struct Config {
     pub perm_mask: bool,
     /// See [`TransformerXl::key_padding`].
     pub key_padding: bool,
+    /// See [`TransformerXl::targets`].
+    pub targets: bool,
     /// A mask may forbid the query's own position, which is attended all the same.
     pub own_position: bool,
 }
@@ -46,12 +48,8 @@ pub struct Config {
 /// Picks the kernels for `problem` on a device, or says why there are none.
 pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
     problem.validate()?;
-    if problem.targets.is_some() {
-        let reason = "targets: queries at positions of their own are not computed on WebGPU yet";
-        return Err(Declined::new(reason).into());
-    }
     let s = &problem.shape;
-    let longest = s.seqlen_q.max(s.seqlen_k).max(problem.rows);
+    let longest = s.seqlen_q.max(s.seqlen_k).max(problem.rows).max(problem.segment_len());
     if longest > MAX_SEQLEN {
         let reason = format!("seqlen {longest} is above 2^29, which 32-bit distances hold");
         return Err(Declined::new(reason).into());
@@ -74,6 +72,7 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
         segments: problem.segments,
         perm_mask: problem.perm_mask,
         key_padding: problem.key_padding,
+        targets: problem.targets.is_some(),
         // Window and chunks never exclude it.
         own_position: problem.own_position && masked,
     };
@@ -102,7 +101,9 @@ fn rows_and_keys(head_dim: u32) -> (u32, u32) {
 fn rows(problem: &TransformerXl, head_dim: u32, caps: &Caps) -> Option<Kernel> {
     let (most, keys) = rows_and_keys(head_dim);
     // Where one row to an invocation is enough, more would only be computed for nothing.
-    let rows = if problem.shape.seqlen_q <= LANES as usize { 1 } else { most };
+    // Nor do rows at positions of their own share rows of the table.
+    let few = problem.shape.seqlen_q <= LANES as usize || problem.targets.is_some();
+    let rows = if few { 1 } else { most };
     let kernel = Kernel::Rows { rows, keys, texture_width: texture_width(caps) };
     let fits = |slot: Slot| {
         let size = kernel.texture_size(head_dim, slot.texels(), problem.texel_rows(slot));
@@ -128,17 +129,20 @@ fn tile(problem: &TransformerXl, head_dim: u32, caps: &Caps) -> Kernel {
     let subgroups = caps.subgroup_size.is_some_and(|n| n >= tc);
     // Staged as f32 whatever the dtype: q with a bias added is not a number of 16 bits.
     let of = |dc| Kernel::Tile { block_m, tr, tc, dc, stage_f16: false, subgroups, split };
-    let fits = |k: &Kernel| workgroup_bytes(k, head_dim) <= caps.max_workgroup_storage;
+    let fits = |k: &Kernel| workgroup_bytes(k, head_dim, problem.targets.is_some()) <= caps.max_workgroup_storage;
     [32, 16].map(of).into_iter().find(fits).unwrap_or(of(16))
 }
 
-/// The rows of the table that a tile stages: its distances, and one more place.
-pub(super) fn band(kernel: &Kernel) -> u32 {
-    kernel.block_m() + kernel.block_n()
+/// The rows of the table that a tile stages: its distances, and one more place; none where queries
+/// stand at positions of their own.
+pub(super) fn band(kernel: &Kernel, targets: bool) -> u32 {
+    if targets { 0 } else { kernel.block_m() + kernel.block_n() }
 }
 
-fn workgroup_bytes(kernel: &Kernel, head_dim: u32) -> u32 {
-    kernel.workgroup_bytes_with(head_dim, band(kernel))
+fn workgroup_bytes(kernel: &Kernel, head_dim: u32, targets: bool) -> u32 {
+    // The outermost positions.
+    let ends = if targets { 8 } else { 0 };
+    kernel.workgroup_bytes_with(head_dim, band(kernel, targets)) + ends
 }
 
 /// Where the parts of the workspace, or of the texture of words, begin: in words, multiples of four.
@@ -176,7 +180,7 @@ impl TransformerXl {
                 None => four(s.heads_q * self.rows),
             };
         let given = |given: bool, n: u64| if given { n } else { 0 };
-        let segments = records + given(self.segments, 4 * rows);
+        let segments = records + given(self.segments || self.targets.is_some(), 4 * rows);
         let blocked = segments + given(self.segments, four(s.batch * s.seqlen_k));
         let end = blocked + four(self.blocked_rows() * self.perm_words());
         Words { differences, records, segments, blocked, end }
@@ -207,7 +211,7 @@ impl TransformerXl {
         }
         all.push(("lse", self.lse_len() as u64 * 4));
         if self.perm_mask {
-            all.push(("perm_mask", (s.batch * s.seqlen_q * self.perm_words()) as u64 * 4));
+            all.push(("perm_mask", (s.batch * self.segment_len() * self.perm_words()) as u64 * 4));
         }
         all.push(("key_valid", (s.batch * s.seqlen_k) as u64));
         if config.is_tile() {
@@ -233,6 +237,11 @@ impl Config {
         self.perm_mask || self.key_padding
     }
 
+    /// Whether rows have records: see `shaders/shared/transformer_xl_bindings.wgsl`.
+    pub fn records(&self) -> bool {
+        self.segments || self.targets
+    }
+
     /// Whether the main kernel is [`Kernel::Tile`].
     pub fn is_tile(&self) -> bool {
         matches!(self.kernel, Kernel::Tile { .. })
@@ -241,7 +250,7 @@ impl Config {
     /// Workgroup memory of a kernel of this launch.
     pub fn workgroup_bytes(&self, stage: Stage) -> u32 {
         match stage {
-            Stage::Forward => workgroup_bytes(&self.kernel, self.head_dim),
+            Stage::Forward => workgroup_bytes(&self.kernel, self.head_dim, self.targets),
             Stage::Prepare | Stage::Mark | Stage::Pack | Stage::Combine => 0,
         }
     }

@@ -52,8 +52,7 @@ impl TransformerXl {
     ///
     /// # Errors
     ///
-    /// [`Error::Declined`] for queries at [`targets`](Self::targets), and for what is beyond the
-    /// device's limits.
+    /// [`Error::Declined`] for what is beyond the device's limits.
     pub fn plan_webgpu(&self, context: &Context) -> Result<Plan, Error> {
         context.check_lost()?;
         let config = select(self, context.caps())?;
@@ -123,7 +122,12 @@ impl Plan {
     pub fn describe(&self) -> String {
         let c = &self.config;
         let mut text = format!("head_dim {}, {}", c.head_dim, c.kernel.describe());
-        let flags = [(c.padded, "padded"), (!c.vec4, "scalar loads"), (c.f16, "f16 type")];
+        let flags = [
+            (c.targets, "targets"),
+            (c.padded, "padded"),
+            (!c.vec4, "scalar loads"),
+            (c.f16, "f16 type"),
+        ];
         for (_, name) in flags.iter().filter(|(on, _)| *on) {
             text += ", ";
             text += name;

@@ -1,10 +1,11 @@
 //! Random problems with relative positions, and what their results must be.
 
 use super::Random;
-use super::fixtures::fixtures_of;
+use super::fixtures::{Forward, fixtures_of};
 use super::guard::{written, written_rows};
 use longhand::transformer_xl::{Chunks, Inputs, Memory, Output, bits_from_mask};
 use longhand::{DType, Strides, TransformerXl};
+use longhand_cli::results::Results;
 use longhand_cli::transformer_xl_file::RelativeFile;
 
 /// The tensors of numbers, by place in [`Case::tensors`].
@@ -243,6 +244,64 @@ pub fn random_problem(random: &mut Random, mixture: usize, head_dim: usize) -> T
         _ => {}
     }
     p
+}
+
+/// A random problem whose queries stand at some positions of their segment, and its tensors: in any
+/// order, or, every third time, in ascending order.
+pub fn random_targets(seed: u64, mixture: usize, head_dim: usize) -> Case {
+    let mut random = Random(seed);
+    let problem = loop {
+        // Its strides are those of as many queries as positions.
+        let p = random_problem(&mut random, mixture, head_dim);
+        let out = Strides::bshd(p.shape.seqlen_q, p.shape.heads_q, head_dim);
+        if p.layout.q == out && p.layout.out == out {
+            break p.targets([1, 5, 16, 33, 70, 150][random.below(6)]);
+        }
+    };
+    let mut case = Case::new(problem, &mut random);
+    if seed.is_multiple_of(3) {
+        case.targets.chunks_mut(problem.shape.seqlen_q).for_each(<[i32]>::sort_unstable);
+    }
+    case
+}
+
+/// What the files of op `xlnet` say, asked for by queries in another order, by `run`.
+pub fn check_reordered_fixtures(
+    what: &str,
+    dtype: DType,
+    run: impl Fn(&TransformerXl, &Inputs<'_, f32>) -> Output<f32>,
+) {
+    for file in fixtures_of("xlnet", 10) {
+        let expected = Forward::of(&file, dtype);
+        let file = file.into_relative().expect("relative positions");
+        let s = file.problem.shape;
+        // Even positions backwards, then odd ones.
+        let even = (0..s.seqlen_q).rev().filter(|i| i % 2 == 0);
+        let order: Vec<usize> = even.chain((0..s.seqlen_q).filter(|i| i % 2 == 1)).collect();
+        let targets: Vec<i32> =
+            (0..s.batch).flat_map(|_| order.iter().map(|&i| i as i32)).collect();
+        let row = s.heads_q * s.head_dim;
+        let at = |b: usize, i: usize| (b * s.seqlen_q + i) * row;
+        let mut got = Results::new();
+        for &stream in file.streams() {
+            let inputs = file.inputs.as_inputs(stream);
+            let rows = (0..s.batch).flat_map(|b| order.iter().map(move |&i| (b, i)));
+            let q: Vec<f32> = rows.flat_map(|(b, i)| inputs.q[at(b, i)..][..row].to_vec()).collect();
+            let p = file.problem(stream, dtype).targets(s.seqlen_q);
+            let moved = run(&p, &Inputs { q: &q, targets: Some(&targets), ..inputs });
+            let mut back = moved.clone();
+            for (t, &i) in order.iter().enumerate() {
+                for b in 0..s.batch {
+                    back.out[at(b, i)..][..row].copy_from_slice(&moved.out[at(b, t)..][..row]);
+                }
+                for heads in 0..s.batch * s.heads_q {
+                    back.lse[heads * s.seqlen_q + i] = moved.lse[heads * s.seqlen_q + t];
+                }
+            }
+            file.put(&mut got, stream, &back);
+        }
+        expected.check(&got, &format!("{what}, {}, {dtype}", file.name));
+    }
 }
 
 /// Errors of `got` by the fixtures' measure: (out, lse).

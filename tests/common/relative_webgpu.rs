@@ -26,6 +26,7 @@ pub fn run_guarded(gpu: &Context, plan: &Plan, case: &Case, guard: usize) -> Out
     let ids = [&case.seg_q, &case.seg_k].map(|x| words(bytemuck::cast_slice(x)));
     let perm = words(&case.perm_mask);
     let valid = guarded(gpu, &case.key_valid, guard);
+    let targets = words(bytemuck::cast_slice(&case.targets));
     let out_bytes = p.span("out") * p.dtype.bytes();
     let out = guarded(gpu, &sentinel(out_bytes), guard);
     let lse = guarded(gpu, &sentinel(p.lse_len() * 4), wide);
@@ -43,6 +44,7 @@ pub fn run_guarded(gpu: &Context, plan: &Plan, case: &Case, guard: usize) -> Out
         seg_k: segments(at(&ids[1], wide)),
         perm_mask: p.perm_mask.then_some(at(&perm, wide)),
         key_valid: p.key_padding.then_some(at(&valid, guard)),
+        targets: p.targets.map(|_| at(&targets, wide)),
         workspace: (plan.workspace_bytes() > 0).then_some(Binding::new(&workspace, 256)),
         ..Args::new(
             [0, 1, 2].map(tensor),

@@ -48,6 +48,8 @@ pub enum Slot {
     SegQ,
     /// The keys' segments.
     SegK,
+    /// The queries' positions.
+    Targets,
     /// Pairs that are not attended.
     PermMask,
     /// Keys that may be attended.
@@ -110,6 +112,7 @@ impl Slot {
             Slot::SegEmbed => "seg_embed",
             Slot::SegQ => "seg_q",
             Slot::SegK => "seg_k",
+            Slot::Targets => "targets",
             Slot::PermMask => "perm_mask",
             Slot::KeyValid => "key_valid",
             Slot::Out => "out",
@@ -158,12 +161,17 @@ impl Config {
             Stage::Prepare => [(true, Q), (!tile, R), (true, BiasU), (true, BiasV)]
                 .into_iter()
                 .chain([BiasS, SegEmbed, SegQ].map(|slot| (self.segments, slot)))
+                .chain([(self.targets, Targets)])
                 .chain([QTexels, RTexels].map(|slot| (!tile, slot)))
                 .chain(words)
                 .collect(),
             Stage::Mark => {
                 let masks = [(self.perm_mask, PermMask), (self.key_padding, KeyValid)];
-                [(self.segments, SegK)].into_iter().chain(masks).chain(words).collect()
+                [(self.segments, SegK), (self.perm_mask && self.targets, Targets)]
+                    .into_iter()
+                    .chain(masks)
+                    .chain(words)
+                    .collect()
             }
             Stage::Pack => keys.into_iter().chain([(true, KvTexels)]).collect(),
             Stage::Forward if tile => keys
@@ -189,6 +197,7 @@ impl Config {
             segments: false,
             perm_mask: false,
             key_padding: false,
+            targets: false,
             own_position: false,
             ..*self
         };
@@ -197,7 +206,9 @@ impl Config {
             tile => tile,
         };
         match stage {
-            Stage::Prepare => Config { kernel, segments: self.segments, ..plain },
+            Stage::Prepare => {
+                Config { kernel, segments: self.segments, targets: self.targets, ..plain }
+            }
             Stage::Mark => Config {
                 kernel,
                 dtype: DType::F32,
@@ -208,6 +219,7 @@ impl Config {
                 segments: self.segments,
                 perm_mask: self.perm_mask,
                 key_padding: self.key_padding,
+                targets: self.targets && self.perm_mask,
                 ..plain
             },
             Stage::Pack => Config { kernel, memory: self.memory, ..plain },
@@ -256,13 +268,15 @@ impl Config {
             perm_mask => self.perm_mask,
             key_padding => self.key_padding,
             blocked => self.blocked(),
+            targets => self.targets,
+            records => self.records(),
             own_position => self.own_position,
             dtype => self.dtype.name(),
             head_dim => self.head_dim,
             padded => self.padded,
             vec4 => self.vec4,
             f16 => self.f16,
-            ..self.kernel.values_with(self.head_dim, band(&self.kernel))
+            ..self.kernel.values_with(self.head_dim, band(&self.kernel, self.targets))
         }
     }
 }

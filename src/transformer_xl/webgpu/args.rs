@@ -29,15 +29,17 @@ pub struct Args<'a> {
     pub bias_s: Option<Binding<'a>>,
     /// f32, `[2, heads_q, head_dim]`.
     pub seg_embed: Option<Binding<'a>>,
-    /// i32, `[batch, seqlen_q]`.
+    /// i32, `[batch, segment_len]`.
     pub seg_q: Option<Binding<'a>>,
     /// i32, `[batch, seqlen_k]`.
     pub seg_k: Option<Binding<'a>>,
-    /// u32, `[batch, seqlen_q, seqlen_k / 32 rounded up]`: see
+    /// u32, `[batch, segment_len, seqlen_k / 32 rounded up]`: see
     /// [`Inputs::perm_mask`](crate::transformer_xl::Inputs::perm_mask).
     pub perm_mask: Option<Binding<'a>>,
     /// One byte a key, `[batch, seqlen_k]`, not 0 for one that may be attended.
     pub key_valid: Option<Binding<'a>>,
+    /// i32, `[batch, seqlen_q]`, each below the segment's length; others count as its last position.
+    pub targets: Option<Binding<'a>>,
     /// The result.
     pub out: Binding<'a>,
     /// f32, `[batch, heads_q, seqlen_q]`.
@@ -72,6 +74,7 @@ impl<'a> Args<'a> {
             seg_k: None,
             perm_mask: None,
             key_valid: None,
+            targets: None,
             out: out.into(),
             lse: lse.into(),
             workspace: None,
@@ -92,9 +95,10 @@ pub(super) fn size(p: &TransformerXl, slot: Slot) -> (usize, usize) {
         slot if is_large(slot) => (p.span(slot.tensor()), p.dtype.bytes()),
         Slot::BiasU | Slot::BiasV | Slot::BiasS => (s.heads_q * s.head_dim, 4),
         Slot::SegEmbed => (2 * s.heads_q * s.head_dim, 4),
-        Slot::SegQ => (s.batch * s.seqlen_q, 4),
+        Slot::SegQ => (s.batch * p.segment_len(), 4),
         Slot::SegK => (s.batch * s.seqlen_k, 4),
-        Slot::PermMask => (s.batch * s.seqlen_q * p.perm_words(), 4),
+        Slot::Targets => (s.batch * s.seqlen_q, 4),
+        Slot::PermMask => (s.batch * p.segment_len() * p.perm_words(), 4),
         Slot::KeyValid => (s.batch * s.seqlen_k, 1),
         Slot::Lse => (p.lse_len(), 4),
         _ => (0, 4),
@@ -122,6 +126,7 @@ impl Plan {
             (SegK, args.seg_k, segments, Usage::Read),
             (PermMask, args.perm_mask, p.perm_mask, Usage::Read),
             (KeyValid, args.key_valid, p.key_padding, Usage::Read),
+            (Targets, args.targets, p.targets.is_some(), Usage::Read),
             (Out, Some(args.out), true, Usage::Write),
             (Lse, Some(args.lse), true, Usage::Write),
         ];

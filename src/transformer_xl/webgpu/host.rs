@@ -52,6 +52,7 @@ struct Uploaded<'a> {
     segments: [Option<HostBuffer>; 4],
     perm_mask: Option<HostBuffer>,
     key_valid: Option<HostBuffer>,
+    targets: Option<HostBuffer>,
 }
 
 impl<'a> Uploaded<'a> {
@@ -92,6 +93,7 @@ impl<'a> Uploaded<'a> {
             ],
             perm_mask: inputs.perm_mask.map(|x| bytes(bytemuck::cast_slice(x))).transpose()?,
             key_valid: inputs.key_valid.map(bytes).transpose()?,
+            targets: words(inputs.targets)?,
         })
     }
 
@@ -115,6 +117,7 @@ impl<'a> Uploaded<'a> {
             seg_k,
             perm_mask: binding(&self.perm_mask),
             key_valid: binding(&self.key_valid),
+            targets: binding(&self.targets),
             workspace: binding(&workspace),
             ..Args::new([q, k, v], r, [bias_u, bias_v], &self.out.buffer, &self.lse.buffer)
         };

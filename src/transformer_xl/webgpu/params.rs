@@ -41,6 +41,8 @@ pub(super) struct Params {
     seg_k_base: u32,
     perm_mask_base: u32,
     key_valid_base: u32,
+    targets_base: u32,
+    segment_len: u32,
     differences_at: u32,
     records_at: u32,
     segments_at: u32,
@@ -120,6 +122,8 @@ impl Plan {
             seg_k_base: base(Slot::SegK),
             perm_mask_base: base(Slot::PermMask),
             key_valid_base: base(Slot::KeyValid),
+            targets_base: base(Slot::Targets),
+            segment_len: p.segment_len() as u32,
             differences_at: words.differences as u32,
             records_at: words.records as u32,
             segments_at: words.segments as u32,
@@ -153,7 +157,7 @@ mod tests {
             lse_base window_left window_right chunk_size chunk_reach distance_offset row_first
             row_last memory_len memory_rows memory_start partial_rows scale bias_u_base bias_v_base
             bias_s_base seg_embed_base seg_q_base seg_k_base perm_mask_base key_valid_base
-            differences_at records_at segments_at blocked_at
+            targets_base segment_len differences_at records_at segments_at blocked_at
         );
         let tensors = [
             ("q", offset_of!(Params, q)),
