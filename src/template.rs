@@ -125,6 +125,10 @@ const KERNELS: Templates = &[
         include_str!("../kernels/shared/transformer_xl_params.ptx"),
     ),
     ("shared/transformer_xl_rows.ptx", include_str!("../kernels/shared/transformer_xl_rows.ptx")),
+    (
+        "shared/transformer_xl_targets.ptx",
+        include_str!("../kernels/shared/transformer_xl_targets.ptx"),
+    ),
     ("shared/transformer_xl_shear.ptx", include_str!("../kernels/shared/transformer_xl_shear.ptx")),
     ("transformer_xl_forward.sm80.ptx", include_str!("../kernels/transformer_xl_forward.sm80.ptx")),
     ("transformer_xl_terms.sm80.ptx", include_str!("../kernels/transformer_xl_terms.sm80.ptx")),

@@ -129,7 +129,9 @@ fn tile(problem: &TransformerXl, head_dim: u32, caps: &Caps) -> Kernel {
     let subgroups = caps.subgroup_size.is_some_and(|n| n >= tc);
     // Staged as f32 whatever the dtype: q with a bias added is not a number of 16 bits.
     let of = |dc| Kernel::Tile { block_m, tr, tc, dc, stage_f16: false, subgroups, split };
-    let fits = |k: &Kernel| workgroup_bytes(k, head_dim, problem.targets.is_some()) <= caps.max_workgroup_storage;
+    let fits = |k: &Kernel| {
+        workgroup_bytes(k, head_dim, problem.targets.is_some()) <= caps.max_workgroup_storage
+    };
     [32, 16].map(of).into_iter().find(fits).unwrap_or(of(16))
 }
 

@@ -286,7 +286,8 @@ pub fn check_reordered_fixtures(
         for &stream in file.streams() {
             let inputs = file.inputs.as_inputs(stream);
             let rows = (0..s.batch).flat_map(|b| order.iter().map(move |&i| (b, i)));
-            let q: Vec<f32> = rows.flat_map(|(b, i)| inputs.q[at(b, i)..][..row].to_vec()).collect();
+            let q: Vec<f32> =
+                rows.flat_map(|(b, i)| inputs.q[at(b, i)..][..row].to_vec()).collect();
             let p = file.problem(stream, dtype).targets(s.seqlen_q);
             let moved = run(&p, &Inputs { q: &q, targets: Some(&targets), ..inputs });
             let mut back = moved.clone();

@@ -22,8 +22,17 @@ pub fn run_guarded(
     let stream = Stream::new(&device.context)?;
     // Tensors of 4-byte elements, unlike the large ones, begin on multiples of 4.
     let tensor = |name: &str, bytes: &[u8]| {
-        let wide =
-            ["lse", "bias_u", "bias_v", "bias_s", "seg_embed", "seg_q", "seg_k", "perm_mask"];
+        let wide = [
+            "lse",
+            "bias_u",
+            "bias_v",
+            "bias_s",
+            "seg_embed",
+            "seg_q",
+            "seg_k",
+            "perm_mask",
+            "targets",
+        ];
         let guard = if wide.contains(&name) { guard.next_multiple_of(4) } else { guard };
         Tensor::new(device, &stream, name, bytes, guard)
     };
@@ -42,6 +51,7 @@ pub fn run_guarded(
     let bits: Vec<u8> = case.perm_mask.iter().flat_map(|x| x.to_le_bytes()).collect();
     let perm_mask = tensor("perm_mask", &bits);
     let valid = tensor("key_valid", &case.key_valid);
+    let targets = words("targets", &case.targets);
     let out = tensor("out", &sentinel(p.span("out") * p.dtype.bytes()));
     let lse = tensor("lse", &sentinel(p.lse_len() * 4));
     let bytes = plan.workspace_bytes() as usize;
@@ -63,6 +73,7 @@ pub fn run_guarded(
         seg_k: segments(seg_k.at()),
         perm_mask: p.perm_mask.then_some(perm_mask.at()),
         key_valid: p.key_padding.then_some(valid.at()),
+        targets: p.targets.map(|_| targets.at()),
         workspace: (bytes > 0).then_some(workspace.at()),
         ..Args::new([q, k, v], r, [bias_u, bias_v], [out.at(), lse.at()])
     };

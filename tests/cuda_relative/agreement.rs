@@ -3,7 +3,9 @@
 use crate::common::Random;
 use crate::common::cuda::on_devices;
 use crate::common::fixtures::Forward;
-use crate::common::relative::{self, Case, MIXTURES, odd, random_problem};
+use crate::common::relative::{
+    self, Case, MIXTURES, check_reordered_fixtures, odd, random_problem, random_targets,
+};
 use crate::{DTYPES, check, check_at};
 use longhand::transformer_xl::{Chunks, Memory};
 use longhand::{DType, TransformerXl, Window};
@@ -35,6 +37,28 @@ fn random_problems_of_every_choice_agree_with_the_reference() {
             let mixture = seed as usize % MIXTURES;
             let problem = random_problem(&mut random, mixture, head_dim);
             check(device, &Case::new(problem, &mut random));
+        }
+    });
+}
+
+/// In any order and in ascending order, more of them than positions and fewer, near and far apart.
+#[test]
+fn queries_at_positions_of_their_own_agree_with_the_reference() {
+    on_devices(|device| {
+        for seed in 0..54 {
+            let head_dim = [32, 64, 40, 13, 96, 128][seed as usize % 6];
+            check(device, &random_targets(seed, seed as usize % MIXTURES, head_dim));
+        }
+        for (n, head_dim) in [136, 192, 200, 256].into_iter().enumerate() {
+            for dtype in DTYPES {
+                let p = TransformerXl::xlnet([1, 90, 2, head_dim], 70, dtype).segments();
+                check(device, &Case::new(p.targets(40), &mut Random(n as u64)));
+            }
+        }
+        for dtype in DTYPES {
+            check_reordered_fixtures(&device.name, dtype, |p, inputs| {
+                p.run_cuda(&device.context, inputs).unwrap()
+            });
         }
     });
 }

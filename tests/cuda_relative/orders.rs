@@ -22,6 +22,10 @@ fn ways() -> Vec<Case> {
         let p = TransformerXl::conformer([1, 140, 1, 61], 30, dtype).window(Window::new(20, 10));
         problems.push(p.chunks(Chunks { size: 16, left: Some(1) }));
     }
+    for (dtype, head_dim) in [(DType::BF16, 64), (DType::F32, 64), (DType::F32, 200)] {
+        let p = TransformerXl::xlnet([1, 60, 1, head_dim], 70, dtype).segments().perm_mask();
+        problems.push(p.targets(30));
+    }
     let mut random = Random(20);
     problems.into_iter().map(|p| Case::new(p, &mut random)).collect()
 }

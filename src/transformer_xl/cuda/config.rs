@@ -45,6 +45,8 @@ pub struct Config {
     pub perm_mask: bool,
     /// See [`TransformerXl::key_padding`].
     pub key_padding: bool,
+    /// See [`TransformerXl::targets`].
+    pub targets: bool,
     /// See [`TransformerXl::own_position`]; only where one of the two masks could hide it.
     pub own_position: bool,
 }
@@ -57,15 +59,11 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
     if major < 8 {
         return declined(format!("compute capability {major}.{minor}, the kernels need 8.0"));
     }
-    if problem.targets.is_some() {
-        let reason = "targets: the rows of a tile share a band of the position table, so queries \
-                      must stand side by side; give the queries of all positions";
-        return declined(reason.to_owned());
-    }
     let s = &problem.shape;
     for (name, n, most) in [
         ("seqlen_q", s.seqlen_q, 1 << 29),
         ("seqlen_k", s.seqlen_k, 1 << 29),
+        ("targets", problem.segment_len(), 1 << 29),
         ("memory.rows", problem.memory.map_or(0, |m| m.rows), 1 << 30),
     ] {
         if n > most {
@@ -87,6 +85,7 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
         segments: problem.segments,
         perm_mask: problem.perm_mask,
         key_padding: problem.key_padding,
+        targets: problem.targets.is_some(),
         own_position: problem.own_position && hidden,
     };
     // No registers are left for the sizes of a padded row's chunks.
@@ -169,20 +168,31 @@ impl Config {
 
     /// Rows of the table that lie in shared memory: those of a tile, and those that the next needs.
     fn ring_rows(&self) -> u32 {
-        self.tile.block_m + 2 * self.tile.block_n
+        match self.targets {
+            true => 0,
+            false => self.tile.block_m + 2 * self.tile.block_n,
+        }
     }
 
-    /// Those of the forward kernel: Q, two tiles each of K and V, the table's ring; their terms and
-    /// segments; what each row sees, and who the CTA is.
+    /// Bytes of a row of scores, where queries stand at positions of their own: eight more than the
+    /// tile's keys, so that four neighbouring rows begin eight banks apart.
+    fn score_bytes(&self) -> u32 {
+        4 * (self.tile.block_n + 8)
+    }
+
+    /// Those of the forward kernel: Q, two tiles each of K and V, the table's ring or scores and
+    /// positions of the rows; their terms and segments; what each row sees, and who the CTA is.
     pub fn shared_bytes(&self) -> u32 {
         let Tile { block_m, block_n, .. } = self.tile;
         let rows = self.rows_of(Stage::Forward);
         let segments = if self.segments { 8 * block_n + 16 * block_m } else { 0 };
+        let targets = if self.targets { block_m * (self.score_bytes() + 4) } else { 0 };
         rows.shared_bytes()
             + self.ring_rows() * (rows.row_bytes() + 4)
             + 8 * block_n
             + 8 * block_m
             + segments
+            + targets
             + 16
     }
 
@@ -225,6 +235,7 @@ impl Config {
                 chunks: false,
                 perm_mask: false,
                 key_padding: false,
+                targets: false,
                 own_position: false,
                 ..*self
             },
@@ -243,6 +254,7 @@ impl Config {
         let flags = [
             (self.memory, "memory apart"),
             (self.segments, "segments"),
+            (self.targets, "targets"),
             (self.padded, "padded"),
             (!self.vec, "scalar loads"),
         ];
@@ -284,6 +296,8 @@ impl Config {
             copied => context! { memory, ..rows.copied() },
             memory,
             ring_rows => self.ring_rows(),
+            score_bytes => self.score_bytes(),
+            targets => self.targets,
             scaled => self.scaled,
             chunks => self.chunks,
             segments => self.segments,

@@ -41,15 +41,15 @@ pub struct Args {
     pub bias_s: Option<u64>,
     /// f32, `[2, heads_q, head_dim]`: the same segment, another one.
     pub seg_embed: Option<u64>,
-    /// i32, `[batch, seqlen_q]`.
+    /// i32, `[batch, segment_len]`.
     pub seg_q: Option<u64>,
     /// i32, `[batch, seqlen_k]`.
     pub seg_k: Option<u64>,
-    /// u32 words of bits, `[batch, seqlen_q, perm_words]`; a set bit forbids.
+    /// u32 words of bits, `[batch, segment_len, perm_words]`; a set bit forbids.
     pub perm_mask: Option<u64>,
     /// One byte a key, `[batch, seqlen_k]`, not 0 for a valid one.
     pub key_valid: Option<u64>,
-    /// i32, `[batch, seqlen_q]`; problems with targets are declined so far.
+    /// i32, `[batch, seqlen_q]`, each below the segment's length; others count as its last position.
     pub targets: Option<u64>,
     /// [`Plan::workspace_bytes`] bytes, if that is not 0. Its contents mean nothing between launches.
     pub workspace: Option<u64>,

@@ -60,7 +60,8 @@ pub(super) struct Params {
     distance_most: i32,
     distance_offset: i32,
     scale: f32,
-    padding: u32,
+    segment_len: u32,
+    targets: u64,
 }
 
 impl Params {
@@ -127,7 +128,8 @@ impl Params {
             distance_most: (rows - 1 - offset).min(i64::from(clamp)) as i32,
             distance_offset: offset as i32,
             scale: (p.softmax_scale * std::f64::consts::LOG2_E) as f32,
-            padding: 0,
+            segment_len: p.segment_len() as u32,
+            targets: given(args.targets),
         }
     }
 }
@@ -148,6 +150,7 @@ mod tests {
             key_valid key_terms row_terms seg_terms lse_batch lse_head perm_batch perm_row blocks
             heads group seqlen_q seqlen_k batches rows memory_len memory_rows memory_start head_dim
             left right chunk_size chunk_left distance_least distance_most distance_offset scale
+            segment_len targets
         );
         let tensors = [
             ("q", offset_of!(Params, q_steps)),

@@ -36,8 +36,8 @@ fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String
         }
         "reference" => {
             let rounded = |(n, x): (usize, &Vec<f32>)| match (case.kind, n) {
-                // Rotations are f32 whatever the dtype.
-                (Kind::Lsh, 2) => x.clone(),
+                // Rotations and biases are f32 whatever the dtype.
+                (Kind::Lsh, 2) | (Kind::TransformerXl, 4..) => x.clone(),
                 _ => loaded(&stored(x, dtype), dtype),
             };
             let inputs = inputs.iter().enumerate().map(rounded).collect();
@@ -45,7 +45,7 @@ fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String
                 Kind::Full => problems::full_reference(case, dtype, inputs),
                 Kind::Longformer => problems::longformer_reference(case, dtype, inputs),
                 Kind::Lsh => problems::lsh_reference(case, dtype, inputs),
-                _ => return Err("no kernel of this kind yet".into()),
+                Kind::TransformerXl => problems::relative_reference(case, dtype, inputs),
             };
             return Ok(Box::new(Reference { compute, out: vec![] }));
         }
@@ -56,7 +56,7 @@ fn open(case: &Case, inputs: Vec<Vec<f32>>) -> Result<Box<dyn Contender>, String
         (Kind::Longformer, "full-mask") => problems::full_mask(context, case, dtype, &inputs),
         (Kind::Longformer, _) => problems::longformer(context, case, dtype, &inputs),
         (Kind::Lsh, _) => problems::lsh(context, case, dtype, &inputs),
-        _ => return Err("no kernel of this kind yet".into()),
+        (Kind::TransformerXl, _) => problems::relative(context, case, dtype, &inputs),
     };
     Ok(Box::new(gpu))
 }

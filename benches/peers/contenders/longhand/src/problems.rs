@@ -3,7 +3,10 @@
 use crate::{Bind, Contents, Gpu, buffer, stored, text};
 use longhand::full::{self, Bias};
 use longhand::webgpu::{Binding, Context};
-use longhand::{DType, Error, Full, Longformer, Lsh, Shape, longformer as lf, lsh};
+use longhand::{
+    DType, Error, Full, Longformer, Lsh, Shape, TransformerXl, longformer as lf, lsh,
+    transformer_xl as xl,
+};
 use peer::Case;
 
 type Compute = Box<dyn Fn() -> Result<Vec<f32>, Error>>;
@@ -68,6 +71,41 @@ pub fn lsh_reference(case: &Case, dtype: DType, inputs: Vec<Vec<f32>>) -> Comput
         let given = lsh::Inputs { rotations, ..lsh::Inputs::new(&inputs[0], &inputs[1]) };
         Ok(problem.reference(&given)?.out)
     })
+}
+
+fn relative_problem(case: &Case, dtype: DType) -> TransformerXl {
+    let shape = [case.batch, case.seqlen, case.heads, case.head_dim];
+    TransformerXl::with_memory(shape, case.memory, dtype)
+}
+
+pub fn relative_reference(case: &Case, dtype: DType, inputs: Vec<Vec<f32>>) -> Compute {
+    let problem = relative_problem(case, dtype);
+    Box::new(move || {
+        let [q, k, v, r, u, w] = [0, 1, 2, 3, 4, 5].map(|n| &inputs[n][..]);
+        Ok(problem.reference(&xl::Inputs::new([q, k, v], r, [u, w]))?.out)
+    })
+}
+
+pub fn relative(context: Context, case: &Case, dtype: DType, inputs: &[Vec<f32>]) -> Gpu {
+    let problem = relative_problem(case, dtype);
+    // Biases are f32 whatever the dtype.
+    let stored_in = |n| if n < 4 { dtype } else { DType::F32 };
+    let [q, k, v, r, u, w] = [0, 1, 2, 3, 4, 5]
+        .map(|n| buffer(&context, Contents::Of(&stored(&inputs[n], stored_in(n)))));
+    let out = buffer(&context, Contents::Empty(q.size()));
+    let lse = buffer(&context, Contents::Empty(4 * problem.lse_len() as u64));
+    let result = out.clone();
+    let bind: Bind = Box::new(move |gpu| {
+        let plan = problem.plan_webgpu(gpu).map_err(text)?;
+        say(gpu, &plan.describe());
+        let workspace = workspace(gpu, plan.workspace_bytes());
+        let args = xl::webgpu::Args {
+            workspace: workspace.as_ref().map(Binding::from),
+            ..xl::webgpu::Args::new([&q, &k, &v], &r, [&u, &w], &out, &lse)
+        };
+        Ok(vec![plan.bind(&args).map_err(text)?])
+    });
+    Gpu { context, dtype, bind, bound: vec![], out: result, apart: None }
 }
 
 /// Plans `problem`, gives it a workspace and binds its tensors, with a bias if it has one.
