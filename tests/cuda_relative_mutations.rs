@@ -471,3 +471,97 @@ fn the_terms() {
         ],
     );
 }
+
+/// Queries anywhere in their segment, behind a window, in blocks of 64.
+#[test]
+fn queries_at_positions_of_their_own() {
+    const ROW_TERMS: &str = "// v r of the thread's four";
+    const PUT: &str = "// Of row r, distance d";
+    let problem = TransformerXl::xlnet([1, 150, 2, 64], 100, DType::BF16)
+        .window(Window::new(90, 40))
+        .targets(70);
+    // Where a mask hides a key, each tile is masked.
+    let seen_by_all = Mutation(
+        "a tile that one row sees is seen by all",
+        LIMITS,
+        "redux.sync.max.s32 %all_from",
+        "redux.sync.min.s32 %all_from",
+    );
+    all_noticed(problem, 8, FORWARD, &[seen_by_all]);
+    all_noticed(
+        problem.segments().perm_mask(),
+        8,
+        FORWARD,
+        &[
+            Mutation(
+                "the query's number is its position",
+                LIMITS,
+                "ld.global.nc.u32 %x7, [%y0];",
+                "mov.u32 %x7, %x0;",
+            ),
+            Mutation(
+                "positions begin at the first key",
+                LIMITS,
+                "add.s32 %x0, %x0, %x7;",
+                "mov.u32 %x0, %x7;",
+            ),
+            Mutation("the segment of the query's number", LIMITS, "%y3, %first;", "%y3, %x0;"),
+            Mutation(
+                "keys of the lane's rows only",
+                LIMITS,
+                "redux.sync.max.s32 %k_end, %k_end, -1;",
+                "",
+            ),
+            Mutation(
+                "a tile that one row does not see is left out",
+                LIMITS,
+                "redux.sync.max.s32 %warp_to",
+                "redux.sync.min.s32 %warp_to",
+            ),
+            Mutation(
+                "the mask of the query's number",
+                LEFT_OUT,
+                "ld.shared.u32 %x9, [%places+0];",
+                "add.u32 %x9, %x8, %q0;",
+            ),
+            Mutation(
+                "the distances of a tile begin one late",
+                LEFT_OUT,
+                "sub.s32 %x10, %x8, 63;",
+                "sub.s32 %x10, %x8, 62;",
+            ),
+            Mutation(
+                "distance off by one",
+                ROW_TERMS,
+                "sub.s32 %x10, %x8, %d;",
+                "sub.s32 %x10, %x8, %d;\n  add.s32 %x10, %x10, 1;",
+            ),
+            Mutation(
+                "a row has the distances of another",
+                PUT,
+                "sub.s32 %x10, %x9, %d;",
+                "sub.s32 %x10, %x8, %d;",
+            ),
+            Mutation("v r of another distance", ROW_TERMS, "add.s32 %u3, %u3, %x14;", ""),
+            Mutation(
+                "another row of the table",
+                "// Rows of the table: n = g",
+                "add.s32 %u3, %u3, %g;",
+                "add.s32 %u3, %u3, %t;",
+            ),
+            Mutation(
+                "the tile's last key is left out",
+                PUT,
+                "setp.lt.u32 %p0, %x12, 64;",
+                "setp.lt.u32 %p0, %x12, 63;",
+            ),
+            Mutation(
+                "distances are passed over",
+                PUT,
+                "add.s32 %d, %d, 16;",
+                "add.s32 %d, %d, 24;",
+            ),
+            Mutation("scores are read before they are put", PUT, "bar.warp.sync -1;", ""),
+        ],
+    );
+}

@@ -81,6 +81,21 @@ fn relative_positions_over_a_memory_in_ptx() {
     assert_sources("sm80_bf16_d32", sources);
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn queries_at_positions_of_their_own_in_ptx() {
+    let problem = TransformerXl::xlnet([1, 512, 2, 32], 384, DType::BF16).targets(85);
+    let mut sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
+    sources.retain(|(name, _)| name == "transformer_xl_forward");
+    assert_sources("sm80_bf16_d32_targets", sources);
+}
+
+#[test]
+fn queries_at_positions_of_their_own_in_tiles() {
+    let problem = TransformerXl::xlnet([1, 512, 2, 64], 384, DType::F32).perm_mask().targets(85);
+    assert_sources("f32_d64_targets", problem.sources_webgpu(&Caps::baseline()).unwrap());
+}
+
 #[test]
 fn longformers_tiles_with_globals_padding_and_dilation() {
     let problem = Longformer::new([1, 4096, 2, 64], 256, DType::F32)

@@ -173,6 +173,8 @@ fn relatives() -> Problems<TransformerXl> {
             problems.extend([plain.perm_mask(), plain.key_padding(), all(&plain)]);
             problems.push(of(dtype, head_dim, 1, 4095));
             problems.push(all(&plain).perm_mask().query_stream());
+            problems.extend([plain.targets(80), of(dtype, head_dim, 33, 4000).targets(20)]);
+            problems.push(all(&plain).perm_mask().targets(80));
         }
         problems
     });

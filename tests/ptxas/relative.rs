@@ -28,6 +28,8 @@ fn problems() -> Vec<(TransformerXl, bool)> {
         for dtype in [DType::BF16, DType::F32] {
             let plain = problem(head_dim, dtype);
             all.extend([(plain, true), (together(plain), true)]);
+            all.push((together(plain).targets(500), true));
+            all.push((problem(padded, dtype).targets(500), true));
             all.push((problem(padded, dtype), true));
             all.push((together(problem(padded, dtype)), true));
             if head_dim == 64 {
@@ -54,7 +56,10 @@ fn expand(config: &Config, stage: Stage) -> Source {
     Source {
         label: format!("{stage:?} of {of_stage:?}"),
         text: of_stage.source(stage),
-        family: format!("{}{shape}", config.entry(stage)),
+        family: match (stage, config.targets) {
+            (Stage::Forward, true) => format!("transformer_xl_targets{shape}"),
+            _ => format!("{}{shape}", config.entry(stage)),
+        },
         shared_bytes: config.dynamic_shared(stage),
         least_fraction: 0.0,
     }

@@ -170,6 +170,9 @@ pub(crate) struct RelativeOptions {
     /// transformer_xl, xlnet, rel_pos: distances beyond share one row of the table
     #[arg(long, value_name = "N")]
     clamp_len: Option<usize>,
+    /// transformer_xl, xlnet, rel_pos: queries at so many positions of the segment only
+    #[arg(long, value_name = "N")]
+    targets: Option<usize>,
 }
 
 impl RelativeOptions {
@@ -194,6 +197,9 @@ impl RelativeOptions {
         problem.window.right = problem.window.right.or(common.window_right);
         if let Some(clamp_len) = self.clamp_len {
             problem = problem.clamp_len(clamp_len);
+        }
+        if let Some(count) = self.targets {
+            problem = problem.targets(count);
         }
         if let Some(scale) = common.scale {
             problem.softmax_scale = scale;

@@ -85,6 +85,9 @@ pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile
     fits(spans.iter().map(|&n| n as u64).fold(0, u64::saturating_add).saturating_mul(4))?;
     let [q, k, v, r] = spans;
     let of_heads = problem.shape.heads_q * problem.shape.head_dim;
+    // Spread evenly.
+    let (s, segment) = (problem.shape, problem.segment_len());
+    let targets: Vec<i32> = (0..s.seqlen_q).map(|n| (n * segment / s.seqlen_q) as i32).collect();
     Ok(ProblemFile::from(RelativeFile {
         name: "generated".to_owned(),
         op,
@@ -96,6 +99,7 @@ pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile
             r: normal(4, r),
             bias_u: normal(5, of_heads),
             bias_v: normal(6, of_heads),
+            targets: problem.targets.map(|_| targets.repeat(s.batch)),
             ..RelativeInputs::default()
         },
         grad_out: None,

@@ -41,6 +41,8 @@ pub struct RelativeInputs<T> {
     pub perm_mask: Option<Vec<u32>>,
     /// `[batch, seqlen_k]`, 0 or 1.
     pub key_valid: Option<Vec<u8>>,
+    /// `[batch, seqlen_q]`; of generated problems only.
+    pub targets: Option<Vec<i32>>,
 }
 
 impl<T> RelativeInputs<T> {
@@ -57,6 +59,7 @@ impl<T> RelativeInputs<T> {
             seg_k: self.seg_k.as_deref(),
             perm_mask: self.perm_mask.as_deref(),
             key_valid: self.key_valid.as_deref(),
+            targets: self.targets.as_deref(),
             ..Inputs::new([q, &self.k, &self.v], &self.r, [&self.bias_u, &self.bias_v])
         }
     }
@@ -81,6 +84,7 @@ impl RelativeInputs<f32> {
             seg_k: self.seg_k.clone(),
             perm_mask: self.perm_mask.clone(),
             key_valid: self.key_valid.clone(),
+            targets: self.targets.clone(),
         }
     }
 }
@@ -194,6 +198,7 @@ pub(crate) fn parse(
         seg_k: of_segments("seg_k")?,
         perm_mask,
         key_valid: problem.key_padding.then(|| bytes_of(file, "key_valid")).transpose()?,
+        targets: None,
     };
     let grad_out = match [optional("grad.out")?, optional("grad.out_g")?] {
         [None, None] => None,
