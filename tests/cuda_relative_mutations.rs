@@ -519,10 +519,10 @@ fn queries_at_positions_of_their_own() {
                 "redux.sync.min.s32 %warp_to",
             ),
             Mutation(
-                "the mask of the query's number",
+                "the mask of the block's first query",
                 LEFT_OUT,
-                "ld.shared.u32 %x9, [%places+0];",
-                "add.u32 %x9, %x8, %q0;",
+                "mad.lo.u32 %x9, %x8, 4, %x9;",
+                "",
             ),
             Mutation(
                 "the distances of a tile begin one late",
