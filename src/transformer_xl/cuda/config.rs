@@ -88,8 +88,8 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
         targets: problem.targets.is_some(),
         own_position: problem.own_position && hidden,
     };
-    // No registers are left for the sizes of a padded row's chunks.
-    config.vec &= !(config.crowded() && config.padded);
+    // No registers are left for the sizes of a padded row's chunks, nor with targets for chunks.
+    config.vec &= !(config.crowded() && (config.padded || config.targets));
     let tiles = config.tiles();
     let with = |tile: &Tile| Config { tile: *tile, ..config };
     let Some(tile) = tiles.iter().find(|tile| with(tile).shared_bytes() <= caps.max_shared_opt_in)
@@ -131,6 +131,8 @@ impl Config {
             ..=96 => vec![tile(64, 64, true), tile(64, 32, true)],
             128 => vec![tile(64, 32, true)],
             192 => vec![tile(64, 32, false), tile(64, 16, false)],
+            // Wider tiles would spill a few registers.
+            _ if self.targets => vec![tile(32, 16, false)],
             _ => vec![tile(64, 32, false), tile(32, 16, false)],
         }
     }
