@@ -56,7 +56,7 @@ fn queries_at_positions_of_their_own_agree_with_the_reference() {
             }
         }
         for dtype in DTYPES {
-            check_reordered_fixtures(&device.name, dtype, |p, inputs| {
+            check_reordered_fixtures(device.name, dtype, |p, inputs| {
                 p.run_cuda(&device.context, inputs).unwrap()
             });
         }
