@@ -142,8 +142,8 @@ pub(super) fn band(kernel: &Kernel, targets: bool) -> u32 {
 }
 
 fn workgroup_bytes(kernel: &Kernel, head_dim: u32, targets: bool) -> u32 {
-    // The outermost positions, eight bytes, as every variable rounded up to 16.
-    let ends = if targets { 16 } else { 0 };
+    // The outermost positions of a tile, eight bytes, as every variable rounded up to 16.
+    let ends = if targets && matches!(kernel, Kernel::Tile { .. }) { 16 } else { 0 };
     kernel.workgroup_bytes_with(head_dim, band(kernel, targets)) + ends
 }
 
