@@ -1,6 +1,6 @@
 //! What tensors hold.
 
-use crate::DType;
+use crate::{DType, Error};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -13,6 +13,35 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     /// Writes a row, rounded to nearest even.
     fn store(from: &[f32], to: &mut [Self]);
 }
+
+/// An error unless `T` is what a problem of `dtype` stores.
+pub(crate) fn expect_dtype<T: Element>(dtype: DType) -> Result<(), Error> {
+    match T::DTYPE == dtype {
+        true => Ok(()),
+        false => Err(Error::invalid("dtype", T::DTYPE, format!("the problem's is {dtype}"))),
+    }
+}
+
+/// `$body`, with `$T` for the type that `$dtype` names.
+macro_rules! with_dtype {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_dtype;
 
 impl Element for f32 {
     const DTYPE: DType = DType::F32;

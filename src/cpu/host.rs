@@ -19,15 +19,21 @@ pub(crate) fn loaded<T: Element>(x: &[T]) -> Vec<f32> {
     all
 }
 
-/// Measures `run`: the first time, and the least of `repeats` more.
+/// A workspace for the threads of the pool, whose length `len` tells of their number.
+pub(crate) fn workspace(len: impl Fn(usize) -> usize) -> Vec<f32> {
+    vec![0.0; len(rayon::current_num_threads())]
+}
+
+/// Measures `run` with `workspace`: the first time, and the least of `repeats` more.
 pub(crate) fn time(
-    workspace_bytes: usize,
+    mut workspace: Vec<f32>,
     repeats: usize,
-    mut run: impl FnMut() -> Result<(), Error>,
+    mut run: impl FnMut(&mut [f32]) -> Result<(), Error>,
 ) -> Result<Timing, Error> {
+    let workspace_bytes = size_of_val(&workspace[..]) as u64;
     let mut once = || {
         let started = Instant::now();
-        run()?;
+        run(&mut workspace)?;
         Ok::<f64, Error>(milliseconds(started.elapsed()))
     };
     let first_ms = once()?;
@@ -35,5 +41,5 @@ pub(crate) fn time(
     for _ in 0..repeats.max(1) {
         best_ms = best_ms.min(once()?);
     }
-    Ok(Timing { first_ms, best_ms, workspace_bytes: workspace_bytes as u64, clock: Clock::Wall })
+    Ok(Timing { first_ms, best_ms, workspace_bytes, clock: Clock::Wall })
 }

@@ -6,7 +6,7 @@ mod tile;
 use super::Full;
 use crate::Error;
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
-use crate::cpu::{Element, Isa, SharedRows, share_tasks};
+use crate::cpu::{Element, Isa, SharedRows, expect_dtype, share_tasks};
 use crate::problem::{at_least, exactly};
 use tile::Block;
 
@@ -139,10 +139,7 @@ impl Plan {
 
     fn check<T: Element>(&self, args: &Args<'_, T>, workspace: &[f32]) -> Result<(), Error> {
         let p = &self.problem;
-        if T::DTYPE != p.dtype {
-            let rule = format!("the problem's is {}", p.dtype);
-            return Err(Error::invalid("dtype", T::DTYPE, rule));
-        }
+        expect_dtype::<T>(p.dtype)?;
         let s = &p.shape;
         let [q, k, v, out] = p.spans();
         for (name, got, needed) in [

@@ -7,7 +7,7 @@ mod pack;
 
 use super::Lsh;
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
-use crate::cpu::{Element, Isa, SharedRows, share_tasks};
+use crate::cpu::{Element, Isa, SharedRows, expect_dtype, share_tasks};
 use crate::problem::{at_least, exactly};
 use crate::{Declined, Error};
 use attend::{Merged, Round};
@@ -179,10 +179,7 @@ impl Plan {
 
     fn check<T: Element>(&self, args: &Args<'_, T>, workspace: &[f32]) -> Result<(), Error> {
         let p = &self.problem;
-        if T::DTYPE != p.dtype {
-            let rule = format!("the problem's is {}", p.dtype);
-            return Err(Error::invalid("dtype", T::DTYPE, rule));
-        }
+        expect_dtype::<T>(p.dtype)?;
         for (name, got, needed) in [
             ("qk", args.qk.len(), p.span(&p.layout.qk)),
             ("v", args.v.len(), p.span(&p.layout.v)),

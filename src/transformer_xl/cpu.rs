@@ -8,7 +8,7 @@ mod tile;
 use super::TransformerXl;
 use crate::Error;
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
-use crate::cpu::{Element, Isa, SharedRows, share_tasks};
+use crate::cpu::{Element, Isa, SharedRows, expect_dtype, share_tasks};
 use crate::problem::{at_least, exactly};
 use position::Positions;
 use tile::Block;
@@ -171,10 +171,7 @@ impl Plan {
 
     fn check<T: Element>(&self, args: &Args<'_, T>, workspace: &[f32]) -> Result<(), Error> {
         let p = &self.problem;
-        if T::DTYPE != p.dtype {
-            let rule = format!("the problem's is {}", p.dtype);
-            return Err(Error::invalid("dtype", T::DTYPE, rule));
-        }
+        expect_dtype::<T>(p.dtype)?;
         for (name, got, needed) in [
             ("q", args.q.len(), p.span("q")),
             ("k", args.k.len(), p.span("k")),

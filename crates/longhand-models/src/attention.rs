@@ -38,6 +38,21 @@ impl Heads {
     }
 }
 
+/// What a run on the processor writes.
+struct Room {
+    out: Vec<f32>,
+    lse: Vec<f32>,
+    workspace: Vec<f32>,
+}
+
+impl Room {
+    /// For results of `q`'s size; `workspace` tells its length of the number of threads.
+    fn new(q: &Tensor, lse: usize, workspace: impl Fn(usize) -> usize) -> Self {
+        let workspace = vec![0.0; workspace(rayon::current_num_threads())];
+        Room { out: vec![0.0; q.data().len()], lse: vec![0.0; lse], workspace }
+    }
+}
+
 /// Full attention of `q` over `k` and `v`, each `[batch, seqlen, heads · dim]`. Gradient: the
 /// kernels' backward pass, from the same tensors and `lse`.
 ///
@@ -77,9 +92,8 @@ pub fn full(
         }
         Device::Cpu => {
             let plan = problem.plan_cpu()?;
-            let mut out = vec![0.0f32; q.data().len()];
-            let mut lse = vec![0.0; problem.lse_len()];
-            let mut workspace = vec![0.0; plan.workspace_len(rayon::current_num_threads())];
+            let Room { mut out, mut lse, mut workspace } =
+                Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
             let mut args = Args::new([q.data(), k.data(), v.data()], &mut out, &mut lse);
             args.key_valid = mask.key_valid;
             args.bias = bias;
@@ -134,9 +148,8 @@ pub fn windowed(
         }
         Device::Cpu => {
             let plan = problem.plan_cpu()?;
-            let mut out = vec![0.0f32; q.data().len()];
-            let mut lse = vec![0.0; problem.lse_len()];
-            let mut workspace = vec![0.0; plan.workspace_len(rayon::current_num_threads())];
+            let Room { mut out, mut lse, mut workspace } =
+                Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
             let mut args =
                 longformer::cpu::Args::new([local_q, local_k, local_v], &mut out, &mut lse);
             args.q_global = q_global;
@@ -179,9 +192,8 @@ pub fn relative(
         }
         Device::Cpu => {
             let plan = problem.plan_cpu()?;
-            let mut out = vec![0.0f32; q.data().len()];
-            let mut lse = vec![0.0; problem.lse_len()];
-            let mut workspace = vec![0.0; plan.workspace_len(rayon::current_num_threads())];
+            let Room { mut out, mut lse, mut workspace } =
+                Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
             let args = transformer_xl::cpu::Args::new(rows, r.data(), biases, &mut out, &mut lse);
             plan.run(args, &mut workspace)?;
             Ok(Tensor::new(q.shape(), out))

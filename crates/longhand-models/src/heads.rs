@@ -21,7 +21,7 @@ impl Vocabulary {
     pub fn is_in(traits: &Traits, weights: &Weights) -> bool {
         match traits.head.transform {
             true => weights.has_any(&format!("{}.", traits.names.head_map)),
-            // A language model's head has nothing of its own if it is tied.
+            // A bare head has nothing of its own if it is tied.
             false => true,
         }
     }

@@ -1,11 +1,10 @@
 //! From f32 tensors to f32 results: for tests, tools and first steps.
 
 use super::{Args, Plan};
-use crate::cpu::{Element, loaded, stored, time};
+use crate::Error;
+use crate::cpu::{Element, loaded, stored, time, with_dtype, workspace};
 use crate::timing::Timing;
 use crate::transformer_xl::{Inputs, Output, TransformerXl};
-use crate::{DType, Error};
-use half::{bf16, f16};
 
 impl TransformerXl {
     /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
@@ -15,39 +14,24 @@ impl TransformerXl {
 
     /// Measures the forward pass: the least time of `repeats` runs after the first.
     pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
-        match self.dtype {
-            DType::F32 => self.plan_cpu()?.time::<f32>(inputs, repeats),
-            DType::F16 => self.plan_cpu()?.time::<f16>(inputs, repeats),
-            DType::BF16 => self.plan_cpu()?.time::<bf16>(inputs, repeats),
-        }
+        let plan = self.plan_cpu()?;
+        with_dtype!(self.dtype, T => {
+            let mut stored = Stored::<T>::new(self, inputs)?;
+            let workspace = workspace(|threads| plan.workspace_len(threads));
+            time(workspace, repeats, |workspace| plan.run(stored.args(inputs), workspace))
+        })
     }
 }
 
 impl Plan {
     /// As [`TransformerXl::run_cpu`], by this plan.
     pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
-        match self.problem.dtype {
-            DType::F32 => self.run_as::<f32>(inputs),
-            DType::F16 => self.run_as::<f16>(inputs),
-            DType::BF16 => self.run_as::<bf16>(inputs),
-        }
-    }
-
-    fn run_as<T: Element>(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
-        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
-        self.run(stored.args(inputs), &mut self.workspace())?;
-        Ok(Output { out: loaded(&stored.out), lse: stored.lse })
-    }
-
-    fn time<T: Element>(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
-        let mut stored = Stored::<T>::new(&self.problem, inputs)?;
-        let mut workspace = self.workspace();
-        let bytes = 4 * workspace.len();
-        time(bytes, repeats, || self.run(stored.args(inputs), &mut workspace))
-    }
-
-    fn workspace(&self) -> Vec<f32> {
-        vec![0.0; self.workspace_len(rayon::current_num_threads())]
+        with_dtype!(self.problem.dtype, T => {
+            let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+            let mut workspace = workspace(|threads| self.workspace_len(threads));
+            self.run(stored.args(inputs), &mut workspace)?;
+            Ok(Output { out: loaded(&stored.out), lse: stored.lse })
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! ELMo: a language model in each direction over words from characters; a mix of its layers.
+//! ELMo: recurrent layers in each direction over words from characters, and a mix of them.
 
 use super::characters::{Convolutions, highway};
 use crate::family::Traits;
