@@ -57,6 +57,8 @@ macro_rules! functions {
         /// The functions that this crate calls; every one exists since CUDA 12.0 or before.
         #[allow(non_snake_case)]
         pub(crate) struct Driver {
+            // The functions are there while it is loaded.
+            #[cfg_attr(not(debug_assertions), expect(dead_code))]
             library: Library,
             $($name: unsafe extern "system" fn($($type),*) -> u32,)*
         }
