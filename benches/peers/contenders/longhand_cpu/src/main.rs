@@ -3,7 +3,8 @@
 
 use half::{bf16, f16};
 use longhand::cpu::Element;
-use longhand::{DType, Error, Full, Longformer, Lsh, Shape, full, longformer, lsh};
+use longhand::{DType, Error, Full, Longformer, Lsh, Shape, TransformerXl};
+use longhand::{full, longformer, lsh, transformer_xl};
 use peer::{Case, Contender, Kind, Pass};
 
 fn main() {
@@ -72,9 +73,7 @@ fn open<T: Element>(case: &Case, inputs: Vec<Vec<f32>>, dtype: DType) -> Result<
         Kind::Full => open_full::<T>(case, inputs, dtype),
         Kind::Longformer => open_longformer::<T>(case, inputs, dtype),
         Kind::Lsh => open_lsh::<T>(case, inputs, dtype),
-        Kind::TransformerXl => {
-            Err(Error::Declined(longhand::Declined::new("not in this contender".to_owned())))
-        }
+        Kind::TransformerXl => open_relative::<T>(case, inputs, dtype),
     }
 }
 
@@ -154,6 +153,28 @@ fn open_lsh<T: Element>(
             lse_rounds: lse_rounds.as_deref_mut(),
             ..lsh::cpu::Args::new(&qk, &v, &mut out, &mut lse)
         };
+        plan.run(args, workspace(|n| plan.workspace_len(n), &mut scratch))?;
+        read(&out, result);
+        Ok(())
+    }))
+}
+
+fn open_relative<T: Element>(
+    case: &Case,
+    inputs: Vec<Vec<f32>>,
+    dtype: DType,
+) -> Result<Compute, Error> {
+    let shape = [case.batch, case.seqlen, case.heads, case.head_dim];
+    let problem = TransformerXl::with_memory(shape, case.memory, dtype);
+    let plan = problem.plan_cpu()?;
+    // The case's keys begin with the memory's, as a caller with one tensor has them.
+    let x: Vec<Vec<T>> = inputs[..4].iter().map(|x| stored(x)).collect();
+    let (mut out, mut lse) = (vec![T::default(); x[0].len()], vec![0.0; problem.lse_len()]);
+    let mut scratch = vec![];
+    Ok(Box::new(move |result| {
+        let biases = [&inputs[4][..], &inputs[5][..]];
+        let tensors = [&x[0][..], &x[1], &x[2]];
+        let args = transformer_xl::cpu::Args::new(tensors, &x[3], biases, &mut out, &mut lse);
         plan.run(args, workspace(|n| plan.workspace_len(n), &mut scratch))?;
         read(&out, result);
         Ok(())
