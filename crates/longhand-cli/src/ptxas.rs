@@ -68,35 +68,52 @@ impl Assembler {
 
     /// Assembles and disassembles `text`, with its files in the folder `scratch`.
     pub fn assemble(&self, text: &str, scratch: &Path) -> io::Result<Assembled> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let base = scratch.join(format!("longhand-{}-{n}", std::process::id()));
-        let (ptx, cubin) = (base.with_extension("ptx"), base.with_extension("cubin"));
+        let (said, cubin) = self.cubin(text, scratch)?;
+        let Some(cubin) = cubin else {
+            return Ok(Assembled { accepted: false, said, code: String::new() });
+        };
+        let code = crate::sass::compact(&self.disassemble(&["-c"], &cubin, scratch)?);
+        Ok(Assembled { accepted: true, said, code })
+    }
+
+    /// What ptxas says of `text`, and the object file if it takes it.
+    pub fn cubin(&self, text: &str, scratch: &Path) -> io::Result<(String, Option<Vec<u8>>)> {
+        let [ptx, cubin] = files(scratch, ["ptx", "cubin"]);
         std::fs::write(&ptx, text)?;
-        let result = self.assemble_file(&ptx, &cubin);
+        let mut command = Command::new(&self.ptxas);
+        let output = command.args(OPTIONS).args([&ptx, Path::new("-o"), &cubin]).output();
+        let made = std::fs::read(&cubin);
         for path in [ptx, cubin] {
             // The second is not there if the text was rejected.
             let _ = std::fs::remove_file(path);
         }
-        result
+        let output = output?;
+        let [said, printed] = [&output.stderr, &output.stdout].map(|x| String::from_utf8_lossy(x));
+        let cubin = if output.status.success() { Some(made?) } else { None };
+        Ok((said.into_owned() + &printed, cubin))
     }
 
-    fn assemble_file(&self, ptx: &Path, cubin: &Path) -> io::Result<Assembled> {
-        let output =
-            Command::new(&self.ptxas).args(OPTIONS).args([ptx, Path::new("-o"), cubin]).output()?;
-        let [said, printed] = [&output.stderr, &output.stdout].map(|x| String::from_utf8_lossy(x));
-        let said = said.into_owned() + &printed;
+    /// What nvdisasm prints of `code` with `options`.
+    pub fn disassemble(&self, options: &[&str], code: &[u8], scratch: &Path) -> io::Result<String> {
+        let [file] = files(scratch, ["cubin"]);
+        std::fs::write(&file, code)?;
+        let output = Command::new(&self.nvdisasm).args(options).arg(&file).output();
+        let _ = std::fs::remove_file(file);
+        let output = output?;
         if !output.status.success() {
-            return Ok(Assembled { accepted: false, said, code: String::new() });
-        }
-        let sass = Command::new(&self.nvdisasm).arg("-c").arg(cubin).output()?;
-        if !sass.status.success() {
-            let why = String::from_utf8_lossy(&sass.stderr);
+            let why = String::from_utf8_lossy(&output.stderr);
             return Err(io::Error::other(format!("nvdisasm: {why}")));
         }
-        let code = crate::sass::compact(&String::from_utf8_lossy(&sass.stdout));
-        Ok(Assembled { accepted: true, said, code })
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Paths in `scratch` that nobody else is given.
+fn files<const N: usize>(scratch: &Path, extensions: [&str; N]) -> [PathBuf; N] {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let base = scratch.join(format!("longhand-{}-{n}", std::process::id()));
+    extensions.map(|extension| base.with_extension(extension))
 }
 
 /// The program `name` somewhere below `folder`.
