@@ -1,6 +1,12 @@
 //! Attention by longhand's kinds. Here, and nowhere else in the layer, it is chosen what computes
 //! one: the device's kernels, or the definition where a device has none yet.
 
+mod reformer;
+mod streams;
+
+pub use reformer::{Ring, Rotations, chunked, hashed};
+pub use streams::{StreamMask, Streams, distances};
+
 use crate::{Device, Result, Tensor};
 use longhand::full::cpu::Args;
 use longhand::full::{Bias, Buckets};
@@ -48,8 +54,13 @@ struct Room {
 impl Room {
     /// For results of `q`'s size; `workspace` tells its length of the number of threads.
     fn new(q: &Tensor, lse: usize, workspace: impl Fn(usize) -> usize) -> Self {
+        Room::of(q.data().len(), lse, workspace)
+    }
+
+    /// For `len` results.
+    fn of(len: usize, lse: usize, workspace: impl Fn(usize) -> usize) -> Self {
         let workspace = vec![0.0; workspace(rayon::current_num_threads())];
-        Room { out: vec![0.0; q.data().len()], lse: vec![0.0; lse], workspace }
+        Room { out: vec![0.0; len], lse: vec![0.0; lse], workspace }
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Sublayer<T> {
 
 impl<T> Sublayer<T> {
     /// The sublayer on `x`; `f` runs [`inner`](Self::inner).
-    fn run(
+    pub(crate) fn run(
         &self,
         place: Place,
         x: &Tensor,

@@ -164,6 +164,40 @@ impl Config {
         }
     }
 
+    /// Whether the option stands there as `null`.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.used.borrow_mut().insert(key.to_owned());
+        self.options.get(key).is_some_and(Value::is_null)
+    }
+
+    /// A length that is off where it is not positive.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a whole number.
+    pub fn length(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_i64().filter(|&n| n <= i64::from(i32::MAX)) {
+            Some(n) => Ok(usize::try_from(n).ok().filter(|&n| n > 0)),
+            None => Err(wrong(key, value, "must be a whole number below 2^31")),
+        }
+    }
+
+    /// A list of sizes from 1.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or not such a list.
+    pub fn sizes(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.get(key) else {
+            return Err(Error::input(format!("config: {key:?} is absent")));
+        };
+        let size = |v: &Value| v.as_u64().filter(|&n| n > 0 && n <= i32::MAX as u64);
+        let list = value.as_array().filter(|list| !list.is_empty());
+        let sizes = list.and_then(|list| list.iter().map(|v| Some(size(v)? as usize)).collect());
+        sizes.ok_or_else(|| wrong(key, value, "must be a list of whole numbers from 1"))
+    }
+
     /// A size from 1.
     ///
     /// # Errors

@@ -302,6 +302,16 @@ const MOCKINGJAY: Traits = Traits {
     ..BERT
 };
 
+const WAV2VEC2: Traits = Traits {
+    model_type: "wav2vec2",
+    idea: "frames that convolutions make of sound, positions by one more; a masked frame is told \
+           by its entries in codebooks",
+    keys: &names::WAV2VEC2_KEYS,
+    names: &names::WAV2VEC2_NAMES,
+    read: members::wav2vec2::read,
+    ..MOCKINGJAY
+};
+
 const CHAR_CNN: Traits = Traits {
     model_type: "char_cnn",
     idea: "before BERT: a word's vector from its characters",
@@ -356,6 +366,27 @@ const TRANSFORMER_XL: Traits = Traits {
     ..GPT
 };
 
+const XLNET: Traits = Traits {
+    model_type: "xlnet",
+    idea: "Transformer-XL's memory and distances; tokens in any order: contents are one stream, \
+           queries that do not see what they predict another",
+    causal: false,
+    head: TokenHead { bias: true, ..LM },
+    read: members::xlnet::read,
+    ..TRANSFORMER_XL
+};
+
+const REFORMER: Traits = Traits {
+    model_type: "reformer",
+    idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
+           positions of two axes; layers that can be run backwards",
+    order: Order::OutIn,
+    projections: Projections::Separate,
+    head: TokenHead { bias: true, ..LM },
+    read: members::reformer::read,
+    ..GPT2
+};
+
 const BART: Traits = Traits {
     model_type: "bart",
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
@@ -403,12 +434,15 @@ pub static FAMILY: &[Traits] = &[
     MOBILEBERT,
     Q8BERT,
     MOCKINGJAY,
+    WAV2VEC2,
     CHAR_CNN,
     ELMO,
     GPT,
     GPT2,
     MEGATRON_GPT,
     TRANSFORMER_XL,
+    XLNET,
+    REFORMER,
     BART,
     MASS,
     T5,

@@ -69,4 +69,5 @@ const TIED: &[&str] = &[
     "lm_head.weight",
     "generator_lm_head.weight",
     "vocab_projector.weight",
+    "lm_loss.weight",
 ];

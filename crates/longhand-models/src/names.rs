@@ -31,6 +31,8 @@ pub(crate) const BERT_KEYS: Keys = Keys {
     eps: ("layer_norm_eps", 1e-12),
 };
 
+pub(crate) const WAV2VEC2_KEYS: Keys = Keys { eps: ("layer_norm_eps", 1e-5), ..BERT_KEYS };
+
 pub(crate) const DISTIL_KEYS: Keys = Keys {
     hidden: "dim",
     layers: "n_layers",
@@ -142,6 +144,21 @@ pub(crate) const ROBERTA_NAMES: Names = Names {
 pub(crate) const LONGFORMER_NAMES: Names = Names { prefix: "longformer.", ..ROBERTA_NAMES };
 
 pub(crate) const MOCKINGJAY_NAMES: Names = Names { prefix: "Transformer.", ..BERT_NAMES };
+
+pub(crate) const WAV2VEC2_NAMES: Names = Names {
+    prefix: "wav2vec2.",
+    layer: "layers.{}.",
+    query: "attention.q_proj",
+    key: "attention.k_proj",
+    value: "attention.v_proj",
+    out: "attention.out_proj",
+    attention_norm: "layer_norm",
+    up: "feed_forward.intermediate_dense",
+    down: "feed_forward.output_dense",
+    feed_norm: "final_layer_norm",
+    final_norm: "layer_norm",
+    ..BERT_NAMES
+};
 
 pub(crate) const ELECTRA_NAMES: Names = Names {
     prefix: "electra.",

@@ -226,14 +226,8 @@ impl Network {
 
     /// The mean over scored positions; of a causal model, each position's label is the next token.
     fn token_loss(&self, logits: &Tensor, labels: &Ints) -> Result<f64> {
-        let mut labels = labels.clone();
-        if self.traits.causal {
-            for row in labels.data.chunks_mut(labels.shape[1].max(1)) {
-                row.rotate_left(1);
-                row.iter_mut().last().into_iter().for_each(|last| *last = -100);
-            }
-        }
-        let scored = ops::scored_rows(logits, &labels, "labels")?;
+        let labels = if self.traits.causal { &ops::next_labels(labels) } else { labels };
+        let scored = ops::scored_rows(logits, labels, "labels")?;
         Ok(ops::cross_entropy(logits, &scored))
     }
 }
@@ -265,10 +259,19 @@ pub fn body(traits: &Traits, weights: &Weights) -> Weights {
 pub fn key_valid(inputs: &Inputs) -> Result<Option<Vec<u8>>> {
     let shape = &inputs.ints("input_ids")?.shape;
     let Some(mask) = inputs.optional_ints("attention_mask", shape)? else { return Ok(None) };
-    if let Some(bad) = mask.data.iter().find(|&&x| x != 0 && x != 1) {
-        return Err(Error::invalid("attention_mask", bad, "must hold 0 or 1"));
+    zeros_and_ones("attention_mask", mask).map(Some)
+}
+
+/// A mask as bytes.
+///
+/// # Errors
+///
+/// If it holds something other than 0 and 1.
+pub(crate) fn zeros_and_ones(name: &str, mask: &Ints) -> Result<Vec<u8>> {
+    match mask.data.iter().find(|&&x| x != 0 && x != 1) {
+        Some(bad) => Err(Error::invalid(name, bad, "must hold 0 or 1")),
+        None => Ok(mask.data.iter().map(|&x| x as u8).collect()),
     }
-    Ok(Some(mask.data.iter().map(|&x| x as u8).collect()))
 }
 
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.

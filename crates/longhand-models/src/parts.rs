@@ -54,7 +54,12 @@ impl Linear {
 
     /// A map whose matrix is a table that is also something else: a tied head.
     pub fn tied(table: &Tensor, bias: Option<Tensor>) -> Self {
-        Linear { weight: table.clone(), bias, order: Order::OutIn, quantiser: None }
+        Linear::of(table.clone(), bias, Order::OutIn)
+    }
+
+    /// A map of a matrix that files hold in another shape.
+    pub fn of(weight: Tensor, bias: Option<Tensor>, order: Order) -> Self {
+        Linear { weight, bias, order, quantiser: None }
     }
 
     /// The same with 8-bit products.

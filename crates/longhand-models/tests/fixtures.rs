@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// The largest error of outputs and losses that the guide to the fixtures allows in f32.
 const TOLERANCE: f64 = 1e-5;
 
+/// That of Reformer: a row that sees only itself has a score near −1e5, and few digits after it.
+const REFORMER: f64 = 2e-5;
+
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
 }
@@ -105,7 +108,9 @@ macro_rules! folders {
     ($($name:ident: $results:literal),* $(,)?) => {
         $(#[test]
         fn $name() {
-            assert_eq!(agrees(stringify!($name), &Device::Cpu, TOLERANCE), $results);
+            let name = stringify!($name);
+            let tolerance = if name == "reformer" { REFORMER } else { TOLERANCE };
+            assert_eq!(agrees(name, &Device::Cpu, tolerance), $results);
         })*
         const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
@@ -131,6 +136,7 @@ folders! {
     mobilebert: 6,
     mockingjay: 6,
     q8bert: 46,
+    reformer: 11,
     roberta: 5,
     structbert: 8,
     t5: 10,
@@ -138,6 +144,8 @@ folders! {
     transfo_xl: 24,
     turing_nlg: 6,
     unilm: 6,
+    wav2vec2: 18,
+    xlnet: 21,
 }
 
 #[test]
@@ -152,4 +160,7 @@ fn every_folder_has_a_test() {
 fn the_definition_agrees_too() {
     agrees("bert", &Device::Reference, TOLERANCE);
     agrees("gpt", &Device::Reference, TOLERANCE);
+    agrees("xlnet", &Device::Reference, TOLERANCE);
+    agrees("reformer", &Device::Reference, REFORMER);
+    agrees("wav2vec2", &Device::Reference, TOLERANCE);
 }

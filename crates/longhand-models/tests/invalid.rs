@@ -1,36 +1,16 @@
 //! What is not a model, or not an input of one, gets one clear error.
 
-use longhand_models::{Config, Device, Inputs, Model, Result, read_lines};
-use std::path::{Path, PathBuf};
+mod common;
 
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
-/// A folder of its own with a copy of a fixture's config and weights.
-fn copy(test: &str, name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
-    std::fs::create_dir_all(&folder).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(data(name).join(file), folder.join(file)).unwrap();
-    }
-    folder
-}
+use common::{copy, data, fails};
+use longhand_models::{Config, Device, Inputs, Model, read_lines};
+use std::path::Path;
 
 fn edit_config(folder: &Path, from: &str, to: &str) {
     let path = folder.join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "the config has no {from}");
     std::fs::write(&path, text.replace(from, to)).unwrap();
-}
-
-/// The error of `result`, which must have all of `words`.
-fn fails<T>(result: Result<T>, words: &[&str]) {
-    let error = result.err().expect("an error").to_string();
-    for word in words {
-        assert!(error.contains(word), "{error:?} does not say {word:?}");
-    }
-    assert!(!error.contains('\n'), "{error:?} is more than a line");
 }
 
 fn bert() -> (Model, Inputs) {

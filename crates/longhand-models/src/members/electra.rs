@@ -142,18 +142,13 @@ impl Pair {
         let noisy = ops::add(logits.clone(), gumbel);
         for (i, id) in ids.data.iter_mut().enumerate() {
             if labels.data[i] != -100 {
-                *id = argmax(noisy.row(i)) as i32;
+                *id = ops::argmax(noisy.row(i)) as i32;
             }
         }
         let replaced = ids.data.iter().zip(&original.data).map(|(a, b)| i32::from(a != b));
         let replaced = Ints::new(shape, replaced.collect());
         Ok((ids, replaced))
     }
-}
-
-fn argmax(row: &[f32]) -> usize {
-    let best = (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
-    best.unwrap_or(0)
 }
 
 /// The mean binary cross entropy over the positions that are not padding.

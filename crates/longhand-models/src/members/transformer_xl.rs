@@ -104,11 +104,6 @@ impl TransformerXl {
             let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
             Ok::<_, Error>((weight, weights.tensor("crit.cluster_bias", &[tails])?))
         });
-        let clamp = match config.get("clamp_len").map(|v| v.as_i64()) {
-            Some(Some(n)) if n > 0 => Some(n as usize),
-            Some(None) => return Err(Error::input("config: clamp_len: must be a whole number")),
-            _ => None,
-        };
         Ok(TransformerXl {
             clusters,
             cluster_head: cluster_head.transpose()?,
@@ -119,7 +114,7 @@ impl TransformerXl {
             width,
             memory: config.size("mem_len")?,
             same_length: config.flag_or("same_length", false)?,
-            clamp,
+            clamp: config.length("clamp_len")?,
         })
     }
 

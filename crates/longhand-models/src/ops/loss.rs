@@ -27,6 +27,17 @@ pub fn scored_rows(logits: &Tensor, labels: &Ints, name: &str) -> Result<Vec<(us
     scored.map(label).collect()
 }
 
+/// Labels for what foretells the next token: each position's is the one after it, and the last has
+/// none.
+pub fn next_labels(labels: &Ints) -> Ints {
+    let mut next = labels.clone();
+    for row in next.data.chunks_mut(labels.shape.last().copied().unwrap_or(1).max(1)) {
+        row.rotate_left(1);
+        row.iter_mut().last().into_iter().for_each(|last| *last = IGNORED);
+    }
+    next
+}
+
 /// The mean of `−log softmax(logits)[label]` over scored rows; NaN if there is none, as the
 /// reference has it. Gradient to the logits: `(softmax − one-hot) / scored`.
 pub fn cross_entropy(logits: &Tensor, scored: &[(usize, usize)]) -> f64 {

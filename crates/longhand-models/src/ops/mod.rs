@@ -14,11 +14,15 @@ mod softmax;
 pub use activation::Activation;
 pub use conv::{conv1d, max_over_length};
 pub use loss::{
-    binary_cross_entropy, cosine, cross_entropy, dot, l1, mse, scored_rows, soft_cross_entropy,
+    binary_cross_entropy, cosine, cross_entropy, dot, l1, mse, next_labels, scored_rows,
+    soft_cross_entropy,
 };
-pub use norm::{affine, layer_norm, rms_norm};
+pub use norm::{affine, channel_norm, layer_norm, rms_norm, weight_norm};
 pub use product::{Matrix, linear, matmul};
-pub use rows::{concat_last, gather, keep_rows, select_rows, shift_rows, split_fused, split_last};
+pub use rows::{
+    argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, select_rows,
+    shift_rows, split_fused, split_last,
+};
 pub use softmax::{log_softmax, softmax};
 
 use crate::Tensor;

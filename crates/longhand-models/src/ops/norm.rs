@@ -49,6 +49,58 @@ pub fn affine(x: Tensor, weight: &[f32], bias: &[f32]) -> Tensor {
     })
 }
 
+/// `(x − mean) / sqrt(variance + eps) · weight + bias` of each channel of `[batch, length, width]`
+/// over the length, biased variance: a group norm of one channel a group. Gradient: as of
+/// [`layer_norm`], channels in place of rows.
+///
+/// # Panics
+///
+/// If `x` has not three dimensions, or `weight` or `bias` is not as long as a row.
+pub fn channel_norm(mut x: Tensor, weight: &[f32], bias: &[f32], eps: f64) -> Tensor {
+    let &[_, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    assert_eq!((width, width), (weight.len(), bias.len()), "one weight and bias a channel");
+    for sequence in x.data_mut().chunks_exact_mut((length * width).max(1)) {
+        let mean_of = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
+            let mut sums = vec![0.0; width];
+            for row in sequence.chunks_exact(width) {
+                row.iter().enumerate().for_each(|(c, &x)| sums[c] += f(c, f64::from(x)));
+            }
+            sums.iter().map(|sum| sum / length as f64).collect()
+        };
+        let mean = mean_of(&|_, x| x);
+        let variance = mean_of(&|c, x| (x - mean[c]) * (x - mean[c]));
+        for row in sequence.chunks_exact_mut(width) {
+            for (c, x) in row.iter_mut().enumerate() {
+                let normed = (f64::from(*x) - mean[c]) / (variance[c] + eps).sqrt();
+                *x = normed as f32 * weight[c] + bias[c];
+            }
+        }
+    }
+    x
+}
+
+/// A convolution's weight `[out, in, width]` from directions of that shape and a length for each
+/// place of the kernel: `length[k] · v / |v[:, :, k]|`. Gradient to the length: the direction's part
+/// of what comes in.
+///
+/// # Panics
+///
+/// If there are not as many lengths as places.
+pub fn weight_norm(mut v: Tensor, lengths: &[f32]) -> Tensor {
+    let width = v.width();
+    assert_eq!(width, lengths.len(), "a length for each place of the kernel");
+    let mut squares = vec![0.0; width];
+    for row in v.data().chunks_exact(width) {
+        row.iter().zip(&mut squares).for_each(|(&x, sum)| *sum += f64::from(x) * f64::from(x));
+    }
+    for row in v.data_mut().chunks_exact_mut(width) {
+        for ((x, &length), square) in row.iter_mut().zip(lengths).zip(&squares) {
+            *x = (f64::from(*x) * f64::from(length) / square.sqrt()) as f32;
+        }
+    }
+    v
+}
+
 /// The sum of `f` over a row, in eight partial sums: vectors, and less rounding.
 fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = row.as_chunks::<8>();

@@ -30,6 +30,37 @@ pub fn keep_rows(mut x: Tensor, keep: impl Fn(usize) -> bool) -> Tensor {
     x
 }
 
+/// `x` with `row` in the rows that `which` names. Gradient: summed over those rows to `row`, zeros
+/// there to `x`.
+///
+/// # Panics
+///
+/// If `row` is not as long as a row of `x`.
+pub fn put_row(mut x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor {
+    assert_eq!(x.width(), row.len(), "a row of the same width");
+    let rows = x.data_mut().chunks_exact_mut(row.len().max(1)).enumerate();
+    rows.filter(|(i, _)| which(*i)).for_each(|(_, to)| to.copy_from_slice(row));
+    x
+}
+
+/// The first `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
+/// others.
+///
+/// # Panics
+///
+/// If there are fewer.
+pub fn first_rows(x: &Tensor, count: usize) -> Tensor {
+    let (batch, rows, width) = (x.shape()[0], x.shape()[1], x.width());
+    assert!(count <= rows, "{count} of {rows} rows");
+    let of = |b: usize| &x.data()[b * rows * width..][..count * width];
+    Tensor::new(&[batch, count, width], (0..batch).flat_map(of).copied().collect())
+}
+
+/// The index of the largest element, the first if several are; 0 of nothing. It has no gradient.
+pub fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a }).unwrap_or(0)
+}
+
 /// Of `[batch, length, width]`, the row `by` places further on (negative: before), zeros beyond
 /// the ends. Gradient: shifted back.
 ///
@@ -48,6 +79,35 @@ pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
         }
     }
     Tensor::new(x.shape(), data)
+}
+
+/// The rows of two `[batch, …, width]`, one after the other. Gradient: cut apart again.
+///
+/// # Panics
+///
+/// If they differ in batch or width.
+pub fn join_rows(a: &Tensor, b: &Tensor) -> Tensor {
+    let (batch, width) = (b.shape()[0], b.width());
+    assert_eq!((a.shape()[0], a.width()), (batch, width), "rows of the same batch and width");
+    let (rows_a, rows_b) = (a.shape()[1], b.shape()[1]);
+    let mut data = Vec::with_capacity(a.data().len() + b.data().len());
+    for i in 0..batch {
+        data.extend_from_slice(&a.data()[i * rows_a * width..][..rows_a * width]);
+        data.extend_from_slice(&b.data()[i * rows_b * width..][..rows_b * width]);
+    }
+    Tensor::new(&[batch, rows_a + rows_b, width], data)
+}
+
+/// The last `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
+/// others.
+///
+/// # Panics
+///
+/// If there are fewer.
+pub fn last_rows(x: &Tensor, count: usize) -> Tensor {
+    let (batch, rows, width) = (x.shape()[0], x.shape()[1], x.width());
+    let of = |b: usize| &x.data()[((b + 1) * rows - count) * width..(b + 1) * rows * width];
+    Tensor::new(&[batch, count, width], (0..batch).flat_map(of).copied().collect())
 }
 
 /// Tensors of the same rows, side by side. Gradient: cut apart again.

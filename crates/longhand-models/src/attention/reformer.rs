@@ -1,0 +1,233 @@
+//! Reformer's two kinds: by hashing, and by chunks of neighbours.
+
+use super::{Heads, Mask, Room, full};
+use crate::{Device, Ints, Result, Tensor};
+use longhand::{DType, Lsh, lsh};
+
+/// Chunks of a sequence, and which of them a position sees: its own, so many before it and so many
+/// after. The first chunk stands after the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// Positions of a chunk.
+    pub chunk_len: usize,
+    /// Chunks before a position's own.
+    pub before: usize,
+    /// Chunks after it.
+    pub after: usize,
+    /// No position sees a later one.
+    pub causal: bool,
+}
+
+/// Where the rotations of the hash come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Rotations<'a> {
+    /// `[heads, dim, rounds, Σ factors / 2]`.
+    Given(&'a Tensor),
+    /// From a seed.
+    Drawn(u64),
+}
+
+/// Attention among positions whose rows of `qk` hash to like buckets (`buckets` are their number's
+/// factors), in so many rounds. `qk` and `v` are `[batch, seqlen, heads · dim]`. Returns the
+/// buckets too, `[batch, heads, rounds, seqlen]`; nothing is hashed where one chunk holds all.
+/// Gradient: as of [`full`]; none flows through the hash, and the buckets are kept for it.
+///
+/// # Errors
+///
+/// If the sizes do not fit.
+pub fn hashed(
+    device: &Device,
+    heads: &Heads,
+    ring: &Ring,
+    (buckets, rounds): (&[usize], usize),
+    [qk, v]: [&Tensor; 2],
+    rotations: Rotations<'_>,
+    key_valid: Option<&[u8]>,
+) -> Result<(Tensor, Option<Ints>)> {
+    let [batch, seqlen] = [qk.shape()[0], qk.shape()[1]];
+    let shape = [batch, seqlen, heads.count, heads.dim];
+    let mut problem = Lsh::new(shape, ring.chunk_len, rounds, DType::F32)
+        .num_buckets(buckets)
+        .chunks(ring.before, ring.after)
+        .softmax_scale(heads.scale);
+    problem.causal = ring.causal;
+    problem.key_padding = key_valid.is_some();
+    problem.validate()?;
+    let drawn;
+    let rotations = match rotations {
+        Rotations::Given(given) => given.data(),
+        Rotations::Drawn(seed) => {
+            drawn = problem.rotations(seed);
+            &drawn
+        }
+    };
+    let rotations = problem.is_hashed().then_some(rotations);
+    let [rows_qk, rows_v] = [qk.data(), v.data()];
+    let (out, buckets) = match device {
+        Device::Reference => {
+            let mut inputs = lsh::Inputs::new(rows_qk, rows_v);
+            inputs.rotations = rotations;
+            inputs.key_valid = key_valid;
+            let result = problem.reference(&inputs)?;
+            (result.out, result.buckets)
+        }
+        Device::Cpu => {
+            let plan = problem.plan_cpu()?;
+            let Room { mut out, mut lse, mut workspace } =
+                Room::new(qk, problem.lse_len(), |threads| plan.workspace_len(threads));
+            let mut buckets = vec![0; problem.buckets_len()];
+            let mut lse_rounds = vec![0.0; problem.lse_rounds_len()];
+            let mut args = lsh::cpu::Args::new(rows_qk, rows_v, &mut out, &mut lse);
+            args.rotations = rotations;
+            args.key_valid = key_valid;
+            if problem.is_sorted() {
+                args.buckets = Some(&mut buckets);
+                args.lse_rounds = Some(&mut lse_rounds);
+            }
+            plan.run(args, &mut workspace)?;
+            (out, buckets)
+        }
+    };
+    let shape = [batch, heads.count, rounds, seqlen];
+    let buckets = problem.is_sorted().then(|| Ints::new(&shape, buckets));
+    Ok((Tensor::new(qk.shape(), out), buckets))
+}
+
+/// Attention of each chunk over the chunks that it sees, by [`full`] with a chunk as a sequence of
+/// the batch. All tensors are `[batch, seqlen, heads · dim]`; the length is a multiple of the
+/// chunk's, or less than one. A chunk that is met twice counts twice. Gradient: as of [`full`],
+/// summed over the places that a row was gathered to.
+///
+/// # Errors
+///
+/// If the sizes do not fit.
+///
+/// # Panics
+///
+/// If the length is above a chunk's and no multiple of it.
+pub fn chunked(
+    device: &Device,
+    heads: &Heads,
+    ring: &Ring,
+    [q, k, v]: [&Tensor; 3],
+    key_valid: Option<&[u8]>,
+) -> Result<Tensor> {
+    let &[batch, seqlen, width] = q.shape() else { panic!("three dimensions: {:?}", q.shape()) };
+    let len = ring.chunk_len;
+    if seqlen <= len {
+        let mask = Mask { key_valid, causal: ring.causal, ..Mask::default() };
+        return full(device, heads, [q, k, v], &mask);
+    }
+    assert!(seqlen.is_multiple_of(len), "{seqlen} positions in chunks of {len}");
+    let count = seqlen / len;
+    let seen = ring.before + 1 + ring.after;
+    // The chunk at place `n` of those that chunk `c` sees.
+    let chunk =
+        |c: usize, n: usize| (c + n + (ring.before / count + 1) * count - ring.before) % count;
+    let mut rows = Vec::with_capacity(batch * seqlen * seen);
+    let mut there = Vec::with_capacity(rows.capacity());
+    for b in 0..batch {
+        for c in 0..count {
+            for n in 0..seen {
+                let other = chunk(c, n);
+                let first = b * seqlen + other * len;
+                let earlier = !ring.causal || other <= c;
+                let valid = |row: usize| earlier && key_valid.is_none_or(|valid| valid[row] != 0);
+                rows.extend(first..first + len);
+                there.extend((first..first + len).map(|row| u8::from(valid(row))));
+            }
+        }
+    }
+    // Within a chunk's own positions, the same for all chunks: which keys are later.
+    let later = |i: usize, key: usize| {
+        let own = (key / len + count - ring.before % count).is_multiple_of(count);
+        if own && key % len > i { f32::NEG_INFINITY } else { 0.0 }
+    };
+    let bias = ring.causal.then(|| {
+        let bias = (0..len).flat_map(|i| (0..seen * len).map(move |key| later(i, key)));
+        Tensor::new(&[1, 1, len, seen * len], bias.collect())
+    });
+    let masked = ring.causal || key_valid.is_some();
+    let mask =
+        Mask { key_valid: masked.then_some(&there[..]), bias: bias.as_ref(), ..Mask::default() };
+    let own = q.clone().reshape(&[batch * count, len, width]);
+    let [k, v] = [k, v].map(|x| crate::ops::gather(x, &rows, &[batch * count, seen * len]));
+    Ok(full(device, heads, [&own, &k, &v], &mask)?.reshape(q.shape()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `chunked` by its definition: over positions.
+    fn plain(heads: &Heads, ring: &Ring, [q, k, v]: [&Tensor; 3], valid: &[u8]) -> Vec<f64> {
+        let (batch, seqlen, width) = (q.shape()[0], q.shape()[1], q.width());
+        let count = (seqlen / ring.chunk_len) as isize;
+        let mut out = vec![0.0; batch * seqlen * width];
+        for b in 0..batch {
+            for h in 0..heads.count {
+                for i in 0..seqlen {
+                    let columns = h * heads.dim..(h + 1) * heads.dim;
+                    let own = &q.row(b * seqlen + i)[columns.clone()];
+                    let (mut sum, mut mixed) = (0.0, vec![0.0; heads.dim]);
+                    for n in -(ring.before as isize)..=ring.after as isize {
+                        let chunk = ((i / ring.chunk_len) as isize + n).rem_euclid(count) as usize;
+                        for j in chunk * ring.chunk_len..(chunk + 1) * ring.chunk_len {
+                            if valid[b * seqlen + j] == 0 || ring.causal && j > i {
+                                continue;
+                            }
+                            let key = &k.row(b * seqlen + j)[columns.clone()];
+                            let weight = (crate::ops::dot(own, key) * heads.scale).exp();
+                            let value = &v.row(b * seqlen + j)[columns.clone()];
+                            sum += weight;
+                            let pairs = mixed.iter_mut().zip(value);
+                            pairs.for_each(|(m, &x)| *m += weight * f64::from(x));
+                        }
+                    }
+                    let at = (b * seqlen + i) * width + columns.start;
+                    let to = out[at..][..heads.dim].iter_mut().zip(mixed);
+                    to.for_each(|(to, m)| *to = if sum > 0.0 { m / sum } else { 0.0 });
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn chunks_see_their_neighbours_round_the_ring() {
+        let heads = Heads::of_width(2, 8);
+        let random = |seed: usize| {
+            let numbers = (0..2 * 24 * 8).map(|n| ((n * 7919 + seed) as f64).sin() as f32);
+            Tensor::new(&[2, 24, 8], numbers.collect())
+        };
+        let [q, k, v] = [random(1), random(2), random(3)];
+        let valid: Vec<u8> = (0..48).map(|i| u8::from(i % 11 != 3)).collect();
+        for (chunk_len, before, after) in [
+            (4, 1, 0),
+            (4, 0, 0),
+            (6, 0, 1),
+            (4, 2, 1),
+            (8, 1, 1),
+            (8, 3, 0),
+            (12, 4, 3),
+            (24, 1, 0),
+        ] {
+            for causal in [false, true] {
+                let ring = Ring { chunk_len, before, after, causal };
+                let got = chunked(&Device::Cpu, &heads, &ring, [&q, &k, &v], Some(&valid)).unwrap();
+                // One chunk that holds everything is seen once.
+                let once = Ring { before: 0, after: 0, ..ring };
+                let defined = if chunk_len == 24 { &once } else { &ring };
+                let want = plain(&heads, defined, [&q, &k, &v], &valid);
+                for (i, (g, w)) in got.data().iter().zip(&want).enumerate() {
+                    assert!((f64::from(*g) - w).abs() < 1e-5, "{ring:?}[{i}]: {g}, not {w}");
+                }
+                let all = vec![1; 48];
+                let got = chunked(&Device::Cpu, &heads, &ring, [&q, &k, &v], None).unwrap();
+                let want = plain(&heads, defined, [&q, &k, &v], &all);
+                let off = got.data().iter().zip(&want).map(|(&g, w)| (f64::from(g) - w).abs());
+                assert!(off.fold(0.0, f64::max) < 1e-5, "{ring:?} without a mask");
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! XLNet's two streams: contents, which see themselves, and queries, which do not.
+
+use super::{Heads, Room};
+use crate::{Device, Result, Tensor};
+use longhand::transformer_xl::{self, SinCos, sinusoids};
+use longhand::{DType, TransformerXl, Window};
+
+/// What a position of a segment may see, the same in every layer. Keys are the memory's, then the
+/// segment's.
+#[derive(Debug, Clone, Default)]
+pub struct StreamMask {
+    /// How far back, and whether ahead.
+    pub window: Window,
+    /// Distances beyond this one are alike, on either side.
+    pub clamp_len: Option<usize>,
+    /// The numbers of the segment's parts, `[batch, seqlen]`, and those of the keys,
+    /// `[batch, seqlen_k]`.
+    pub parts: Option<[Vec<i32>; 2]>,
+    /// `[batch, seqlen_k]`, 1 for a key that is there.
+    pub key_valid: Option<Vec<u8>>,
+    /// `[batch, seqlen, words]`, a bit for each key that the position must not see.
+    pub blocked: Option<Vec<u32>>,
+}
+
+/// What the two streams of a layer read.
+pub struct Streams<'a> {
+    /// Heads and the scale.
+    pub heads: &'a Heads,
+    /// Keys and values, `[batch, seqlen_k, heads · dim]`.
+    pub keys_values: [&'a Tensor; 2],
+    /// Positions of the segment.
+    pub seqlen: usize,
+    /// The projected [`distances`]; where there are two, the second is the second half's of the
+    /// batch.
+    pub r: &'a [Tensor],
+    /// `[heads, dim]`: added to queries for the keys, the distances, the parts.
+    pub biases: [&'a Tensor; 3],
+    /// `[2, heads, dim]`: for keys of the same part, and of another.
+    pub seg_embed: &'a Tensor,
+    /// What is seen.
+    pub mask: &'a StreamMask,
+}
+
+/// The sinusoids `[rows, width]` of all distances that a segment of `seqlen` positions after
+/// `memory` ones meets, ascending.
+///
+/// # Errors
+///
+/// If the width is odd.
+pub fn distances([memory, seqlen, width]: [usize; 3], clamp_len: Option<usize>) -> Result<Tensor> {
+    let problem = problem([1, seqlen, 1, 1], memory, clamp_len);
+    let first = -(problem.distance_offset as i64);
+    let rows = sinusoids(first, problem.rows, width, SinCos::Halves)?;
+    Ok(Tensor::new(&[problem.rows, width], rows))
+}
+
+fn problem(shape: [usize; 4], memory: usize, clamp_len: Option<usize>) -> TransformerXl {
+    let problem = TransformerXl::xlnet(shape, memory, DType::F32);
+    match clamp_len {
+        Some(n) => problem.clamp_len(n),
+        None => problem,
+    }
+}
+
+impl Streams<'_> {
+    /// Attention of one stream's `q`: of the content stream, `[batch, seqlen, heads · dim]`, or of
+    /// the query stream, `[batch, count, heads · dim]` at the positions `targets` (`[batch, count]`).
+    /// Gradient: as of [`relative`](super::relative), also to `seg_embed`.
+    ///
+    /// # Errors
+    ///
+    /// If the sizes do not fit.
+    pub fn run(&self, device: &Device, q: &Tensor, targets: Option<&[i32]>) -> Result<Tensor> {
+        let batch = q.shape()[0];
+        let each = batch / self.r.len().max(1);
+        let mut data = Vec::with_capacity(q.data().len());
+        for (n, r) in self.r.iter().enumerate() {
+            data.extend(self.part(device, q, targets, [n * each, each, batch], r)?);
+        }
+        Ok(Tensor::new(q.shape(), data))
+    }
+
+    /// Of `each` sequences from `first` on, whose distances are `r`'s.
+    fn part(
+        &self,
+        device: &Device,
+        q: &Tensor,
+        targets: Option<&[i32]>,
+        [first, each, batch]: [usize; 3],
+        r: &Tensor,
+    ) -> Result<Vec<f32>> {
+        let (mask, [k, v]) = (self.mask, self.keys_values);
+        let (heads, memory) = (self.heads, k.shape()[1] - self.seqlen);
+        let shape = [each, self.seqlen, heads.count, heads.dim];
+        let mut problem = problem(shape, memory, mask.clamp_len);
+        problem.softmax_scale = heads.scale;
+        problem.window = mask.window;
+        problem.segments = mask.parts.is_some();
+        problem.key_padding = mask.key_valid.is_some();
+        problem.perm_mask = mask.blocked.is_some();
+        if targets.is_some() {
+            problem = problem.query_stream().targets(q.shape()[1]);
+        }
+        let rows = [q, k, v].map(|x| of_batch(x.data(), [first, each, batch]));
+        let [bias_u, bias_v, bias_s] = self.biases.map(Tensor::data);
+        let biases = [bias_u, bias_v];
+        let bias_s = mask.parts.is_some().then_some(bias_s);
+        let seg_embed = mask.parts.is_some().then_some(self.seg_embed.data());
+        let part = |i: usize| mask.parts.as_ref().map(|x| of_batch(&x[i], [first, each, batch]));
+        let blocked = mask.blocked.as_deref().map(|x| of_batch(x, [first, each, batch]));
+        let valid = mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch]));
+        let targets = targets.map(|x| of_batch(x, [first, each, batch]));
+        match device {
+            Device::Reference => {
+                let mut inputs = transformer_xl::Inputs::new(rows, r.data(), biases);
+                (inputs.bias_s, inputs.seg_embed) = (bias_s, seg_embed);
+                (inputs.seg_q, inputs.seg_k) = (part(0), part(1));
+                (inputs.perm_mask, inputs.key_valid) = (blocked, valid);
+                inputs.targets = targets;
+                Ok(problem.reference(&inputs)?.out)
+            }
+            Device::Cpu => {
+                let plan = problem.plan_cpu()?;
+                let len = q.data().len() / batch.max(1) * each;
+                let Room { mut out, mut lse, mut workspace } =
+                    Room::of(len, problem.lse_len(), |threads| plan.workspace_len(threads));
+                let (out_to, lse_to) = (&mut out, &mut lse);
+                let mut args =
+                    transformer_xl::cpu::Args::new(rows, r.data(), biases, out_to, lse_to);
+                (args.bias_s, args.seg_embed) = (bias_s, seg_embed);
+                (args.seg_q, args.seg_k) = (part(0), part(1));
+                (args.perm_mask, args.key_valid) = (blocked, valid);
+                args.targets = targets;
+                plan.run(args, &mut workspace)?;
+                Ok(out)
+            }
+        }
+    }
+}
+
+/// What belongs to `each` of `batch` sequences from `first` on.
+fn of_batch<T>(x: &[T], [first, each, batch]: [usize; 3]) -> &[T] {
+    let len = x.len() / batch.max(1);
+    &x[first * len..(first + each) * len]
+}

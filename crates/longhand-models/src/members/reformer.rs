@@ -1,0 +1,406 @@
+//! Reformer: long texts in little memory. Attention is by hashing in some layers and by chunks of
+//! neighbours in others; positions are two narrow tables; and a layer's inputs can be computed from
+//! its outputs, so that training need not keep them.
+
+mod positions;
+
+use crate::attention::{self, Heads, Ring, Rotations};
+use crate::block::FeedForward;
+use crate::family::Traits;
+use crate::network::{Member, key_valid};
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm, Order};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use positions::Positions;
+
+/// How a layer attends.
+enum Kind {
+    /// By hashing: queries are also the keys.
+    Hashed { query_key: Linear },
+    /// By chunks.
+    Chunked { query: Linear, key: Linear },
+}
+
+struct Layer {
+    norm: Norm,
+    kind: Kind,
+    value: Linear,
+    out: Linear,
+    feed_norm: Norm,
+    feed: FeedForward,
+}
+
+/// Rounds, and chunks on one side, that are more than any model has.
+const MOST: usize = 1024;
+
+/// The hash of the layers that have one.
+struct Hash {
+    ring: Ring,
+    /// Factors of the number of buckets; chosen by the length where there are none.
+    buckets: Option<Vec<usize>>,
+    rounds: usize,
+    /// Of rotations that are not given; each layer's number where there is none.
+    seed: Option<usize>,
+}
+
+struct Reformer {
+    words: Tensor,
+    positions: Positions,
+    layers: Vec<Layer>,
+    norm: Norm,
+    head: Linear,
+    heads: Heads,
+    hash: Hash,
+    local: Ring,
+    /// Rows that a feed-forward, and the head, take at a time; all at once if 0.
+    feed_chunk: usize,
+    head_chunk: usize,
+    causal: bool,
+    pad: usize,
+    /// Of the configuration: how many positions there may be.
+    most: usize,
+}
+
+/// What a pass gives.
+struct Pass {
+    /// The second stream before each layer and after the last.
+    states: Vec<Tensor>,
+    logits: Tensor,
+    /// By layer.
+    buckets: Vec<(usize, Ints)>,
+}
+
+pub(crate) fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    // The head reads both streams: it is twice as wide as the table.
+    config.only("tie_word_embeddings", false)?;
+    config.ignore(&[
+        "axial_norm_std",
+        "local_attention_probs_dropout_prob",
+        "lsh_attention_probs_dropout_prob",
+    ]);
+    let hidden = config.positive("hidden_size")?;
+    let vocab = config.positive("vocab_size")?;
+    let count = config.positive("num_attention_heads")?;
+    let dim = config.positive("attention_head_size")?;
+    let eps = config.number_or("layer_norm_eps", 1e-12)?;
+    let heads = Heads { count, dim, scale: 1.0 / (dim as f64).sqrt() };
+    let kinds = kinds(config)?;
+    config.only("num_hidden_layers", kinds.len())?;
+    let body = weights.under("reformer.");
+    let layer = |(i, hashed): (usize, &bool)| {
+        let own = body.under(&format!("encoder.layers.{i}."));
+        read_layer(traits, config, &own, &heads, *hashed)
+    };
+    let causal = config.flag_or("is_decoder", false)?;
+    let few = |name: &str, default: usize| match config.size_or(name, default)? {
+        n if n > MOST => {
+            Err(Error::invalid(format!("config: {name}"), n, format!("must be at most {MOST}")))
+        }
+        n => Ok(n),
+    };
+    let ring = |name: &str| -> Result<Ring> {
+        Ok(Ring {
+            chunk_len: config.size_or(&format!("{name}_attn_chunk_length"), 64)?.max(1),
+            before: few(&format!("{name}_num_chunks_before"), 1)?,
+            after: few(&format!("{name}_num_chunks_after"), 0)?,
+            causal,
+        })
+    };
+    let head = weights.tensor("lm_head.decoder.weight", &[vocab, 2 * hidden])?;
+    let pad = config.size_or("pad_token_id", 0)?;
+    if pad >= vocab {
+        let rule = format!("must be below vocab_size = {vocab}");
+        return Err(Error::invalid("config: pad_token_id", pad, rule));
+    }
+    let most = config.size_or("max_position_embeddings", 4096)?;
+    Ok(Box::new(Reformer {
+        words: body.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?,
+        positions: Positions::read(config, &body, hidden, most)?,
+        layers: kinds.iter().enumerate().map(layer).collect::<Result<_>>()?,
+        norm: Norm::read(&body, "encoder.layer_norm", 2 * hidden, traits.norm, eps)?,
+        head: Linear::tied(&head, Some(weights.tensor("lm_head.bias", &[vocab])?)),
+        heads,
+        hash: Hash {
+            ring: ring("lsh")?,
+            buckets: buckets(config)?,
+            rounds: few("num_hashes", 1)?.max(1),
+            seed: config.optional_size("hash_seed")?,
+        },
+        local: ring("local")?,
+        feed_chunk: config.size_or("chunk_size_feed_forward", 0)?,
+        head_chunk: config.size_or("chunk_size_lm_head", 0)?,
+        causal,
+        pad,
+        most,
+    }))
+}
+
+/// Whether each layer hashes.
+fn kinds(config: &Config) -> Result<Vec<bool>> {
+    let bad = || Error::input("config: attn_layers: must be a list of \"local\" and \"lsh\"");
+    let list = config.get("attn_layers").and_then(|list| list.as_array()).ok_or_else(bad)?;
+    let kind = |kind: &serde_json::Value| match kind.as_str() {
+        Some("lsh") => Ok(true),
+        Some("local") => Ok(false),
+        _ => Err(bad()),
+    };
+    match list.is_empty() {
+        true => Err(bad()),
+        false => list.iter().map(kind).collect(),
+    }
+}
+
+fn buckets(config: &Config) -> Result<Option<Vec<usize>>> {
+    let Some(value) = config.get("num_buckets") else { return Ok(None) };
+    let factors = match value.is_array() {
+        true => config.sizes("num_buckets")?,
+        false => vec![config.size("num_buckets")?],
+    };
+    if factors.iter().any(|n| *n == 0 || !n.is_multiple_of(2)) {
+        let rule = "must be even and positive, or a list of such factors";
+        return Err(Error::invalid("config: num_buckets", value, rule));
+    }
+    Ok(Some(factors))
+}
+
+fn read_layer(
+    traits: &'static Traits,
+    config: &Config,
+    own: &Weights,
+    heads: &Heads,
+    hashed: bool,
+) -> Result<Layer> {
+    let hidden = config.positive("hidden_size")?;
+    let inner = config.positive("feed_forward_size")?;
+    let eps = config.number_or("layer_norm_eps", 1e-12)?;
+    let activation = Activation::named(&config.text_or("hidden_act", "relu")?)?;
+    let width = heads.count * heads.dim;
+    let attention = own.under("attention.self_attention.");
+    let bare = |weights: &Weights, name: &str, from: usize, to: usize| {
+        Linear::read_as(weights, name, from, to, Order::OutIn, false)
+    };
+    let into = |name: &str| bare(&attention, name, hidden, width);
+    let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, eps);
+    Ok(Layer {
+        norm: norm("attention.layer_norm")?,
+        kind: match hashed {
+            true => Kind::Hashed { query_key: into("query_key")? },
+            false => Kind::Chunked { query: into("query")?, key: into("key")? },
+        },
+        value: into("value")?,
+        out: bare(own, "attention.output.dense", width, hidden)?,
+        feed_norm: norm("feed_forward.layer_norm")?,
+        feed: FeedForward {
+            up: Linear::read(own, "feed_forward.dense.dense", hidden, inner)?,
+            gate: None,
+            activation,
+            down: Linear::read(own, "feed_forward.output.dense", inner, hidden)?,
+        },
+    })
+}
+
+impl Reformer {
+    /// The length that chunks fill: a common multiple of theirs, unless the shortest holds all.
+    fn padded(&self, length: usize) -> usize {
+        let mut chunks = Vec::new();
+        for layer in &self.layers {
+            chunks.push(match layer.kind {
+                Kind::Hashed { .. } => self.hash.ring.chunk_len,
+                Kind::Chunked { .. } => self.local.chunk_len,
+            });
+        }
+        match chunks.iter().min() {
+            Some(&least) if length > least => {
+                let common = chunks.iter().fold(1, |all, &n| all / gcd(all, n) * n);
+                length.next_multiple_of(common)
+            }
+            _ => length,
+        }
+    }
+
+    /// The factors of the number of buckets for this length.
+    fn buckets(&self, length: usize) -> Vec<usize> {
+        if let Some(buckets) = &self.hash.buckets {
+            return buckets.clone();
+        }
+        // Two buckets to a chunk, or the power of two below; two factors where they are many.
+        let chunk = self.hash.ring.chunk_len;
+        let bits = (2 * (length / chunk)).checked_ilog2().unwrap_or(1).max(1);
+        let limit = 2 * (self.most / chunk).isqrt().max(chunk);
+        match 1 << bits {
+            all if all > limit => vec![1 << (bits / 2), 1 << (bits - bits / 2)],
+            all => vec![all],
+        }
+    }
+
+    /// Words at their positions.
+    fn embed(&self, name: &str, ids: &Ints, length: usize) -> Result<Tensor> {
+        let [batch, given] = ids.matrix(name)?;
+        let places = self.positions.count();
+        if length > places {
+            let rule =
+                format!("in whole chunks that is {length}, and there are {places} positions");
+            return Err(Error::invalid(format!("the length of {name}"), given, rule));
+        }
+        let mut words = Vec::with_capacity(batch * length);
+        for row in ids.indices(name, self.words.rows())?.chunks_exact(given) {
+            words.extend_from_slice(row);
+            words.extend(std::iter::repeat_n(self.pad, length - given));
+        }
+        let shape = [batch, length];
+        let positions = self.positions.run(batch, length);
+        Ok(ops::add(ops::gather(&self.words, &words, &shape), &positions))
+    }
+
+    fn pass(
+        &self,
+        (name, ids): (&str, &Ints),
+        valid: Option<Vec<u8>>,
+        inputs: &Inputs,
+        device: &Device,
+    ) -> Result<Pass> {
+        let [batch, given] = ids.matrix(name)?;
+        let length = self.padded(given);
+        let embedded = self.embed(name, ids, length)?;
+        let valid: Vec<u8> = (0..batch * length)
+            .map(|i| match (i % length < given, &valid) {
+                (true, Some(valid)) => valid[i / length * given + i % length],
+                (there, _) => u8::from(there),
+            })
+            .collect();
+        // Where everything is there, nothing needs a bucket of its own.
+        let valid = valid.contains(&0).then_some(&valid[..]);
+        let mut states = vec![embedded.clone()];
+        let (mut x1, mut x2) = (embedded.clone(), embedded);
+        let mut buckets = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let rotations = self.rotations(i, length, inputs)?;
+            let (mixed, hashed) = self.attend(layer, &x2, rotations, valid, device)?;
+            // x1 = y1 − attention(norm(x2)) and x2 = y2 − feed(norm(y1)) lead back.
+            x1 = ops::add(mixed, &x1);
+            let fed =
+                in_chunks(&x1, self.feed_chunk, |rows| layer.feed.run(&layer.feed_norm.run(rows)));
+            x2 = ops::add(fed, &x2);
+            states.push(x2.clone());
+            buckets.extend(hashed.map(|hashed| (i, hashed)));
+        }
+        let cut = |x: &Tensor| ops::first_rows(x, given);
+        let last = self.norm.run(ops::concat_last(&[&cut(&x1), &cut(&x2)]));
+        let logits = in_chunks(&last, self.head_chunk, |rows| self.head.run(&rows));
+        Ok(Pass { states: states.iter().map(cut).collect(), logits, buckets })
+    }
+
+    /// What a layer's attention makes of the second stream, and the buckets if it hashes, each
+    /// round's after the last one's.
+    fn attend(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        rotations: Rotations<'_>,
+        valid: Option<&[u8]>,
+        device: &Device,
+    ) -> Result<(Tensor, Option<Ints>)> {
+        let x = layer.norm.run(x.clone());
+        let v = layer.value.run(&x);
+        let (mixed, mut buckets) = match &layer.kind {
+            Kind::Hashed { query_key } => {
+                let (ring, factors) = (&self.hash.ring, self.buckets(x.shape()[1]));
+                let hash = (&factors[..], self.hash.rounds);
+                let rows = [&query_key.run(&x), &v];
+                attention::hashed(device, &self.heads, ring, hash, rows, rotations, valid)?
+            }
+            Kind::Chunked { query, key } => {
+                let rows = [&query.run(&x), &key.run(&x), &v];
+                (attention::chunked(device, &self.heads, &self.local, rows, valid)?, None)
+            }
+        };
+        if let Some(buckets) = &mut buckets {
+            let [_, _, rounds, length] = buckets.shape[..] else { unreachable!("four sizes") };
+            let of_round = self.buckets(length).iter().product::<usize>() as i32;
+            let of_round = of_round + i32::from(valid.is_some());
+            for (i, bucket) in buckets.data.iter_mut().enumerate() {
+                *bucket += (i / length % rounds) as i32 * of_round;
+            }
+        }
+        Ok((layer.out.run(&mixed), buckets))
+    }
+
+    /// The rotations of layer `i`: `rotations.<i>` where they are given.
+    fn rotations<'a>(&self, i: usize, length: usize, inputs: &'a Inputs) -> Result<Rotations<'a>> {
+        let name = format!("rotations.{i}");
+        if !inputs.has(&name) {
+            return Ok(Rotations::Drawn(self.hash.seed.unwrap_or(i) as u64));
+        }
+        let given = inputs.floats(&name)?;
+        let columns = self.buckets(length).iter().map(|n| n / 2).sum::<usize>();
+        let shape = [self.heads.count, self.heads.dim, self.hash.rounds, columns];
+        if given.shape() != shape {
+            let got = format!("{:?}", given.shape());
+            let rule = format!("must be {shape:?}");
+            return Err(Error::invalid(format!("the shape of input {name:?}"), got, rule));
+        }
+        Ok(Rotations::Given(given))
+    }
+
+    /// The mean over scored positions; of a decoder, each position's label is the next token.
+    fn loss(&self, name: &str, logits: &Tensor, inputs: &Inputs) -> Result<f64> {
+        let labels = inputs.ints_shaped(name, &logits.shape()[..2])?;
+        let labels = if self.causal { &ops::next_labels(labels) } else { labels };
+        Ok(ops::cross_entropy(logits, &ops::scored_rows(logits, labels, name)?))
+    }
+}
+
+impl Member for Reformer {
+    /// `input_ids`, and `train_input_ids` as training would see them: nothing padded.
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let mut out = Outputs::default();
+        let valid = key_valid(inputs)?;
+        let names = [("", "input_ids", "labels"), ("train.", "train_input_ids", "train_labels")];
+        for (prefix, name, labels) in names {
+            if !prefix.is_empty() && !inputs.has(name) {
+                continue;
+            }
+            let valid = valid.clone().filter(|_| prefix.is_empty());
+            let pass = self.pass((name, inputs.ints(name)?), valid, inputs, device)?;
+            if inputs.has(labels) {
+                out.put_scalar(format!("{prefix}loss"), self.loss(labels, &pass.logits, inputs)?);
+            }
+            for (layer, buckets) in pass.buckets {
+                out.put_ints(format!("{prefix}buckets.{layer}"), buckets);
+            }
+            if prefix.is_empty() {
+                out.put_hidden_states("", &pass.states);
+            }
+            out.put(format!("{prefix}logits"), pass.logits);
+        }
+        Ok(out)
+    }
+
+    fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
+        let ids = inputs.ints("input_ids")?;
+        let mut pass = self.pass(("input_ids", ids), key_valid(inputs)?, inputs, device)?;
+        pass.states.pop().ok_or_else(|| Error::input("the model has no states"))
+    }
+}
+
+/// `f` of so many rows at a time: what it needs in between stays small.
+fn in_chunks(x: &Tensor, chunk: usize, f: impl Fn(Tensor) -> Tensor) -> Tensor {
+    if chunk == 0 || x.rows() <= chunk {
+        return f(x.clone());
+    }
+    let (mut data, mut width) = (Vec::new(), 0);
+    for rows in x.data().chunks(chunk * x.width()) {
+        let y = f(Tensor::new(&[rows.len() / x.width(), x.width()], rows.to_vec()));
+        width = y.width();
+        data.extend_from_slice(y.data());
+    }
+    Tensor::new(&[&x.shape()[..x.shape().len() - 1], &[width]].concat(), data)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

@@ -1,0 +1,77 @@
+//! Positions of one table, or of axes: where the text of a novel has half a million places, two
+//! tables of some hundred rows tell them apart.
+
+use crate::{Config, Error, Result, Tensor, Weights, ops};
+
+/// What tells positions apart.
+pub(super) enum Positions {
+    /// A row for each.
+    Table(Tensor),
+    /// A row for each step along an axis: a position's vector is made of one row of each.
+    Axial(Vec<Tensor>),
+}
+
+impl Positions {
+    /// Reads what the options name, `hidden` wide.
+    ///
+    /// # Errors
+    ///
+    /// If the axes' widths do not fit, or a table is absent or misshapen.
+    pub(super) fn read(
+        config: &Config,
+        body: &Weights,
+        hidden: usize,
+        most: usize,
+    ) -> Result<Positions> {
+        let tables = body.under("embeddings.position_embeddings.");
+        if !config.flag_or("axial_pos_embds", true)? {
+            config.ignore(&["axial_pos_shape", "axial_pos_embds_dim"]);
+            return Ok(Positions::Table(tables.tensor("embedding.weight", &[most, hidden])?));
+        }
+        let steps = config.sizes("axial_pos_shape")?;
+        let widths = config.sizes("axial_pos_embds_dim")?;
+        if widths.len() != steps.len() || widths.iter().sum::<usize>() != hidden {
+            let rule =
+                format!("must be {} widths whose sum is hidden_size = {hidden}", steps.len());
+            return Err(Error::invalid("config: axial_pos_embds_dim", format!("{widths:?}"), rule));
+        }
+        let table = |axis: usize| {
+            let mut shape = vec![1; steps.len()];
+            shape[axis] = steps[axis];
+            shape.push(widths[axis]);
+            let table = tables.tensor(&format!("weights.{axis}"), &shape)?;
+            Ok(table.reshape(&[steps[axis], widths[axis]]))
+        };
+        Ok(Positions::Axial((0..steps.len()).map(table).collect::<Result<_>>()?))
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Positions::Table(table) => table.rows(),
+            Positions::Axial(tables) => {
+                tables.iter().fold(1, |n, table| n.saturating_mul(table.rows()))
+            }
+        }
+    }
+
+    /// The first `length` of them for each sequence, `[batch, length, hidden]`.
+    pub(super) fn run(&self, batch: usize, length: usize) -> Tensor {
+        let shape = [batch, length];
+        let at = |of: &dyn Fn(usize) -> usize| -> Vec<usize> {
+            (0..batch).flat_map(|_| 0..length).map(of).collect()
+        };
+        match self {
+            Positions::Table(table) => ops::gather(table, &at(&|p| p), &shape),
+            Positions::Axial(tables) => {
+                let mut step = self.count();
+                let axis = |table: &Tensor| {
+                    step /= table.rows();
+                    ops::gather(table, &at(&|p| p / step % table.rows()), &shape)
+                };
+                let parts: Vec<Tensor> = tables.iter().map(axis).collect();
+                ops::concat_last(&parts.iter().collect::<Vec<_>>())
+            }
+        }
+    }
+}

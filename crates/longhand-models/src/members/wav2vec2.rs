@@ -1,0 +1,197 @@
+//! wav2vec 2.0: BERT over what convolutions make of sound. Masked frames are told from others by
+//! which entries of a codebook they were.
+
+mod codebooks;
+mod sound;
+
+use crate::attention::Mask;
+use crate::block::{Place, Seen};
+use crate::family::Traits;
+use crate::network::{Member, zeros_and_ones};
+use crate::ops;
+use crate::parts::{Linear, Norm, NormKind};
+use crate::stack::{Sizes, Stack};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use codebooks::{Codebooks, read_codebooks};
+use sound::{Extractor, Positional, read_extractor, read_positional};
+
+struct Wav2Vec2 {
+    extractor: Extractor,
+    frame_norm: Norm,
+    projection: Linear,
+    /// In place of a masked frame.
+    masked: Option<Tensor>,
+    /// Masks are obeyed.
+    masks: bool,
+    positional: Positional,
+    /// Before the blocks, if their norms come last.
+    norm: Option<Norm>,
+    stack: Stack,
+    codebooks: Option<Codebooks>,
+}
+
+pub(crate) fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    options(config)?;
+    let place = match config.flag_or("do_stable_layer_norm", false)? {
+        true => Place::Pre,
+        false => Place::Post,
+    };
+    let traits = Traits { place, ..*traits };
+    let sizes = Sizes::read_blocks(&traits, config)?;
+    let (hidden, eps) = (sizes.hidden, sizes.eps);
+    let body = weights.under(traits.names.prefix);
+    let encoder = body.under("encoder.");
+    let norm = |weights: &Weights, name: &str, width: usize| {
+        Norm::read(weights, name, width, NormKind::Layer, eps)
+    };
+    let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
+    let channels = extractor.channels();
+    let has_mask = body.has("masked_spec_embed");
+    let masked = has_mask.then(|| body.tensor("masked_spec_embed", &[hidden])).transpose()?;
+    Ok(Box::new(Wav2Vec2 {
+        frame_norm: norm(&body, "feature_projection.layer_norm", channels)?,
+        projection: Linear::read(&body, "feature_projection.projection", channels, hidden)?,
+        masked,
+        masks: config.flag_or("apply_spec_augment", true)?,
+        positional: read_positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?,
+        norm: (place == Place::Post)
+            .then(|| norm(&encoder, traits.names.final_norm, hidden))
+            .transpose()?,
+        stack: Stack::read(&traits, &sizes, config, &encoder)?,
+        codebooks: read_codebooks(config, weights, channels, hidden)?,
+        extractor,
+    }))
+}
+
+/// Options of other heads, of training, and those of which one value is supported.
+fn options(config: &Config) -> Result<()> {
+    config.only("add_adapter", false)?;
+    config.only("use_weighted_layer_sum", false)?;
+    if let Some(width) = config.get("adapter_attn_dim") {
+        let rule = "adapters inside the attention are not supported";
+        return Err(Error::invalid("config: adapter_attn_dim", width, rule));
+    }
+    config.ignore(&[
+        "adapter_kernel_size",
+        "adapter_stride",
+        "classifier_proj_size",
+        "ctc_loss_reduction",
+        "ctc_zero_infinity",
+        "feat_extract_dropout",
+        "feat_proj_dropout",
+        "feat_quantizer_dropout",
+        "final_dropout",
+        // Of the gradient only: the entry that is taken is the same for every temperature.
+        "gumbel_temperature",
+        "mask_channel_length",
+        "mask_channel_min_space",
+        "mask_channel_other",
+        "mask_channel_prob",
+        "mask_channel_selection",
+        "mask_feature_length",
+        "mask_feature_min_masks",
+        "mask_feature_prob",
+        "mask_time_length",
+        "mask_time_min_masks",
+        "mask_time_min_space",
+        "mask_time_other",
+        "mask_time_prob",
+        "mask_time_selection",
+        "num_adapter_layers",
+        "num_negatives",
+        "output_hidden_size",
+        "tdnn_dilation",
+        "tdnn_dim",
+        "tdnn_kernel",
+        "vocab_size",
+        "xvector_output_dim",
+    ]);
+    Ok(())
+}
+
+impl Wav2Vec2 {
+    /// The states of frames, `masked` ones replaced; those that are not there see nothing.
+    fn states(
+        &self,
+        features: &Tensor,
+        masked: Option<&Ints>,
+        there: Option<&[u8]>,
+        device: &Device,
+    ) -> Result<Vec<Tensor>> {
+        let mut x = self.projection.run(features);
+        if let Some(masked) = masked.filter(|_| self.masks) {
+            let Some(row) = &self.masked else {
+                let message = "mask_time_indices: the weights have no masked_spec_embed";
+                return Err(Error::input(message));
+            };
+            x = ops::put_row(x, row.data(), |i| masked.data[i] != 0);
+        }
+        if let Some(there) = there {
+            x = ops::keep_rows(x, |i| there[i] != 0);
+        }
+        x = ops::add(self.positional.run(&x), &x);
+        if let Some(norm) = &self.norm {
+            x = norm.run(x);
+        }
+        self.stack.run(x, &Seen::new(device, Mask { key_valid: there, ..Mask::default() }))
+    }
+
+    /// Normed frames, `[batch, frames, channels]`, and which are there if samples are padding.
+    fn features(&self, inputs: &Inputs) -> Result<(Tensor, Option<Vec<u8>>)> {
+        let sound = inputs.floats("input_values")?;
+        let &[batch, samples] = sound.shape() else {
+            let got = format!("{:?}", sound.shape());
+            return Err(Error::invalid("the shape of input_values", got, "must have 2 dimensions"));
+        };
+        let frames = self.extractor.frames(samples);
+        if batch == 0 || frames == 0 {
+            let got = format!("{:?}", sound.shape());
+            let rule = "must hold sound for at least one frame";
+            return Err(Error::invalid("the shape of input_values", got, rule));
+        }
+        let mut there = None;
+        if let Some(mask) = inputs.optional_ints("attention_mask", &[batch, samples])? {
+            let mask = zeros_and_ones("attention_mask", mask)?;
+            let mut valid = Vec::with_capacity(batch * frames);
+            for (b, row) in mask.chunks_exact(samples).enumerate() {
+                let length = row.iter().map(|&m| usize::from(m)).sum();
+                let own = self.extractor.frames(length);
+                if own == 0 {
+                    let rule = "must leave sound for at least one frame";
+                    return Err(Error::invalid(format!("attention_mask[{b}]"), length, rule));
+                }
+                valid.extend((0..frames).map(|i| u8::from(i < own)));
+            }
+            there = Some(valid);
+        }
+        Ok((self.frame_norm.run(self.extractor.run(sound)), there))
+    }
+}
+
+impl Member for Wav2Vec2 {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let mut out = Outputs::default();
+        let (features, there) = self.features(inputs)?;
+        let there = there.as_deref();
+        let masked = inputs.optional_ints("mask_time_indices", &features.shape()[..2])?;
+        let states = self.states(&features, masked, there, device)?;
+        let last = &states[states.len() - 1];
+        out.put_hidden_states("", &states);
+        if let Some(codebooks) = &self.codebooks {
+            out.absorb("", codebooks.run(&features, last, inputs)?);
+        }
+        let unmasked = match masked {
+            Some(_) => self.states(&features, None, there, device)?.pop(),
+            None => Some(last.clone()),
+        };
+        if let Some(unmasked) = unmasked {
+            out.put("unmasked.last_hidden_state", unmasked);
+        }
+        out.put("extract_features", features);
+        Ok(out)
+    }
+}

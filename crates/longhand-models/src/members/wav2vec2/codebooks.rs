@@ -1,0 +1,228 @@
+//! Codebooks, and the losses that tell a masked frame by its entries.
+
+use crate::ops;
+use crate::parts::Linear;
+use crate::{Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+/// Codebooks, and what compares their entries with the contexts.
+pub(super) struct Codebooks {
+    groups: usize,
+    scores: Linear,
+    /// `[groups · entries, width of one]`.
+    entries: Tensor,
+    project_entries: Linear,
+    project_context: Linear,
+    temperature: f64,
+    diversity: f64,
+}
+
+/// Reads the codebooks, if the weights hold any.
+pub(super) fn read_codebooks(
+    config: &Config,
+    weights: &Weights,
+    channels: usize,
+    hidden: usize,
+) -> Result<Option<Codebooks>> {
+    if !weights.has_any("quantizer.") {
+        config.ignore(&[
+            "num_codevector_groups",
+            "num_codevectors_per_group",
+            "codevector_dim",
+            "proj_codevector_dim",
+            "contrastive_logits_temperature",
+            "diversity_loss_weight",
+        ]);
+        return Ok(None);
+    }
+    let groups = config.size_or("num_codevector_groups", 2)?.max(1);
+    let of_group = config.size_or("num_codevectors_per_group", 320)?.max(1);
+    let width = config.size_or("codevector_dim", 256)?;
+    let shared = config.size_or("proj_codevector_dim", 256)?;
+    if width == 0 || !width.is_multiple_of(groups) {
+        let rule = format!("must be a positive multiple of num_codevector_groups = {groups}");
+        return Err(Error::invalid("config: codevector_dim", width, rule));
+    }
+    let temperature = config.number_or("contrastive_logits_temperature", 0.1)?;
+    if temperature <= 0.0 {
+        let rule = "must be positive";
+        return Err(Error::invalid("config: contrastive_logits_temperature", temperature, rule));
+    }
+    let all = groups * of_group;
+    let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
+    Ok(Some(Codebooks {
+        groups,
+        scores: Linear::read(weights, "quantizer.weight_proj", channels, all)?,
+        entries: entries.reshape(&[all, width / groups]),
+        project_entries: Linear::read(weights, "project_q", width, shared)?,
+        project_context: Linear::read(weights, "project_hid", hidden, shared)?,
+        temperature,
+        diversity: config.number_or("diversity_loss_weight", 0.1)?,
+    }))
+}
+
+impl Codebooks {
+    /// Entries of a group.
+    fn of_group(&self) -> usize {
+        self.entries.rows() / self.groups
+    }
+
+    /// What the codebooks make of the frames, by the highest scores and, where `gumbel` is given, by
+    /// scores with that noise as in training; and the losses.
+    pub(super) fn run(&self, features: &Tensor, last: &Tensor, inputs: &Inputs) -> Result<Outputs> {
+        let mut out = Outputs::default();
+        let scores = self.scores.run(features);
+        let contexts = self.project_context.run(last);
+        let task = Task::read(&contexts, inputs)?;
+        let chosen = self.choose(&scores, None);
+        let quantised = self.look_up(&chosen);
+        if let Some(task) = &task {
+            let one_hot = |row: usize, entry: usize| f64::from(chosen.data[row] == entry as i32);
+            let perplexity = self.perplexity(one_hot, &task.frames);
+            let (losses, same) = task.losses(self, (&chosen, &quantised, perplexity));
+            out.absorb("eval.", losses);
+            out.put_ints("eval.negative_equals_positive", same);
+        }
+        if inputs.has("gumbel") {
+            let noise = inputs.floats("gumbel")?;
+            let shape = [chosen.data.len(), self.of_group()];
+            if noise.shape() != shape {
+                let (got, rule) = (format!("{:?}", noise.shape()), format!("must be {shape:?}"));
+                return Err(Error::invalid("the shape of input \"gumbel\"", got, rule));
+            }
+            let drawn = self.choose(&scores, Some(noise));
+            let quantised = self.look_up(&drawn);
+            if let Some(task) = &task {
+                // Without the noise, so that entries of little luck count too.
+                let soft = ops::softmax(scores.reshape(&shape));
+                let soft = |row: usize, entry: usize| f64::from(soft.row(row)[entry]);
+                let perplexity = self.perplexity(soft, &task.frames);
+                out.absorb("train.", task.losses(self, (&drawn, &quantised, perplexity)).0);
+            }
+            out.put("train.projected_quantized_states", quantised);
+        }
+        out.put_ints("codevector_index", chosen);
+        out.put("projected_quantized_states", quantised);
+        out.put("projected_states", contexts);
+        Ok(out)
+    }
+
+    /// For each frame and group, the entry with the highest score, `[batch, frames, groups]`.
+    fn choose(&self, scores: &Tensor, noise: Option<&Tensor>) -> Ints {
+        let entries = self.of_group();
+        let (batch, frames) = (scores.shape()[0], scores.shape()[1]);
+        let rows = scores.clone().reshape(&[batch * frames * self.groups, entries]);
+        let rows = match noise {
+            Some(noise) => ops::add(rows, noise),
+            None => rows,
+        };
+        let chosen = (0..rows.rows()).map(|i| ops::argmax(rows.row(i)) as i32);
+        Ints::new(&[batch, frames, self.groups], chosen.collect())
+    }
+
+    /// The chosen entries side by side, in the space that contexts are compared in.
+    fn look_up(&self, chosen: &Ints) -> Tensor {
+        let entries = self.of_group();
+        let row = |(i, &entry): (usize, &i32)| i % self.groups * entries + entry as usize;
+        let rows: Vec<usize> = chosen.data.iter().enumerate().map(row).collect();
+        let shape = [&chosen.shape[..2], &[self.groups * self.entries.width()]].concat();
+        let vectors = ops::gather(&self.entries, &rows, &chosen.shape).reshape(&shape);
+        self.project_entries.run(&vectors)
+    }
+
+    /// How many entries are in use, over all groups: `Σ exp(−Σ p ln p)` of the mean over `frames` of
+    /// the probabilities `[frames · groups, entries]`.
+    fn perplexity(&self, probabilities: impl Fn(usize, usize) -> f64, frames: &[usize]) -> f64 {
+        let entries = self.of_group();
+        let of_group = |group: usize| {
+            let term = |entry: usize| {
+                let at = |&frame: &usize| probabilities(frame * self.groups + group, entry);
+                let p = frames.iter().map(at).sum::<f64>() / frames.len() as f64;
+                -p * (p + 1e-7).ln()
+            };
+            (0..entries).map(term).sum::<f64>().exp()
+        };
+        (0..self.groups).map(of_group).sum()
+    }
+
+    /// The summed cross entropy of telling a frame's own entries from the others'. Others that are the
+    /// same entries do not count.
+    fn contrast(&self, task: &Task<'_>, quantised: &Tensor, same: &Ints) -> f64 {
+        let Task { contexts, frames, others } = task;
+        let count = others.shape[2];
+        let mut logits = Vec::with_capacity(frames.len() * (count + 1));
+        for &frame in frames {
+            let to = |other: usize| {
+                let similarity = ops::cosine(contexts.row(frame), quantised.row(other));
+                (similarity / self.temperature) as f32
+            };
+            logits.push(to(frame));
+            for n in frame * count..(frame + 1) * count {
+                let hidden = same.data[n] != 0;
+                let other = others.data[n] as usize;
+                logits.push(if hidden { f32::NEG_INFINITY } else { to(other) });
+            }
+        }
+        let logits = Tensor::new(&[frames.len(), count + 1], logits);
+        let scored: Vec<(usize, usize)> = (0..frames.len()).map(|row| (row, 0)).collect();
+        ops::cross_entropy(&logits, &scored) * frames.len() as f64
+    }
+}
+
+/// Which of the others are the same entries as a frame's own.
+fn same_entries(chosen: &Ints, others: &Ints) -> Ints {
+    let (groups, count) = (chosen.shape[2], others.shape[2]);
+    let of = |frame: usize| &chosen.data[frame * groups..][..groups];
+    let same = |(n, &other): (usize, &i32)| i32::from(of(n / count) == of(other as usize));
+    Ints::new(&others.shape, others.data.iter().enumerate().map(same).collect())
+}
+
+/// What a loss is computed over.
+struct Task<'a> {
+    contexts: &'a Tensor,
+    /// The masked frames.
+    frames: Vec<usize>,
+    /// `[batch, frames, count]`: frames of all sequences, counted through.
+    others: &'a Ints,
+}
+
+impl<'a> Task<'a> {
+    /// The masked frames and the others to tell them from, if both are given.
+    fn read(contexts: &'a Tensor, inputs: &'a Inputs) -> Result<Option<Self>> {
+        let shape = &contexts.shape()[..2];
+        let (mask, others) = ("mask_time_indices", "sampled_negative_indices");
+        if !inputs.has(mask) || !inputs.has(others) {
+            return Ok(None);
+        }
+        let marked = inputs.ints_shaped(mask, shape)?;
+        let frames: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
+        if frames.is_empty() {
+            return Err(Error::input("mask_time_indices: must mark a frame, for a loss"));
+        }
+        let given = inputs.ints(others)?;
+        if given.shape.len() != 3 || given.shape[..2] != *shape {
+            let got = format!("{:?}", given.shape);
+            let rule = format!("must be [{}, {}, others]", shape[0], shape[1]);
+            return Err(Error::invalid(format!("the shape of input {others:?}"), got, rule));
+        }
+        given.indices(others, marked.data.len())?;
+        Ok(Some(Task { contexts, frames, others: given }))
+    }
+
+    /// The losses of a choice of entries, and how many of those are in use.
+    fn losses(
+        &self,
+        codebooks: &Codebooks,
+        (chosen, quantised, perplexity): (&Ints, &Tensor, f64),
+    ) -> (Outputs, Ints) {
+        let same = same_entries(chosen, self.others);
+        let contrast = codebooks.contrast(self, quantised, &same);
+        let entries = codebooks.entries.rows() as f64;
+        let diversity = (entries - perplexity) / entries * self.frames.len() as f64;
+        let mut out = Outputs::default();
+        out.put_scalar("codevector_perplexity", perplexity);
+        out.put_scalar("contrastive_loss", contrast);
+        out.put_scalar("diversity_loss", diversity);
+        out.put_scalar("loss", contrast + codebooks.diversity * diversity);
+        (out, same)
+    }
+}

@@ -1,0 +1,156 @@
+//! From sound to frames, and from frames to what tells their places apart.
+
+use crate::ops::{self, Activation};
+use crate::parts::{Norm, NormKind};
+use crate::{Config, Error, Result, Tensor, Weights};
+
+/// The norms of the convolutions have the library's epsilon whatever the config says.
+const CONV_EPS: f64 = 1e-5;
+
+/// After a convolution, before its activation.
+enum ConvNorm {
+    Nothing,
+    /// Over each channel's time.
+    Channels([Tensor; 2]),
+    /// Over each frame's channels.
+    Frames(Norm),
+}
+
+struct Convolution {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: usize,
+    norm: ConvNorm,
+}
+
+/// Sound to frames.
+pub(super) struct Extractor {
+    layers: Vec<Convolution>,
+    activation: Activation,
+}
+
+/// Positions by a convolution over neighbouring frames.
+pub(super) struct Positional {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    activation: Activation,
+}
+
+pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extractor> {
+    let widths = config.sizes("conv_dim")?;
+    let kernels = config.sizes("conv_kernel")?;
+    let strides = config.sizes("conv_stride")?;
+    for (name, list) in [("conv_kernel", &kernels), ("conv_stride", &strides)] {
+        if list.len() != widths.len() {
+            let rule = format!("must have {} entries, as conv_dim", widths.len());
+            return Err(Error::invalid(format!("config: {name}"), format!("{list:?}"), rule));
+        }
+    }
+    config.only("num_feat_extract_layers", widths.len())?;
+    let biased = config.flag_or("conv_bias", false)?;
+    let by_frame = match config.text_or("feat_extract_norm", "group")?.as_str() {
+        "group" => false,
+        "layer" => true,
+        other => {
+            let rule = "must be group or layer";
+            return Err(Error::invalid("config: feat_extract_norm", other, rule));
+        }
+    };
+    let layer = |i: usize| -> Result<Convolution> {
+        let own = weights.under(&format!("{i}."));
+        let (from, to) = (if i == 0 { 1 } else { widths[i - 1] }, widths[i]);
+        let bias = || own.tensor("conv.bias", &[to]);
+        let norm = match (by_frame, i) {
+            (true, _) => {
+                ConvNorm::Frames(Norm::read(&own, "layer_norm", to, NormKind::Layer, CONV_EPS)?)
+            }
+            (false, 0) => ConvNorm::Channels([
+                own.tensor("layer_norm.weight", &[to])?,
+                own.tensor("layer_norm.bias", &[to])?,
+            ]),
+            (false, _) => ConvNorm::Nothing,
+        };
+        Ok(Convolution {
+            weight: own.tensor("conv.weight", &[to, from, kernels[i]])?,
+            bias: biased.then(bias).transpose()?,
+            stride: strides[i],
+            norm,
+        })
+    };
+    let activation = config.text_or("feat_extract_activation", "gelu")?;
+    Ok(Extractor {
+        layers: (0..widths.len()).map(layer).collect::<Result<_>>()?,
+        activation: Activation::named(&activation)?,
+    })
+}
+
+/// The convolution of positions; its weight is stored as a length for each place of the kernel and
+/// a direction.
+pub(super) fn read_positional(
+    config: &Config,
+    weights: &Weights,
+    hidden: usize,
+) -> Result<Positional> {
+    let kernel = config.size_or("num_conv_pos_embeddings", 128)?.max(1);
+    let groups = config.size_or("num_conv_pos_embedding_groups", 16)?.max(1);
+    if !hidden.is_multiple_of(groups) {
+        let rule = format!("must divide hidden_size = {hidden}");
+        return Err(Error::invalid("config: num_conv_pos_embedding_groups", groups, rule));
+    }
+    let names = match weights.has("weight_g") {
+        true => ["weight_g", "weight_v"],
+        false => ["parametrizations.weight.original0", "parametrizations.weight.original1"],
+    };
+    let lengths = weights.tensor(names[0], &[1, 1, kernel])?;
+    let directions = weights.tensor(names[1], &[hidden, hidden / groups, kernel])?;
+    let activation = config.text_or("feat_extract_activation", "gelu")?;
+    Ok(Positional {
+        weight: ops::weight_norm(directions, lengths.data()),
+        bias: weights.tensor("bias", &[hidden])?,
+        groups,
+        activation: Activation::named(&activation)?,
+    })
+}
+
+impl Extractor {
+    /// Channels of a frame.
+    pub(super) fn channels(&self) -> usize {
+        self.layers.last().map_or(1, |layer| layer.weight.shape()[0])
+    }
+
+    /// Frames that so many samples give.
+    pub(super) fn frames(&self, samples: usize) -> usize {
+        self.layers.iter().fold(samples, |n, layer| {
+            n.checked_sub(layer.weight.width()).map_or(0, |n| n / layer.stride + 1)
+        })
+    }
+
+    /// `[batch, samples]` to `[batch, frames, channels]`.
+    pub(super) fn run(&self, sound: &Tensor) -> Tensor {
+        let [batch, samples] = [sound.shape()[0], sound.shape()[1]];
+        let mut x = sound.clone().reshape(&[batch, samples, 1]);
+        for layer in &self.layers {
+            let bias = layer.bias.as_ref().map(Tensor::data);
+            x = ops::conv1d(&x, &layer.weight, bias, [layer.stride, 0, 1]);
+            x = match &layer.norm {
+                ConvNorm::Nothing => x,
+                ConvNorm::Channels([w, b]) => ops::channel_norm(x, w.data(), b.data(), CONV_EPS),
+                ConvNorm::Frames(norm) => norm.run(x),
+            };
+            x = self.activation.apply(x);
+        }
+        x
+    }
+}
+
+impl Positional {
+    /// Of every frame.
+    pub(super) fn run(&self, x: &Tensor) -> Tensor {
+        let padding = self.weight.width() / 2;
+        let bias = Some(self.bias.data());
+        let y = ops::conv1d(x, &self.weight, bias, [1, padding, self.groups]);
+        // An even kernel gives a frame too many.
+        self.activation.apply(ops::first_rows(&y, x.shape()[1]))
+    }
+}

@@ -1,0 +1,411 @@
+//! XLNet: tokens are predicted in any order, so that what a prediction reads lies on both sides. A
+//! stream of contents sees itself; a stream of queries knows its place and not its token. Memory and
+//! distances are Transformer-XL's.
+
+use crate::attention::{Heads, StreamMask, Streams, distances};
+use crate::block::{FeedForward, Place, Sublayer};
+use crate::family::Traits;
+use crate::network::{Member, zeros_and_ones};
+use crate::ops::{self, Activation};
+use crate::parts::{Linear, Norm, Order};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use longhand::Window;
+use longhand::transformer_xl::bits_from_mask;
+
+/// The attention of a layer: both streams have the same parameters.
+struct Relative {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    distance: Linear,
+    out: Linear,
+    /// For the keys, the distances, the parts.
+    biases: [Tensor; 3],
+    seg_embed: Tensor,
+}
+
+struct Layer {
+    attention: Sublayer<Relative>,
+    feed: Sublayer<FeedForward>,
+}
+
+/// A model with two streams and a memory.
+pub struct XlNet {
+    words: Tensor,
+    /// What a query is before it has read anything, `[1, width]`.
+    query: Tensor,
+    layers: Vec<Layer>,
+    head: Linear,
+    heads: Heads,
+    /// No position sees a later one.
+    one_sided: bool,
+    /// A position sees as far back as the memory is long.
+    same_length: bool,
+    clamp_len: Option<usize>,
+    /// The second half of a batch is read backwards.
+    both_directions: bool,
+    remembers: bool,
+    /// Positions of the memory; all, where there is no number.
+    memory: Option<usize>,
+    /// Positions of a segment that enter it, from its beginning.
+    reused: Option<usize>,
+}
+
+/// One segment as it is read. Shapes are `[batch, seqlen]` unless said.
+#[derive(Clone, Copy, Default)]
+pub struct Segment<'a> {
+    /// Which parts (sentences) the tokens are of.
+    pub parts: Option<&'a Ints>,
+    /// 1 for a token that is there.
+    pub valid: Option<&'a Ints>,
+    /// `[batch, seqlen, seqlen]`, 1 where the first position must not see the second.
+    pub blocked: Option<&'a Ints>,
+    /// `[batch, count]`: positions to predict.
+    pub targets: Option<&'a Ints>,
+}
+
+/// What reading a segment gives.
+pub struct Read {
+    /// The states of the contents before each layer and after the last, `[batch, seqlen, width]`.
+    pub contents: Vec<Tensor>,
+    /// Those of the queries, `[batch, count, width]`, if there are targets.
+    pub queries: Vec<Tensor>,
+    /// Each layer's memory after it, `[batch, rows, width]`.
+    pub memories: Vec<Tensor>,
+}
+
+impl Read {
+    /// The states that the head reads.
+    pub fn last(&self) -> &Tensor {
+        let states = if self.queries.is_empty() { &self.contents } else { &self.queries };
+        &states[states.len() - 1]
+    }
+}
+
+pub(crate) fn read(
+    traits: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    // The biases are in each layer's parameters whether they are one or many.
+    config.ignore(&["untie_r", "use_mems_train", "start_n_top", "end_n_top", "mode"]);
+    config.only("is_decoder", false)?;
+    config.only("chunk_size_feed_forward", 0)?;
+    let width = config.positive("d_model")?;
+    let vocab = config.positive("vocab_size")?;
+    let count = config.positive("n_head")?;
+    let dim = config.size_or("d_head", width / count)?;
+    let heads = Heads { count, dim, scale: 1.0 / (dim.max(1) as f64).sqrt() };
+    let body = weights.under("transformer.");
+    let words = body.tensor("word_embedding.weight", &[vocab, width])?;
+    let table = match config.flag_or("tie_word_embeddings", true)? {
+        true => words.clone(),
+        false => weights.tensor("lm_loss.weight", &[vocab, width])?,
+    };
+    let layer = |i: usize| {
+        let own = body.under(&format!("layer.{i}."));
+        read_layer(traits, config, &own, &heads)
+    };
+    let layers = (0..config.positive("n_layer")?).map(layer).collect::<Result<_>>()?;
+    let kind = config.text_or("attn_type", "bi")?;
+    if !["bi", "uni"].contains(&&kind[..]) {
+        return Err(Error::invalid("config: attn_type", kind, "must be bi or uni"));
+    }
+    let memory = match config.is_null("mem_len") {
+        true => None,
+        false => Some(config.size_or("mem_len", 512)?),
+    };
+    Ok(Box::new(XlNet {
+        query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
+        head: Linear::tied(&table, Some(weights.tensor("lm_loss.bias", &[vocab])?)),
+        words,
+        layers,
+        heads,
+        one_sided: kind == "uni",
+        same_length: config.flag_or("same_length", false)?,
+        clamp_len: config.length("clamp_len")?,
+        both_directions: config.flag_or("bi_data", false)?,
+        remembers: config.flag_or("use_mems_eval", true)?,
+        memory: memory.filter(|&n| n > 0),
+        reused: config.optional_size("reuse_len")?.filter(|&n| n > 0),
+    }))
+}
+
+fn read_layer(
+    traits: &'static Traits,
+    config: &Config,
+    own: &Weights,
+    heads: &Heads,
+) -> Result<Layer> {
+    let width = config.positive("d_model")?;
+    let inner = config.positive("d_inner")?;
+    let eps = config.number_or("layer_norm_eps", 1e-12)?;
+    let activation = Activation::named(&config.text_or("ff_activation", "gelu")?)?;
+    let attention = own.under("rel_attn.");
+    let (count, dim) = (heads.count, heads.dim);
+    let map = |name: &str, order: Order| -> Result<Linear> {
+        let matrix = attention.tensor(name, &[width, count, dim])?;
+        Ok(Linear::of(matrix.reshape(&[width, count * dim]), None, order))
+    };
+    let bias = |name: &str| attention.tensor(name, &[count, dim]);
+    let feed = own.under("ff.");
+    let norm = |w: &Weights| Norm::read(w, "layer_norm", width, traits.norm, eps);
+    Ok(Layer {
+        attention: Sublayer {
+            inner: Relative {
+                query: map("q", Order::InOut)?,
+                key: map("k", Order::InOut)?,
+                value: map("v", Order::InOut)?,
+                distance: map("r", Order::InOut)?,
+                out: map("o", Order::OutIn)?,
+                biases: [bias("r_w_bias")?, bias("r_r_bias")?, bias("r_s_bias")?],
+                seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
+            },
+            norm: norm(&attention)?,
+            adapter: None,
+        },
+        feed: Sublayer {
+            inner: FeedForward {
+                up: Linear::read(&feed, "layer_1", width, inner)?,
+                gate: None,
+                activation,
+                down: Linear::read(&feed, "layer_2", inner, width)?,
+            },
+            norm: norm(&feed)?,
+            adapter: None,
+        },
+    })
+}
+
+impl XlNet {
+    /// Memories of nothing.
+    pub fn start(&self, batch: usize) -> Vec<Tensor> {
+        let width = self.words.width();
+        self.layers.iter().map(|_| Tensor::zeros(&[batch, 0, width])).collect()
+    }
+
+    /// Reads a segment after what `memories` hold.
+    ///
+    /// # Errors
+    ///
+    /// If an id or a position is out of range, or an input misshapen.
+    pub fn step(
+        &self,
+        (name, ids): (&str, &Ints),
+        segment: &Segment<'_>,
+        memories: &[Tensor],
+        device: &Device,
+    ) -> Result<Read> {
+        let [batch, seqlen] = ids.matrix(name)?;
+        let rows = ids.indices(name, self.words.rows())?;
+        let memory = memories.first().map_or(0, |m| m.shape()[1]);
+        let mask = self.mask(segment, [batch, seqlen, memory])?;
+        let tables = self.distances([batch, seqlen, memory])?;
+        let targets = segment.targets.map(|t| (&t.data[..], &t.shape[..]));
+        let mut contents = vec![ops::gather(&self.words, &rows, &ids.shape)];
+        let mut queries: Vec<Tensor> = Vec::new();
+        if let Some((at, shape)) = targets {
+            queries.push(ops::gather(&self.query, &vec![0; at.len()], shape));
+        }
+        let mut after = Vec::new();
+        for (layer, memory) in self.layers.iter().zip(memories) {
+            let x = &contents[contents.len() - 1];
+            if self.remembers {
+                after.push(self.remembered(memory, x));
+            }
+            let a = &layer.attention.inner;
+            let all = ops::join_rows(memory, x);
+            let [k, v] = [a.key.run(&all), a.value.run(&all)];
+            let r: Vec<Tensor> = tables.iter().map(|table| a.distance.run(table)).collect();
+            let streams = Streams {
+                heads: &self.heads,
+                keys_values: [&k, &v],
+                seqlen,
+                r: &r,
+                biases: a.biases.each_ref(),
+                seg_embed: &a.seg_embed,
+                mask: &mask,
+            };
+            let content = layer.stream(x, &streams, None, device)?;
+            contents.push(content);
+            if let (Some((at, _)), Some(query)) = (targets, queries.last()) {
+                let query = layer.stream(query, &streams, Some(at), device)?;
+                queries.push(query);
+            }
+        }
+        Ok(Read { contents, queries, memories: after })
+    }
+
+    /// Logits of the vocabulary.
+    pub fn predict(&self, states: &Tensor) -> Tensor {
+        self.head.run(states)
+    }
+
+    /// What a layer remembers: what it did, and of its input the part that is reused.
+    fn remembered(&self, memory: &Tensor, x: &Tensor) -> Tensor {
+        let seqlen = x.shape()[1];
+        let reused = ops::first_rows(x, self.reused.unwrap_or(seqlen).min(seqlen));
+        let all = ops::join_rows(memory, &reused);
+        let rows = all.shape()[1];
+        ops::last_rows(&all, self.memory.unwrap_or(rows).min(rows))
+    }
+
+    /// The sinusoids of the distances; for a batch of both directions, those of the second half are
+    /// turned round.
+    fn distances(&self, [batch, seqlen, memory]: [usize; 3]) -> Result<Vec<Tensor>> {
+        let width = self.words.width();
+        let table = distances([memory, seqlen, width], self.clamp_len)?;
+        if !self.both_directions {
+            return Ok(vec![table]);
+        }
+        if !batch.is_multiple_of(2) {
+            let rule = "must be even: with bi_data the second half is read backwards";
+            return Err(Error::invalid("the batch", batch, rule));
+        }
+        // sin(−x) = −sin x, cos(−x) = cos x.
+        let mut turned = table.clone();
+        for row in turned.data_mut().chunks_exact_mut(width) {
+            row[..width / 2].iter_mut().for_each(|sin| *sin = -*sin);
+        }
+        Ok(vec![table, turned])
+    }
+
+    fn mask(
+        &self,
+        segment: &Segment<'_>,
+        [batch, seqlen, memory]: [usize; 3],
+    ) -> Result<StreamMask> {
+        let seqlen_k = memory + seqlen;
+        // A memory is of the first part, and always seen.
+        let after_memory = |x: &[i32], of_memory: i32| -> Vec<i32> {
+            let row = |row: &[i32]| [vec![of_memory; memory], row.to_vec()].concat();
+            x.chunks_exact(seqlen).flat_map(row).collect()
+        };
+        let bytes = |x: Vec<i32>| -> Vec<u8> { x.into_iter().map(|x| x as u8).collect() };
+        let shaped = |name: &str, x: &Ints, shape: &[usize]| match x.shape == shape {
+            true => Ok(()),
+            false => {
+                let got = format!("{:?}", x.shape);
+                Err(Error::invalid(name, got, format!("must have the shape {shape:?}")))
+            }
+        };
+        if let Some(parts) = segment.parts {
+            shaped("token_type_ids", parts, &[batch, seqlen])?;
+        }
+        if let Some(valid) = segment.valid {
+            shaped("attention_mask", valid, &[batch, seqlen])?;
+            zeros_and_ones("attention_mask", valid)?;
+        }
+        let blocked = segment.blocked.map(|blocked| {
+            shaped("perm_mask", blocked, &[batch, seqlen, seqlen])?;
+            zeros_and_ones("perm_mask", blocked)?;
+            Ok::<_, Error>(bits_from_mask(&bytes(after_memory(&blocked.data, 0)), seqlen_k)?)
+        });
+        if let Some(targets) = segment.targets {
+            if targets.matrix("target_positions")?[0] != batch {
+                let got = format!("{:?}", targets.shape);
+                let rule = format!("must have {batch} rows, as input_ids");
+                return Err(Error::invalid("target_positions", got, rule));
+            }
+            targets.indices("target_positions", seqlen)?;
+        }
+        let window = match (self.one_sided, self.same_length) {
+            (false, _) => Window::FULL,
+            (true, false) => Window { left: None, right: Some(0) },
+            (true, true) => Window { left: Some(memory), right: Some(0) },
+        };
+        Ok(StreamMask {
+            window,
+            clamp_len: self.clamp_len,
+            parts: segment.parts.map(|x| [x.data.clone(), after_memory(&x.data, 0)]),
+            key_valid: segment.valid.map(|x| bytes(after_memory(&x.data, 1))),
+            blocked: blocked.transpose()?,
+        })
+    }
+}
+
+impl Layer {
+    /// A stream's states after the layer.
+    fn stream(
+        &self,
+        x: &Tensor,
+        streams: &Streams<'_>,
+        targets: Option<&[i32]>,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let y = self.attention.run(Place::Post, x, |a, x| {
+            Ok(a.out.run(&streams.run(device, &a.query.run(x), targets)?))
+        })?;
+        self.feed.run(Place::Post, &y, |feed, y| Ok(feed.run(y)))
+    }
+}
+
+impl Member for XlNet {
+    /// Segments `input_ids.0`, `input_ids.1`, … one after another; then the last one once more by
+    /// itself, as for fine-tuning.
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        let mut out = Outputs::default();
+        let first = inputs.ints("input_ids.0")?;
+        let batch = first.matrix("input_ids.0")?[0];
+        let mut memories = self.start(batch);
+        let names = (0..).map(|s| (s, format!("input_ids.{s}")));
+        for (s, name) in names.take_while(|(_, name)| inputs.has(name)) {
+            let ids = inputs.ints(&name)?;
+            if ids.matrix(&name)?[0] != batch {
+                let rule = format!("must have {batch} rows, as the first segment");
+                return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
+            }
+            let given = |what: &str| -> Result<Option<&Ints>> {
+                let name = format!("{what}.{s}");
+                inputs.has(&name).then(|| inputs.ints(&name)).transpose()
+            };
+            let alone = Segment {
+                parts: given("token_type_ids")?,
+                valid: given("attention_mask")?,
+                ..Segment::default()
+            };
+            let segment = Segment {
+                blocked: given("perm_mask")?,
+                targets: given("target_positions")?,
+                ..alone
+            };
+            let at = |e: Error| e.at(format!("segment {s}"));
+            let read = self.step((&name, ids), &segment, &memories, device).map_err(at)?;
+            let logits = self.predict(read.last());
+            if let Some(labels) = given("labels")? {
+                let scored = ops::scored_rows(&logits, labels, &format!("labels.{s}"))?;
+                out.put_scalar(format!("segment.{s}.loss"), ops::cross_entropy(&logits, &scored));
+            }
+            out.put(format!("segment.{s}.logits"), logits);
+            for (what, states) in [
+                ("hidden_states_h", &read.contents),
+                ("hidden_states_g", &read.queries),
+                ("mems", &read.memories),
+            ] {
+                for (k, state) in states.iter().enumerate() {
+                    out.put(format!("segment.{s}.{what}.{k}"), state.clone());
+                }
+            }
+            if self.remembers {
+                memories = read.memories;
+            }
+            if !inputs.has(&format!("input_ids.{}", s + 1)) {
+                let read = self.step((&name, ids), &alone, &self.start(batch), device)?;
+                out.put("single_stream.last_hidden_state", read.last().clone());
+            }
+        }
+        Ok(out)
+    }
+
+    fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
+        let ids = inputs.ints("input_ids")?;
+        let given = |name: &str| inputs.has(name).then(|| inputs.ints(name)).transpose();
+        let segment = Segment {
+            parts: given("token_type_ids")?,
+            valid: given("attention_mask")?,
+            ..Segment::default()
+        };
+        let start = self.start(ids.matrix("input_ids")?[0]);
+        Ok(self.step(("input_ids", ids), &segment, &start, device)?.last().clone())
+    }
+}
