@@ -81,8 +81,8 @@ impl Network {
         let sizes = Sizes::read(traits, config)?;
         let body = body(traits, weights);
         let mut embeddings = Embeddings::read(traits, &sizes, &body, &body)?;
+        let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         if traits.task_types && config.flag_or("use_task_id", false)? {
-            let tasks = config.size_or("task_type_vocab_size", 3)?;
             let name = "embeddings.task_type_embeddings.weight";
             embeddings = embeddings.with_tasks(body.tensor(name, &[tasks, sizes.hidden])?);
         }

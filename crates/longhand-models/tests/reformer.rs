@@ -113,7 +113,14 @@ fn padding_by_hand_is_the_models_own_padding() {
     let by_hand = run(&model, &by_hand);
     let (got, want) = (own.floats("logits").unwrap(), by_hand.floats("logits").unwrap());
     assert_eq!(got.data(), &want.data()[..19 * 120]);
-    // What is not scored may be anything, and is seen by nobody.
+    // Chunks of both kinds fill what it is padded to.
+    let options = json!({"lsh_attn_chunk_length": 4, "local_attn_chunk_length": 6});
+    let both = common::model("reformer_lengths", "reformer", options);
+    let out = run(&both, &Inputs::new().ints_of("input_ids", &[1, 17], ids(5, 17, 120)));
+    let Some(longhand_models::Value::Ints(buckets)) = out.values.get("buckets.1") else {
+        panic!("no buckets")
+    };
+    assert_eq!(buckets.shape, [1, 2, 2, 24]);
     let encoded = model
         .encode(&Inputs::new().ints_of("input_ids", &[1, 19], ids(5, 19, 120)), &Device::Cpu)
         .unwrap();

@@ -2,29 +2,15 @@
 
 mod common;
 
+use common::changed;
 use common::{
     Parameters, copy, data, fails, model, near, noise, off, parameters, run, set_options,
-    write_parameters,
 };
 use longhand_models::{Device, Inputs, Model, Tensor};
 use serde_json::json;
 
 fn given() -> Inputs {
     Inputs::read(&data("wav2vec2").join("input.safetensors")).unwrap()
-}
-
-/// The fixture with other options and parameters.
-fn changed(
-    test: &str,
-    options: serde_json::Value,
-    change: impl FnOnce(&mut Parameters),
-) -> longhand_models::Result<Model> {
-    let folder = copy(test, "wav2vec2");
-    set_options(&folder, options);
-    let mut weights = parameters(&folder);
-    change(&mut weights);
-    write_parameters(&folder, &weights);
-    Model::open(&folder)
 }
 
 fn norm(row: &mut [f64], weight: &Tensor, bias: &Tensor) {
@@ -44,7 +30,7 @@ fn frames_are_normed_over_their_channels_with_biases() {
     let options = json!({
         "feat_extract_norm": "layer", "conv_bias": true, "feat_extract_activation": "relu",
     });
-    let model = changed("wav2vec2_layer", options, |weights| {
+    let model = changed("wav2vec2_layer", "wav2vec2", options, |weights| {
         for i in 0..3 {
             let own = format!("wav2vec2.feature_extractor.conv_layers.{i}.");
             for (k, name) in
@@ -134,9 +120,12 @@ fn positional(weights: &mut Parameters, first: usize, zero: bool, names: [&str; 
 fn an_odd_positional_kernel_and_the_published_names() {
     // Of six places, the first is three frames back, and no more frames are ahead than of five.
     let now = ["parametrizations.weight.original0", "parametrizations.weight.original1"];
-    let even = changed("wav2vec2_even", json!({}), |w| positional(w, 0, true, now)).unwrap();
+    let even =
+        changed("wav2vec2_even", "wav2vec2", json!({}), |w| positional(w, 0, true, now)).unwrap();
     let odd = json!({"num_conv_pos_embeddings": 5});
-    let odd = changed("wav2vec2_odd", odd, |w| positional(w, 1, false, ["weight_g", "weight_v"]));
+    let odd = changed("wav2vec2_odd", "wav2vec2", odd, |w| {
+        positional(w, 1, false, ["weight_g", "weight_v"])
+    });
     let (even, odd) = (run(&even, &given()), run(&odd.unwrap(), &given()));
     for name in ["hidden_states.0", "hidden_states.2"] {
         near(odd.floats(name).unwrap().data(), even.floats(name).unwrap().data(), name);
@@ -156,7 +145,7 @@ fn masks_that_are_switched_off() {
     assert_eq!(off.floats("hidden_states.2").unwrap().data(), off.floats(name).unwrap().data());
     assert_eq!(plain.floats(name).unwrap().data(), off.floats(name).unwrap().data());
     assert_ne!(plain.floats("hidden_states.2").unwrap().data(), off.floats(name).unwrap().data());
-    let bare = changed("wav2vec2_bare", json!({}), |weights| {
+    let bare = changed("wav2vec2_bare", "wav2vec2", json!({}), |weights| {
         weights.remove("wav2vec2.masked_spec_embed").unwrap();
     });
     fails(
@@ -190,7 +179,7 @@ fn temperatures_and_weights_of_the_losses() {
 
 #[test]
 fn a_body_without_codebooks_gives_its_states() {
-    let body = changed("wav2vec2_body", json!({}), |weights| {
+    let body = changed("wav2vec2_body", "wav2vec2", json!({}), |weights| {
         weights.retain(|name, _| name.starts_with("wav2vec2."));
     });
     let out = run(&body.unwrap(), &given());

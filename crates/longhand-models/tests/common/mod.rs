@@ -64,6 +64,21 @@ pub(crate) fn write_parameters(folder: &Path, parameters: &Parameters) {
     safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
+/// A fixture with other options and parameters.
+pub(crate) fn changed(
+    test: &str,
+    name: &str,
+    options: serde_json::Value,
+    change: impl FnOnce(&mut Parameters),
+) -> Result<Model> {
+    let folder = copy(test, name);
+    set_options(&folder, options);
+    let mut weights = parameters(&folder);
+    change(&mut weights);
+    write_parameters(&folder, &weights);
+    Model::open(&folder)
+}
+
 pub(crate) fn run(model: &Model, inputs: &Inputs) -> Outputs {
     model.forward(inputs, &Device::Cpu).unwrap()
 }
