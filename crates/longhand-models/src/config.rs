@@ -23,9 +23,12 @@ const HARMLESS: &[&str] = &[
     "attn_pdrop",
     "auto_map",
     "bos_token_id",
+    "classif_dropout",
     "classifier_dropout",
     "classifier_dropout_prob",
     "decoder_layerdrop",
+    "do_sample",
+    "down_scale_factor",
     "dropatt",
     "dropout",
     "dropout_rate",
@@ -35,8 +38,11 @@ const HARMLESS: &[&str] = &[
     "encoder_layerdrop",
     "eos_token_id",
     "finetuning_task",
+    "force_bos_token_to_be_generated",
     "forced_bos_token_id",
     "forced_eos_token_id",
+    "freeze_feat_extract_train",
+    "gap_size",
     "gradient_checkpointing",
     "hidden_dropout",
     "hidden_dropout_prob",
@@ -49,26 +55,40 @@ const HARMLESS: &[&str] = &[
     "label2id",
     "language",
     "layerdrop",
+    "layers_to_keep",
     "learning_rate",
     "length_penalty",
     "max_length",
+    "min_length",
     "model_max_length",
     "n_ctx",
     "name",
     "name_or_path",
+    "no_mask_channel_overlap",
+    "no_mask_time_overlap",
     "no_repeat_ngram_size",
     "num_beams",
+    "num_memory_blocks",
+    "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
     "output_past",
     "pad_token_id",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
+    "predict_special_tokens",
     "prefix",
     "proj_init_std",
     "qa_dropout",
+    "repetition_penalty",
     "resid_pdrop",
     "return_dict",
     "sep_token_id",
     "seq_classif_dropout",
+    "sinusoidal_pos_embds",
     "summary_activation",
     "summary_first_dropout",
     "summary_last_dropout",
@@ -76,10 +96,31 @@ const HARMLESS: &[&str] = &[
     "summary_type",
     "summary_use_proj",
     "task_specific_params",
+    "tgt_len",
+    "tie_weights_",
     "tokenizer_class",
+    "top_k",
+    "top_p",
     "torch_dtype",
     "transformers_version",
     "use_cache",
+];
+
+/// Options of published models that nobody asks for, and the one value of each that is supported.
+const FIXED: &[(&str, &str)] = &[
+    ("add_bias_logits", "false"),
+    ("add_final_layer_norm", "false"),
+    ("attention_mode", "\"longformer\""),
+    ("directionality", "\"bidi\""),
+    ("do_blenderbot_90_layernorm", "false"),
+    ("ext_len", "0"),
+    ("extra_pos_embeddings", "2"),
+    ("ignore_attention_mask", "false"),
+    ("net_structure_type", "0"),
+    ("normalize_before", "false"),
+    ("normalize_embedding", "true"),
+    ("static_position_embeddings", "false"),
+    ("tie_weight", "true"),
 ];
 
 impl Config {
@@ -272,12 +313,23 @@ impl Config {
         self.used.borrow_mut().extend(keys.iter().map(|&k| k.to_owned()));
     }
 
-    /// Rejects options that nobody asked for.
+    /// Options whose value does not matter to this model, by how their names begin.
+    pub fn ignore_under(&self, prefixes: &[&str]) {
+        let under = |key: &&String| prefixes.iter().any(|prefix| key.starts_with(prefix));
+        self.used.borrow_mut().extend(self.options.keys().filter(under).cloned());
+    }
+
+    /// Rejects options that nobody asked for, but those that leave the results alone.
     ///
     /// # Errors
     ///
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
+        for (key, value) in FIXED.iter().filter(|(key, _)| self.has(key)) {
+            if !self.used.borrow().contains(*key) {
+                self.only(key, serde_json::from_str::<Value>(value).unwrap_or_default())?;
+            }
+        }
         let used = self.used.borrow();
         let known =
             |key: &str| key.starts_with('_') || used.contains(key) || HARMLESS.contains(&key);

@@ -563,6 +563,63 @@ fn mockingjays_shared_layer_and_its_squares() {
 }
 
 #[test]
+fn options_of_published_models() {
+    let gpt = json!({"n_ctx": 32, "predict_special_tokens": true, "summary_type": "cls_index"});
+    for (name, options) in [
+        ("bert", json!({"directionality": "bidi", "pooler_type": "first_token_transform"})),
+        ("albert", json!({"net_structure_type": 0, "gap_size": 0, "num_memory_blocks": 0})),
+        ("longformer", json!({"attention_mode": "longformer", "ignore_attention_mask": false})),
+        ("gpt", gpt.clone()),
+        ("turing_nlg", gpt),
+        ("transfo_xl", json!({"tie_weight": true, "ext_len": 0, "tgt_len": 128})),
+        ("reformer", json!({"sinusoidal_pos_embds": false, "output_past": true})),
+        (
+            "bart",
+            json!({
+                "normalize_before": false, "normalize_embedding": true, "classif_dropout": 0.1,
+                "static_position_embeddings": false, "extra_pos_embeddings": 2,
+                "add_bias_logits": false, "add_final_layer_norm": false, "min_length": 12,
+            }),
+        ),
+        ("t5", json!({"n_positions": 512, "output_past": true})),
+        (
+            "wav2vec2",
+            json!({"mask_channel_prob": 0.1, "no_mask_time_overlap": false, "gradient_checkpointing": true}),
+        ),
+    ] {
+        changed(&format!("published_{name}"), name, options, |_| ()).unwrap();
+    }
+    for (name, options, words) in [
+        ("bart", json!({"normalize_before": true}), ["normalize_before", "only false"]),
+        ("bart", json!({"extra_pos_embeddings": 0}), ["extra_pos_embeddings", "only 2"]),
+        ("longformer", json!({"attention_mode": "tvm"}), ["attention_mode", "longformer"]),
+        ("albert", json!({"net_structure_type": 1}), ["net_structure_type", "only 0"]),
+        ("transfo_xl", json!({"tie_weight": false}), ["tie_weight", "only true"]),
+    ] {
+        let refused = changed("published_other", name, options, |_| ());
+        common::fails(refused, &words);
+    }
+}
+
+#[test]
+fn a_plain_distilbert_of_the_published_kind() {
+    let folder = copy("distilbert_alone", "distilbert");
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let mut student = config["student"].take();
+    student["tie_weights_"] = json!(true);
+    std::fs::write(folder.join("config.json"), student.to_string()).unwrap();
+    let own = |(name, x): (&String, &Tensor)| {
+        Some((name.strip_prefix("student.")?.to_owned(), x.clone()))
+    };
+    let weights = parameters(&folder).iter().filter_map(own).collect();
+    common::write_parameters(&folder, &weights);
+    let alone = run(&Model::open(&folder).unwrap(), &given("distilbert"));
+    let (got, both) = (alone.floats("logits").unwrap(), fixture("distilbert"));
+    near(got.data(), both.floats("student.logits").unwrap().data(), "logits");
+}
+
+#[test]
 fn weights_of_16_bits_are_the_same_numbers_in_32() {
     for (dtype, bits) in [(safetensors::Dtype::F16, 10), (safetensors::Dtype::BF16, 7)] {
         let narrow = copy(&format!("bert_{bits}"), "bert");

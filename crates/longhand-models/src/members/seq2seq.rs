@@ -169,6 +169,8 @@ pub(crate) fn read_t5(
     weights: &Weights,
 ) -> Result<Box<dyn Member>> {
     common(config)?;
+    // There is no table of positions.
+    config.ignore(&["n_positions"]);
     let hidden = config.positive("d_model")?;
     let vocab = config.positive("vocab_size")?;
     let (count, dim) = (config.positive("num_heads")?, config.positive("d_kv")?);

@@ -75,38 +75,20 @@ fn options(config: &Config) -> Result<()> {
         let rule = "adapters inside the attention are not supported";
         return Err(Error::invalid("config: adapter_attn_dim", width, rule));
     }
+    config.ignore_under(&["mask_", "tdnn_", "ctc_"]);
     config.ignore(&[
         "adapter_kernel_size",
         "adapter_stride",
         "classifier_proj_size",
-        "ctc_loss_reduction",
-        "ctc_zero_infinity",
         "feat_extract_dropout",
         "feat_proj_dropout",
         "feat_quantizer_dropout",
         "final_dropout",
         // Of the gradient only: the entry that is taken is the same for every temperature.
         "gumbel_temperature",
-        "mask_channel_length",
-        "mask_channel_min_space",
-        "mask_channel_other",
-        "mask_channel_prob",
-        "mask_channel_selection",
-        "mask_feature_length",
-        "mask_feature_min_masks",
-        "mask_feature_prob",
-        "mask_time_length",
-        "mask_time_min_masks",
-        "mask_time_min_space",
-        "mask_time_other",
-        "mask_time_prob",
-        "mask_time_selection",
         "num_adapter_layers",
         "num_negatives",
         "output_hidden_size",
-        "tdnn_dilation",
-        "tdnn_dim",
-        "tdnn_kernel",
         "vocab_size",
         "xvector_output_dim",
     ]);
