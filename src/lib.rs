@@ -28,6 +28,7 @@ pub mod full;
 pub mod longformer;
 pub mod lsh;
 mod problem;
+pub mod random;
 mod real;
 #[cfg(any(feature = "cuda", feature = "webgpu"))]
 mod template;
