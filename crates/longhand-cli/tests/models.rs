@@ -1,6 +1,7 @@
 //! `longhand model` from outside: what it writes, and what it refuses.
 
-use longhand_cli::container::{Container, Values};
+use longhand_cli::container::{Container, Tensor, Values, encode};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -54,6 +55,37 @@ fn run_writes_every_result_and_the_same_on_both_host_devices() {
         losses.push(loss[0]);
     }
     assert!((losses[0] - losses[1]).abs() <= 1e-5 * losses[0].abs(), "{losses:?}");
+}
+
+#[test]
+fn rules_run_from_given_draws_or_from_a_seed_and_refuse_what_does_not_fit() {
+    let (mlm, t5) = (fixture("rule_mlm_masking"), fixture("rule_t5_span_corruption"));
+    let output = scratch("rule.safetensors");
+    let ran = run(&mlm, &mlm.join("input.safetensors"), &output, "cpu");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let out = String::from_utf8(ran.stdout).expect("UTF-8");
+    assert!(out.contains("whole_word.labels [3, 40]\n"), "{out}");
+
+    let ints = |shape: &[usize], data: Vec<i32>| Tensor {
+        shape: shape.to_vec(),
+        values: Values::I32(data),
+    };
+    let tokens = ("tokens".to_owned(), ints(&[20], (50..70).collect()));
+    let input = scratch("rule_input.safetensors");
+    let write = |tensors: &[(String, Tensor)]| {
+        let bytes = encode(&BTreeMap::new(), &tensors.iter().cloned().collect());
+        std::fs::write(&input, bytes).expect("a file");
+    };
+    std::fs::write(&output, "kept").expect("a file");
+    write(std::slice::from_ref(&tokens));
+    assert_refused(&run(&t5, &input, &output, "cpu"), &["keep_shuffle", "absent"]);
+    let short = ("keep_shuffle".to_owned(), ints(&[3], vec![0, 1, 1]));
+    write(&[tokens.clone(), short]);
+    assert_refused(&run(&t5, &input, &output, "cpu"), &["keep_shuffle", "permutation"]);
+    assert_eq!(std::fs::read(&output).expect("a file"), b"kept");
+    write(&[tokens, ("seed".to_owned(), ints(&[1], vec![5]))]);
+    let ran = run(&t5, &input, &output, "cpu");
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("noise_mask [20]\n"));
 }
 
 #[test]

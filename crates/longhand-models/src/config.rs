@@ -5,6 +5,7 @@ use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// A configuration, or a part of one.
@@ -264,6 +265,41 @@ impl Config {
                 .filter(|x| x.is_finite())
                 .ok_or_else(|| wrong(key, v, "must be a finite number")),
         }
+    }
+
+    /// A number of a range.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent, or not in the range.
+    pub fn number_in(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
+        let absent = || Error::input(format!("config: {key:?} is absent"));
+        let value = self.get(key).ok_or_else(absent)?;
+        let rule = format!("must be a number from {} to {}", range.start(), range.end());
+        value.as_f64().filter(|x| range.contains(x)).ok_or_else(|| wrong(key, value, &rule))
+    }
+
+    /// A size or an id of a range.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent, or not in the range.
+    pub fn size_in(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
+        let (start, end) = (*range.start() as f64, *range.end() as f64);
+        self.number_in(key, start..=end)?;
+        self.size(key)
+    }
+
+    /// A list, each element as `of` reads it; `rule` says what they must be.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent, no list, or `of` makes nothing of an element.
+    pub fn list<T>(&self, key: &str, rule: &str, of: fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+        let value = self.get(key);
+        let value = value.ok_or_else(|| Error::input(format!("config: {key:?} is absent")))?;
+        let list = value.as_array().and_then(|list| list.iter().map(of).collect());
+        list.ok_or_else(|| wrong(key, value, rule))
     }
 
     /// A switch, or what the library takes where there is none.

@@ -8,6 +8,7 @@ use crate::block::Place;
 use crate::members;
 use crate::names::{self, Keys, Names};
 use crate::network::{self, Member};
+use crate::objectives;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
 use crate::{Config, Error, Result, Weights};
@@ -129,8 +130,11 @@ pub struct Traits {
     /// There are parameters at all.
     pub has_weights: bool,
     /// Reads a member of this row.
-    pub read: fn(&'static Traits, &Config, &Weights) -> Result<Box<dyn Member>>,
+    pub read: Read,
 }
+
+/// Reads a member.
+pub type Read = fn(&'static Traits, &Config, &Weights) -> Result<Box<dyn Member>>;
 
 const MLM: TokenHead =
     TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };
@@ -312,6 +316,33 @@ const WAV2VEC2: Traits = Traits {
     ..MOCKINGJAY
 };
 
+const WORD2VEC: Traits = Traits {
+    model_type: "word2vec_skipgram",
+    idea: "before BERT: one vector a word, such that it tells its neighbours from random words",
+    read: members::word2vec::read,
+    ..BERT
+};
+
+const CBOW: Traits = Traits {
+    model_type: "word2vec_cbow",
+    idea: "the neighbours together tell the word",
+    ..WORD2VEC
+};
+
+const GLOVE: Traits = Traits {
+    model_type: "glove",
+    idea: "word2vec from counts: products are logarithms of how often words stand together",
+    read: members::glove::read,
+    ..BERT
+};
+
+const FASTTEXT: Traits = Traits {
+    model_type: "fasttext",
+    idea: "word2vec with a vector for each run of characters, so that any word has one",
+    read: members::fasttext::read,
+    ..WORD2VEC
+};
+
 const CHAR_CNN: Traits = Traits {
     model_type: "char_cnn",
     idea: "before BERT: a word's vector from its characters",
@@ -416,6 +447,11 @@ const T5: Traits = Traits {
     ..BART
 };
 
+/// A row without a network: a rule that makes training examples, what each model is to undo.
+const fn rule(model_type: &'static str, idea: &'static str, read: Read) -> Traits {
+    Traits { model_type, idea, has_weights: false, read, ..BERT }
+}
+
 /// Every row. Of rows of one `model_type`, those with a marker stand first.
 pub static FAMILY: &[Traits] = &[
     STRUCTBERT,
@@ -446,6 +482,19 @@ pub static FAMILY: &[Traits] = &[
     BART,
     MASS,
     T5,
+    WORD2VEC,
+    CBOW,
+    GLOVE,
+    FASTTEXT,
+    rule("rule_mlm_masking", "BERT's 80/10/10, of tokens or of whole words", objectives::mlm::read),
+    rule("rule_ernie_masking", "of words, phrases and entities", objectives::ernie::read),
+    rule("rule_mass_masking", "one span, for the decoder to write", objectives::mass::read),
+    rule("rule_t5_span_corruption", "spans, each behind a sentinel", objectives::t5::read),
+    rule("rule_bart_noising", "five kinds of noise, and insertion", objectives::bart::read),
+    rule("rule_structbert_words", "trigrams out of order", objectives::structbert::read),
+    rule("rule_sentence_pairs", "next, swapped, previous or random", objectives::pairs::read),
+    rule("rule_xlnet_permutation", "who is told before whom", objectives::xlnet::read),
+    rule("rule_audio_masking", "frames, spans, distractors", objectives::audio::read),
 ];
 
 /// The row of a config.

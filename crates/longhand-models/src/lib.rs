@@ -24,6 +24,7 @@ pub mod members;
 mod model;
 pub mod names;
 pub mod network;
+pub mod objectives;
 pub mod ops;
 pub mod parts;
 pub mod quant;

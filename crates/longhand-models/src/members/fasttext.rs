@@ -1,0 +1,142 @@
+//! fastText (Bojanowski et al., 2017): a word is the mean of its own vector and those of its
+//! character n-grams, so that unknown words have vectors too.
+
+use super::word2vec::floats;
+use crate::family::Traits;
+use crate::network::Member;
+use crate::objectives::fnv1a;
+use crate::ops;
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+
+/// The word that ends a sentence; it has no n-grams.
+const END: &str = "</s>";
+
+struct FastText {
+    words: Vec<String>,
+    queries: Vec<String>,
+    /// Rows of words, then of buckets of n-grams.
+    input: Tensor,
+    output: Tensor,
+    bucket: usize,
+    lengths: [usize; 2],
+}
+
+pub(crate) fn read(
+    _: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    // The rate of training.
+    config.ignore(&["alpha"]);
+    let text = |key| config.list(key, "must be a list of words", |w| w.as_str().map(str::to_owned));
+    let words: Vec<String> = text("words")?;
+    let queries = if config.has("queries") { text("queries")? } else { Vec::new() };
+    if let Some(i) = (0..words.len()).find(|&i| words[..i].contains(&words[i])) {
+        let message = format!("config: words[{i}] = {:?}: is there twice", words[i]);
+        return Err(Error::input(message));
+    }
+    let lengths = [config.size_or("minn", 3)?, config.size_or("maxn", 6)?];
+    let bucket = config.size_or("bucket", 2_000_000)?;
+    if bucket == 0 && lengths[1] > 0 {
+        return Err(Error::invalid("config: bucket", bucket, "must be positive for n-grams"));
+    }
+    let dim = config.positive("dim")?;
+    let input = weights.tensor("input", &[words.len() + bucket, dim])?;
+    let output = weights.tensor("output", &[words.len(), dim])?;
+    Ok(Box::new(FastText { words, queries, input, output, bucket, lengths }))
+}
+
+/// The n-grams of `<word>`, `[least, most]` characters long, by their start, then by length. A
+/// bracket alone is none.
+pub fn ngrams(word: &str, [least, most]: [usize; 2]) -> Vec<String> {
+    let text = format!("<{word}>");
+    let bounds: Vec<usize> = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
+    let last = bounds.len() - 1;
+    let mut out = Vec::new();
+    for start in 0..last {
+        for length in least.max(1)..=most.min(last - start) {
+            if length > 1 || start > 0 && start + 1 < last {
+                out.push(text[bounds[start]..bounds[start + length]].to_owned());
+            }
+        }
+    }
+    out
+}
+
+/// A word's own row, if it is known, and the hashes of its n-grams.
+struct Subwords {
+    own: Option<usize>,
+    hashes: Vec<u32>,
+}
+
+impl FastText {
+    fn subwords(&self, word: &str) -> Subwords {
+        let own = self.words.iter().position(|known| known == word);
+        let grams = if word == END { Vec::new() } else { ngrams(word, self.lengths) };
+        Subwords { own, hashes: grams.iter().map(|gram| fnv1a(gram.as_bytes())).collect() }
+    }
+
+    fn rows(&self, subwords: &Subwords) -> Vec<usize> {
+        let bucket = |&h: &u32| self.words.len() + h as usize % self.bucket;
+        subwords.own.into_iter().chain(subwords.hashes.iter().map(bucket)).collect()
+    }
+
+    /// The mean of the rows, repeated ones counted each time; zeros of none.
+    fn vector(&self, rows: &[usize]) -> Vec<f64> {
+        let count = rows.len().max(1) as f64;
+        let sum = |e: usize| rows.iter().map(|&r| f64::from(self.input.row(r)[e])).sum::<f64>();
+        (0..self.input.width()).map(|e| sum(e) / count).collect()
+    }
+
+    /// Skip-gram's loss, summed: the centre with its n-grams tells the target from the negatives.
+    fn loss(&self, vectors: &Tensor, inputs: &Inputs) -> Result<f64> {
+        let vocab = self.words.len();
+        let centres = inputs.ints("center")?;
+        let &[count] = &centres.shape[..] else {
+            let got = format!("{:?}", centres.shape);
+            return Err(Error::invalid("center", got, "must have 1 dimension"));
+        };
+        let targets = inputs.ints_shaped("target", &[count])?.indices("target", vocab)?;
+        let width = inputs.ints("negatives")?.shape.last().copied().unwrap_or(0);
+        let negatives = inputs.ints_shaped("negatives", &[count, width])?;
+        let negatives = negatives.indices("negatives", vocab)?;
+        let mut loss = 0.0;
+        for (i, centre) in centres.indices("center", vocab)?.into_iter().enumerate() {
+            let score = |w: usize| ops::dot(vectors.row(centre), self.output.row(w)) as f32;
+            loss += ops::binary_cross_entropy(score(targets[i]), true);
+            let others = negatives[i * width..][..width].iter();
+            loss += others.map(|&w| ops::binary_cross_entropy(score(w), false)).sum::<f64>();
+        }
+        Ok(loss)
+    }
+}
+
+impl Member for FastText {
+    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
+        let all: Vec<Subwords> =
+            self.words.iter().chain(&self.queries).map(|word| self.subwords(word)).collect();
+        let rows: Vec<Vec<usize>> = all.iter().map(|word| self.rows(word)).collect();
+        let vectors = rows.iter().flat_map(|rows| self.vector(rows)).collect();
+        let vectors = floats(&[rows.len(), self.input.width()], vectors);
+        let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let padded = |rows: &Vec<usize>| {
+            let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+            rows.into_iter().chain(std::iter::repeat(-1)).take(width).collect::<Vec<_>>()
+        };
+        let row_ids = rows.iter().flat_map(padded).collect();
+        let half = |shift: u32| -> Ints {
+            let hashes = all.iter().flat_map(|word| &word.hashes);
+            let halves: Vec<i32> = hashes.map(|h| (h >> shift & 0xffff) as i32).collect();
+            Ints::new(&[halves.len()], halves)
+        };
+        let mut out = Outputs::default();
+        if ["center", "target", "negatives"].iter().any(|name| inputs.has(name)) {
+            out.put_scalar("loss", self.loss(&vectors, inputs)?);
+        }
+        out.put_ints("row_ids", Ints::new(&[rows.len(), width], row_ids));
+        out.put_ints("hashes_high16", half(16));
+        out.put_ints("hashes_low16", half(0));
+        out.put("vectors", vectors);
+        Ok(out)
+    }
+}

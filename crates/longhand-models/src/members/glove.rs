@@ -1,0 +1,95 @@
+//! GloVe (Pennington et al., 2014): vectors whose products are the logarithms of how often words
+//! stand together.
+
+use super::word2vec::floats;
+use crate::family::Traits;
+use crate::network::Member;
+use crate::objectives::ragged;
+use crate::ops;
+use crate::{Config, Device, Inputs, Outputs, Result, Tensor, Weights};
+use std::collections::BTreeMap;
+
+struct Glove {
+    /// Vectors of words, and of words as context.
+    vectors: [Tensor; 2],
+    biases: [Tensor; 2],
+    window: usize,
+    symmetric: bool,
+    x_max: f64,
+    alpha: f64,
+}
+
+pub(crate) fn read(
+    _: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn Member>> {
+    // The rate of training.
+    config.ignore(&["eta"]);
+    // The counts are a result, as one matrix.
+    let vocab = config.size_in("vocab_size", 1..=1 << 13)?;
+    let dim = config.positive("dim")?;
+    let vectors = |name| weights.tensor(name, &[vocab, dim]);
+    let biases = |name| weights.tensor(name, &[vocab]);
+    Ok(Box::new(Glove {
+        vectors: [vectors("word_vectors")?, vectors("context_vectors")?],
+        biases: [biases("word_bias")?, biases("context_bias")?],
+        window: config.positive("window")?,
+        symmetric: config.flag_or("symmetric", true)?,
+        x_max: config.number_in("x_max", 1e-9..=1e9)?,
+        alpha: config.number_or("alpha", 0.75)?,
+    }))
+}
+
+impl Glove {
+    /// How often each word stands with each other, a distance of d counting 1/d (§4.2). The row is
+    /// the word, the column one to its left, and to its right too if the counts are symmetric.
+    fn cooccurrence(&self, sentences: &[&[i32]]) -> BTreeMap<[usize; 2], f64> {
+        let mut counts = BTreeMap::new();
+        let mut count = |at: [i32; 2], distance: usize| {
+            *counts.entry(at.map(|word| word as usize)).or_insert(0.0) += 1.0 / distance as f64;
+        };
+        for sentence in sentences {
+            for (i, &word) in sentence.iter().enumerate() {
+                for j in i.saturating_sub(self.window)..i {
+                    count([word, sentence[j]], i - j);
+                    if self.symmetric {
+                        count([sentence[j], word], i - j);
+                    }
+                }
+            }
+        }
+        counts
+    }
+
+    /// `min(1, (x/x_max)^α)`, so that rare pairs count less.
+    fn weight(&self, count: f64) -> f64 {
+        (count / self.x_max).powf(self.alpha).min(1.0)
+    }
+}
+
+impl Member for Glove {
+    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
+        let [words, contexts] = &self.vectors;
+        let vocab = words.rows();
+        let counts = self.cooccurrence(&ragged(inputs, "sentences", vocab)?);
+        let mut matrix = vec![0.0; vocab * vocab];
+        let mut weights = Vec::with_capacity(counts.len());
+        let mut loss = 0.0;
+        for (&[i, j], &count) in &counts {
+            matrix[i * vocab + j] = count;
+            let weight = self.weight(count);
+            let [of_word, of_context] = &self.biases;
+            let biases = f64::from(of_word.data()[i]) + f64::from(of_context.data()[j]);
+            let off = ops::dot(words.row(i), contexts.row(j)) + biases - count.ln();
+            loss += 0.5 * weight * off * off;
+            weights.push(weight);
+        }
+        let mut out = Outputs::default();
+        out.put_scalar("loss", loss);
+        out.put("cooccurrence", floats(&[vocab, vocab], matrix));
+        out.put("weight", floats(&[weights.len()], weights));
+        out.put("sum_vectors", ops::add(words.clone(), contexts));
+        Ok(out)
+    }
+}

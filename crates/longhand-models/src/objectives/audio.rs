@@ -1,0 +1,155 @@
+//! Masked frames of sound: Mockingjay (Liu et al., 2020, §2.2) as s3prl does it; spans and
+//! distractors of wav2vec 2.0 (Baevski et al., 2020, §3.1, §3.2) as Hugging Face does it.
+
+use super::{Draws, row, rule, share};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::{Config, Error, Ints, Outputs, Result, Weights};
+
+/// What Mockingjay reads in place of each frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frames {
+    /// Whether the frame is to be rebuilt, `[frames]`.
+    pub masked: Vec<bool>,
+    /// The frame that is read, its own if it is unchanged; `None` is zeros.
+    pub source: Vec<Option<usize>>,
+}
+
+/// How many runs of `run` frames Mockingjay masks.
+pub fn frame_runs(length: usize, run: usize, proportion: f64) -> usize {
+    (length as f64 * proportion / run as f64).round_ties_even() as usize
+}
+
+/// Masks runs of frames: those that begin at the first places of `order`. One draw for all says
+/// what they become: below 0.8 zeros, below 0.9 the runs at the first places of `random`, else
+/// themselves.
+///
+/// # Panics
+///
+/// If `length` is less than a run, and yet there are runs; or more than an order's places.
+pub fn mask_frames(
+    length: usize,
+    run: usize,
+    runs: usize,
+    dice: f64,
+    [order, random]: [&[usize]; 2],
+) -> Frames {
+    let last = length.saturating_sub(run + 1);
+    let starts = |order: &[usize]| -> Vec<usize> {
+        order.iter().copied().filter(|&start| start <= last).take(runs).collect()
+    };
+    let frames = 0..order.len();
+    let mut out = Frames { masked: vec![false; order.len()], source: frames.map(Some).collect() };
+    for (to, from) in starts(order).into_iter().zip(starts(random)) {
+        for i in 0..run {
+            out.masked[to + i] = true;
+            match dice {
+                x if x < 0.8 => out.source[to + i] = None,
+                x if x < 0.9 => out.source[to + i] = Some(from + i),
+                _ => {}
+            }
+        }
+    }
+    out
+}
+
+/// wav2vec's mask of one utterance, one flag for each place of `order`: spans at the first places
+/// that leave room for one. `epsilon`, a draw, rounds their number at random.
+pub fn mask_spans(
+    length: usize,
+    span: usize,
+    [probability, epsilon]: [f64; 2],
+    least: usize,
+    order: &[usize],
+) -> Vec<bool> {
+    let count = (probability * length as f64 / span as f64 + epsilon) as usize;
+    let count = count.max(least).min(length / span);
+    let mut mask = vec![false; order.len()];
+    for &start in order.iter().filter(|&&start| start + span <= length).take(count) {
+        mask[start..start + span].fill(true);
+    }
+    mask
+}
+
+/// For each masked frame, others of the same utterance, each equally likely; `[frames, count]`,
+/// zeros for frames that are not masked.
+///
+/// # Errors
+///
+/// If one frame only is masked: there is no other.
+pub fn distractors(mask: &[bool], uniforms: &[f64]) -> Result<Vec<usize>> {
+    let masked: Vec<usize> = (0..mask.len()).filter(|&i| mask[i]).collect();
+    let count = uniforms.len() / mask.len().max(1);
+    if masked.len() == 1 && count > 0 {
+        let rule = "a masked frame needs others to be told from";
+        return Err(Error::invalid("masked frames of an utterance", 1, rule));
+    }
+    let mut out = vec![0; uniforms.len()];
+    for (rank, &frame) in masked.iter().enumerate() {
+        for k in frame * count..(frame + 1) * count {
+            let v = (uniforms[k] * (masked.len() - 1) as f64) as usize;
+            out[k] = masked[v + usize::from(v >= rank)];
+        }
+    }
+    Ok(out)
+}
+
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+    let run = config.positive("mask_consecutive")?;
+    let proportion = share(config, "mask_proportion")?;
+    let span = config.positive("mask_length")?;
+    let probability = share(config, "mask_prob")?;
+    let least = config.size("min_masks")?;
+    let count = config.size("num_negatives")?;
+    rule(move |draws| {
+        let (lengths, total) = lengths(draws)?;
+        let rows = lengths.len();
+        let fits = |&n: &usize| n > 0 && (run <= n || frame_runs(n, run, proportion) == 0);
+        if let Some(r) = lengths.iter().position(|n| !fits(n)) {
+            let rule = format!("must hold a run of {run} frames");
+            return Err(Error::invalid(format!("lengths[{r}]"), lengths[r], rule));
+        }
+        let shape = [rows, total];
+        let orders = ["start_order", "random_order", "span_order"];
+        let [starts, random, spans] = orders.map(|name| draws.orders(name, &shape));
+        let (starts, random, spans) = (starts?, random?, spans?);
+        let dice = draws.uniforms("dice", &[rows])?;
+        let epsilon = draws.uniforms("epsilon", &[1])?[0];
+        let uniforms = draws.uniforms("negative_uniforms", &[rows, total, count])?;
+        let (mut label, mut source) = (Vec::new(), Vec::new());
+        let (mut mask, mut negatives) = (Vec::new(), Vec::new());
+        for r in 0..rows {
+            let orders = [row(&starts, r, total), row(&random, r, total)];
+            let runs = frame_runs(lengths[r], run, proportion);
+            let frames = mask_frames(lengths[r], run, runs, dice[r], orders);
+            label.extend(frames.masked.iter().map(|&x| i32::from(x)));
+            source.extend(frames.source.iter().map(|from| from.map_or(-1, |i| i as i32)));
+            let chances = [probability, epsilon];
+            let masked = mask_spans(lengths[r], span, chances, least, row(&spans, r, total));
+            let others = distractors(&masked, row(&uniforms, r, total * count))?;
+            mask.extend(masked.into_iter().map(i32::from));
+            negatives.extend(others.into_iter().map(|i| (i + r * total) as i32));
+        }
+        let mut out = Outputs::default();
+        out.put_ints("mockingjay_label", Ints::new(&shape, label));
+        out.put_ints("mockingjay_source_frame", Ints::new(&shape, source));
+        out.put_ints("wav2vec2_mask", Ints::new(&shape, mask));
+        out.put_ints("wav2vec2_negatives", Ints::new(&[rows, total, count], negatives));
+        Ok(out)
+    })
+}
+
+/// The input `lengths`, `[utterances]`, and the frames that the longest may have: as many as the
+/// orders that are given.
+fn lengths(draws: &Draws<'_>) -> Result<(Vec<usize>, usize)> {
+    let lengths = draws.inputs.ints("lengths")?;
+    if !matches!(lengths.shape[..], [(1..)]) {
+        let got = format!("{:?}", lengths.shape);
+        return Err(Error::invalid("the shape of lengths", got, "must be [utterances]"));
+    }
+    let total = match draws.inputs.has("span_order") {
+        true => draws.inputs.ints("span_order")?.matrix("span_order")?[1],
+        false => lengths.data.iter().copied().max().unwrap_or(0).max(0) as usize,
+    };
+    Ok((lengths.indices("lengths", total + 1)?, total))
+}

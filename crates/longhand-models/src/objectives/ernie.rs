@@ -1,0 +1,75 @@
+//! Knowledge masking: ERNIE (Sun et al., 2019, §3.2), as its published data program does it.
+
+use super::{Batch, Corrupted, flags, put_corrupted, row, rule, share, token};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::objectives::mlm::Actions;
+use crate::{Config, Error, Outputs, Result, Weights};
+use std::ops::Range;
+
+/// The units (words, phrases, entities) of a row of labels: 0 begins one, 1 continues it, −1 is
+/// none's. With `by_token` each token is a unit of its own.
+pub fn units(labels: &[i32], by_token: bool) -> Vec<Range<usize>> {
+    let mut units: Vec<Range<usize>> = Vec::new();
+    for (i, &label) in labels.iter().enumerate().filter(|&(_, &label)| label >= 0) {
+        match units.last_mut() {
+            Some(unit) if label == 1 && !by_token && unit.end == i => unit.end += 1,
+            _ => units.push(i..i + 1),
+        }
+    }
+    units
+}
+
+/// Masks the units whose first token's draw is at most `probability`. The same draw says what
+/// becomes of that token, so it counts as a part of `probability`; the others' of 1: more than 0.2
+/// of it masks, more than 0.1 replaces by a random token.
+pub fn mask_units(
+    ids: &[i32],
+    units: &[Range<usize>],
+    probability: f64,
+    mask_id: i32,
+    actions: Actions<'_>,
+) -> Corrupted {
+    let mut out = Corrupted::unchanged(ids);
+    for unit in units.iter().filter(|unit| actions.uniforms[unit.start] <= probability) {
+        for i in unit.clone() {
+            let base = if i == unit.start { probability } else { 1.0 };
+            let u = actions.uniforms[i];
+            out.labels[i] = ids[i];
+            if u > 0.2 * base {
+                out.input_ids[i] = mask_id;
+            } else if u > 0.1 * base {
+                out.input_ids[i] = actions.random_tokens[i];
+            }
+        }
+    }
+    out
+}
+
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+    let vocab = config.positive("vocab_size")?;
+    let mask_id = token(config, "mask_id", vocab)?;
+    let probability = share(config, "unit_probability")?;
+    rule(move |draws| {
+        let batch = Batch::read(draws, ["input_ids", "uniforms"], vocab)?;
+        let shape @ [rows, len] = batch.shape;
+        let labels = &draws.inputs.ints_shaped("unit_labels", &shape)?.data;
+        let by_word = flags(draws.inputs, "word_level", &[rows])?;
+        let bad = |&i: &usize| match labels[i] {
+            -1 | 0 => false,
+            1 => i % len == 0 || labels[i - 1] == -1,
+            _ => true,
+        };
+        if let Some(i) = (0..labels.len()).find(bad) {
+            let rule = "must be 0 (a unit begins), 1 (it goes on) or -1 (none)";
+            return Err(Error::invalid(format!("unit_labels[{i}]"), labels[i], rule));
+        }
+        let corrupt = |(r, (ids, actions)): (usize, (&[i32], _))| {
+            let units = units(row(labels, r, len), !by_word[r]);
+            mask_units(ids, &units, probability, mask_id, actions)
+        };
+        let mut out = Outputs::default();
+        put_corrupted(&mut out, "", &shape, batch.rows().enumerate().map(corrupt));
+        Ok(out)
+    })
+}

@@ -1,0 +1,160 @@
+//! Pairs of sentences: next or random (BERT, Devlin et al., 2019, §3.1), swapped (ALBERT, Lan et
+//! al., 2020, §3.1), previous, next or random (StructBERT, Wang et al., 2020, §2.2.2).
+
+use super::{Draws, ragged, rule};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::{Config, Error, Ints, Outputs, Result, Weights};
+
+/// Two sentences and how the second relates to the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair<'a> {
+    /// Stands in front.
+    pub first: &'a [i32],
+    /// Stands behind.
+    pub second: &'a [i32],
+    /// The answer.
+    pub label: i32,
+}
+
+/// A sentence, the one that follows it, and one from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Sentences<'a> {
+    /// The sentence.
+    pub first: &'a [i32],
+    /// The next one of its text.
+    pub next: &'a [i32],
+    /// One of another text.
+    pub random: &'a [i32],
+}
+
+/// BERT's: label 0 the next sentence, 1 a random one.
+pub fn next_sentence<'a>(s: &Sentences<'a>, uniform: f64) -> Pair<'a> {
+    match uniform < 0.5 {
+        true => Pair { first: s.first, second: s.random, label: 1 },
+        false => Pair { first: s.first, second: s.next, label: 0 },
+    }
+}
+
+/// ALBERT's: label 0 in order, 1 swapped.
+pub fn sentence_order<'a>(s: &Sentences<'a>, uniform: f64) -> Pair<'a> {
+    match uniform < 0.5 {
+        true => Pair { first: s.next, second: s.first, label: 1 },
+        false => Pair { first: s.first, second: s.next, label: 0 },
+    }
+}
+
+/// StructBERT's: label 0 a random sentence, 1 the next, 2 the previous.
+pub fn structural<'a>(s: &Sentences<'a>, uniform: f64) -> Pair<'a> {
+    match uniform {
+        u if u < 1.0 / 3.0 => Pair { first: s.first, second: s.random, label: 0 },
+        u if u < 2.0 / 3.0 => Pair { first: s.first, second: s.next, label: 1 },
+        _ => Pair { first: s.next, second: s.first, label: 2 },
+    }
+}
+
+impl<'a> Pair<'a> {
+    /// Both cut to `most` tokens: one at a time from the longer (the second, if none is), in front
+    /// where the next draw is below 0.5, else at its end. Takes as many draws as tokens are cut.
+    pub fn truncated(mut self, most: usize, uniforms: &[f64]) -> Self {
+        for &u in uniforms.iter().take((self.first.len() + self.second.len()).saturating_sub(most))
+        {
+            let longer = match self.first.len() > self.second.len() {
+                true => &mut self.first,
+                false => &mut self.second,
+            };
+            *longer = if u < 0.5 { &longer[1..] } else { &longer[..longer.len() - 1] };
+        }
+        self
+    }
+}
+
+/// What BERT reads of pairs: `[CLS] first [SEP] second [SEP]`, padded, all `[batch, length]`.
+struct Packed {
+    tokens: [i32; 3],
+    length: usize,
+    ids: Vec<i32>,
+    types: Vec<i32>,
+    mask: Vec<i32>,
+}
+
+impl Packed {
+    fn push(&mut self, pair: &Pair<'_>) {
+        let [cls, sep, pad] = self.tokens;
+        let front = pair.first.len() + 2;
+        let all = front + pair.second.len() + 1;
+        self.ids.push(cls);
+        self.ids.extend(pair.first);
+        self.ids.push(sep);
+        self.ids.extend(pair.second);
+        self.ids.push(sep);
+        self.ids.extend((all..self.length).map(|_| pad));
+        self.types.extend((0..self.length).map(|i| i32::from(i >= front && i < all)));
+        self.mask.extend((0..self.length).map(|i| i32::from(i < all)));
+    }
+}
+
+type Choose = for<'a> fn(&Sentences<'a>, f64) -> Pair<'a>;
+
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+    let [cls, sep, pad] = ["cls_id", "sep_id", "pad_id"].map(|key| config.size(key));
+    let tokens = [cls? as i32, sep? as i32, pad? as i32];
+    // Two tokens and three marks at least.
+    let length = config.size_in("max_length", 5..=1 << 20)?;
+    rule(move |draws| {
+        let sentences = |name| {
+            let rows = ragged(draws.inputs, name, i32::MAX as usize)?;
+            match rows.iter().position(|row| row.is_empty()) {
+                Some(r) => Err(Error::input(format!("input {name:?}: row {r} is empty"))),
+                None => Ok(rows),
+            }
+        };
+        let (first, next, random) = (sentences("first")?, sentences("next")?, sentences("random")?);
+        if first.len() != next.len() || first.len() != random.len() {
+            let sizes = format!("{}, {}, {}", first.len(), next.len(), random.len());
+            return Err(Error::invalid(
+                "the rows of first, next, random",
+                sizes,
+                "must be as many",
+            ));
+        }
+        let uniforms = draws.uniforms("uniforms", &[first.len()])?;
+        let mut out = Outputs::default();
+        let kinds: [(&str, Choose); 3] =
+            [("nsp", next_sentence), ("sop", sentence_order), ("structural", structural)];
+        for (name, choose) in kinds {
+            let pair = |(r, &u): (usize, &f64)| {
+                choose(&Sentences { first: first[r], next: next[r], random: random[r] }, u)
+            };
+            let pairs = uniforms.iter().enumerate().map(pair).collect();
+            out.absorb(&format!("{name}."), pack(draws, pairs, tokens, length)?);
+        }
+        Ok(out)
+    })
+}
+
+fn pack(
+    draws: &Draws<'_>,
+    pairs: Vec<Pair<'_>>,
+    tokens: [i32; 3],
+    length: usize,
+) -> Result<Outputs> {
+    let size = |pair: &Pair<'_>| (pair.first.len() + pair.second.len() + 3).saturating_sub(length);
+    // One at least, so that a file without them is always told so.
+    let steps = pairs.iter().map(size).fold(1, usize::max);
+    let rows = pairs.len();
+    let uniforms = draws.uniforms("truncate_uniforms", &[rows, steps])?;
+    let labels = pairs.iter().map(|pair| pair.label).collect();
+    let (ids, types, mask) = (Vec::new(), Vec::new(), Vec::new());
+    let mut packed = Packed { tokens, length, ids, types, mask };
+    for (r, pair) in pairs.into_iter().enumerate() {
+        packed.push(&pair.truncated(length - 3, super::row(&uniforms, r, steps)));
+    }
+    let mut out = Outputs::default();
+    out.put_ints("labels", Ints::new(&[rows], labels));
+    let shape = [rows, length];
+    out.put_ints("input_ids", Ints::new(&shape, packed.ids));
+    out.put_ints("token_type_ids", Ints::new(&shape, packed.types));
+    out.put_ints("attention_mask", Ints::new(&shape, packed.mask));
+    Ok(out)
+}

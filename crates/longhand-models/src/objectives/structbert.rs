@@ -1,0 +1,72 @@
+//! Shuffled words: StructBERT (Wang et al., 2020, §2.2.1).
+
+use super::{Corrupted, flags, put_corrupted, row, rule, share, tokens};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::{Config, Outputs, Result, Weights};
+
+/// How many runs of words are shuffled in a sequence: at least one.
+pub fn budget(length: usize, share: f64) -> usize {
+    ((length as f64 * share).round_ties_even() as usize).max(1)
+}
+
+/// Where runs of `size` words begin: at the first places of `order` where no word is masked, no
+/// other run is and the end is not reached.
+pub fn runs(masked: &[bool], size: usize, budget: usize, order: &[usize]) -> Vec<usize> {
+    let mut taken = masked.to_vec();
+    let fits = |&start: &usize| {
+        let Some(run) = taken.get_mut(start..start + size) else { return false };
+        let free = !run.contains(&true);
+        run.iter_mut().for_each(|word| *word |= free);
+        free
+    };
+    order.iter().copied().filter(fits).take(budget).collect()
+}
+
+/// Masks the masked words and shuffles each run by its permutation; the words of both are to be
+/// told, in their right places.
+pub fn shuffle(
+    ids: &[i32],
+    masked: &[bool],
+    mask_id: i32,
+    runs: &[usize],
+    permutations: &[usize],
+) -> Corrupted {
+    let mut out = Corrupted::unchanged(ids);
+    for i in (0..ids.len()).filter(|&i| masked[i]) {
+        (out.input_ids[i], out.labels[i]) = (mask_id, ids[i]);
+    }
+    let size = permutations.len() / runs.len().max(1);
+    for (&start, permutation) in runs.iter().zip(permutations.chunks(size.max(1))) {
+        for (i, &from) in permutation.iter().enumerate() {
+            out.input_ids[start + i] = ids[start + from];
+            out.labels[start + i] = ids[start + i];
+        }
+    }
+    out
+}
+
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+    let mask_id = config.size("mask_id")? as i32;
+    let share = share(config, "share")?;
+    let size = config.positive("k")?;
+    rule(move |draws| {
+        // The rule needs no vocabulary.
+        let (ids, shape @ [rows, len]) = tokens(draws.inputs, "input_ids", i32::MAX as usize)?;
+        let masked = flags(draws.inputs, "masked", &shape)?;
+        let order = draws.orders("start_order", &shape)?;
+        let budget = budget(len, share);
+        let runs: Vec<Vec<usize>> = (0..rows)
+            .map(|r| runs(row(&masked, r, len), size, budget, row(&order, r, len)))
+            .collect();
+        let most = runs.iter().map(Vec::len).max().unwrap_or(0);
+        let permutations = draws.orders("permutations", &[rows, most, size])?;
+        let corrupt = |(r, runs): (usize, &Vec<usize>)| {
+            let permutations = &row(&permutations, r, most * size)[..runs.len() * size];
+            shuffle(row(ids, r, len), row(&masked, r, len), mask_id, runs, permutations)
+        };
+        let mut out = Outputs::default();
+        put_corrupted(&mut out, "", &shape, runs.iter().enumerate().map(corrupt));
+        Ok(out)
+    })
+}

@@ -1,0 +1,62 @@
+//! Orders of factorisation: XLNet (Yang et al., 2019, §2.2), as its published data program does it.
+
+use super::{NOT_SCORED, flags, row, rule, tokens};
+use crate::family::Traits;
+use crate::network::Member;
+use crate::{Config, Error, Ints, Outputs, Result, Weights};
+
+/// Which positions may not be seen, `[length, length]`: row i does not see column j where this is
+/// true.
+///
+/// `ranks` is a permutation: what has the lower rank is told first. A target sees what is told
+/// before it, everything else its own rank too; plain tokens, neither targets nor marks (`[CLS]`,
+/// `[SEP]`), are known from the beginning and seen by all.
+pub fn hidden(ranks: &[usize], is_target: &[bool], is_mark: &[bool]) -> Vec<bool> {
+    let plain = |i: usize| !is_target[i] && !is_mark[i];
+    let rank = |i: usize| if plain(i) { -1 } else { ranks[i] as i64 };
+    let own = |i: usize| rank(i) + i64::from(!is_target[i] || is_mark[i]);
+    let all = 0..ranks.len();
+    all.clone().flat_map(|i| all.clone().map(move |j| !plain(j) && own(i) <= rank(j))).collect()
+}
+
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+    let marks = [config.size("cls_id")? as i32, config.size("sep_id")? as i32];
+    let count = config.positive("num_predict")?;
+    rule(move |draws| {
+        // The rule needs no vocabulary.
+        let (ids, shape @ [rows, len]) = tokens(draws.inputs, "input_ids", i32::MAX as usize)?;
+        if count > len {
+            let rule = format!("must be at most the length, {len}");
+            return Err(Error::invalid("config: num_predict", count, rule));
+        }
+        if ids.len().saturating_mul(len) > 1 << 28 {
+            return Err(Error::Declined(format!("perm_mask [{rows}, {len}, {len}] in one piece")));
+        }
+        let is_mark: Vec<bool> = ids.iter().map(|id| marks.contains(id)).collect();
+        let is_target = flags(draws.inputs, "is_target", &shape)?;
+        let ranks = draws.orders("permutation", &shape)?;
+        // Fewer targets than `num_predict`: the rest stands at position 0 and is not scored.
+        let mut positions = vec![0; rows * count];
+        let mut labels = vec![NOT_SCORED; rows * count];
+        let mut mask = Vec::with_capacity(rows * len * len);
+        for r in 0..rows {
+            let targets = row(&is_target, r, len);
+            let hidden = hidden(row(&ranks, r, len), targets, row(&is_mark, r, len));
+            mask.extend(hidden.into_iter().map(i32::from));
+            let told: Vec<usize> = (0..len).filter(|&i| targets[i]).collect();
+            if told.len() > count {
+                let rule = format!("num_predict is {count}");
+                return Err(Error::invalid(format!("targets of row {r}"), told.len(), rule));
+            }
+            for (k, &i) in told.iter().enumerate() {
+                positions[r * count + k] = i as i32;
+                labels[r * count + k] = ids[r * len + i];
+            }
+        }
+        let mut out = Outputs::default();
+        out.put_ints("perm_mask", Ints::new(&[rows, len, len], mask));
+        out.put_ints("target_positions", Ints::new(&[rows, count], positions));
+        out.put_ints("labels", Ints::new(&[rows, count], labels));
+        Ok(out)
+    })
+}

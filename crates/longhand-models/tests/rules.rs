@@ -1,0 +1,186 @@
+//! Rules and word vectors as members: draws from a seed, and inputs that do not fit.
+
+use longhand_models::{Device, Inputs, Model, Outputs, Result, Tensor, Value};
+use std::path::{Path, PathBuf};
+
+/// Folders, and of their inputs those that are not drawn.
+const FOLDERS: &[(&str, &[&str])] = &[
+    ("fasttext", &["center", "negatives", "target"]),
+    ("glove", &["sentences"]),
+    ("rule_audio_masking", &["lengths"]),
+    ("rule_bart_noising", &["tokens"]),
+    ("rule_ernie_masking", &["input_ids", "unit_labels", "word_level"]),
+    ("rule_mass_masking", &["tokens"]),
+    ("rule_mlm_masking", &["input_ids", "word_ids"]),
+    ("rule_sentence_pairs", &["first", "next", "random"]),
+    ("rule_structbert_words", &["input_ids", "masked"]),
+    ("rule_t5_span_corruption", &["tokens"]),
+    ("rule_xlnet_permutation", &["input_ids", "is_target"]),
+    ("word2vec_cbow", &["counts", "sentences"]),
+    ("word2vec_skipgram", &["counts", "sentences"]),
+];
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+fn open(name: &str) -> (Model, Inputs) {
+    let inputs = Inputs::read(&data(name).join("input.safetensors")).unwrap();
+    (Model::open(&data(name)).unwrap(), inputs)
+}
+
+fn run(model: &Model, inputs: &Inputs) -> Result<Outputs> {
+    model.forward(inputs, &Device::Cpu)
+}
+
+/// Every result as text.
+fn shown(outputs: &Outputs) -> String {
+    let show = |(name, value): (&String, &Value)| match value {
+        Value::Floats(x) => format!("{name} {:?} {:?}\n", x.shape(), x.data()),
+        Value::Ints(x) => format!("{name} {:?} {:?}\n", x.shape, x.data),
+    };
+    outputs.values.iter().map(show).collect()
+}
+
+#[test]
+fn a_seed_stands_for_every_draw() {
+    for &(name, given) in FOLDERS {
+        let (model, all) = open(name);
+        let seeded = |seed: i32| {
+            let mut inputs = Inputs::new().ints_of("seed", &[1], vec![seed]);
+            for name in given {
+                let ints = all.ints(name).unwrap();
+                inputs = inputs.ints_of(name, &ints.shape, ints.data.clone());
+            }
+            run(&model, &inputs).unwrap_or_else(|e| panic!("{name}, seed {seed}: {e}"))
+        };
+        let first = shown(&seeded(1));
+        assert_eq!(first, shown(&seeded(1)), "{name}");
+        let drawn = !["fasttext", "glove"].contains(&name);
+        let other = (2..30).any(|seed| shown(&seeded(seed)) != first);
+        assert_eq!(other, drawn, "{name}: other seeds, other results");
+        let names: Vec<String> = seeded(-1).values.into_keys().collect();
+        assert_eq!(names, run(&model, &all).unwrap().values.into_keys().collect::<Vec<_>>());
+        // A draw that is given counts more than the seed.
+        let both = all.clone().ints_of("seed", &[1], vec![7]);
+        assert_eq!(shown(&run(&model, &both).unwrap()), shown(&run(&model, &all).unwrap()));
+        assert!(run(&model, &both.ints_of("seed", &[2], vec![7, 7])).is_err() == drawn, "{name}");
+    }
+}
+
+/// Inputs without one of them.
+fn without(folder: &str, name: &str) -> Inputs {
+    let bytes = std::fs::read(data(folder).join("input.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let all = Inputs::read(&data(folder).join("input.safetensors")).unwrap();
+    file.names().into_iter().filter(|&other| other != name).fold(Inputs::new(), |inputs, name| {
+        match all.ints(name) {
+            Ok(x) => inputs.ints_of(name, &x.shape, x.data.clone()),
+            Err(_) => inputs.floats_of(name, all.floats(name).unwrap().clone()),
+        }
+    })
+}
+
+#[test]
+fn an_input_that_is_absent_mistyped_misshapen_or_out_of_range() {
+    for &(folder, _) in FOLDERS {
+        let (model, good) = open(folder);
+        let bytes = std::fs::read(data(folder).join("input.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        // The order in which GloVe visits pairs is training's.
+        for (name, view) in file.tensors().into_iter().filter(|(name, _)| name != "order") {
+            let fails = |what: &str, inputs: &Inputs| {
+                let Err(error) = run(&model, inputs) else {
+                    panic!("{folder}: {name} {what} is accepted")
+                };
+                let error = error.to_string();
+                assert!(error.contains(&name), "{folder}: {name} {what}: {error:?}");
+                assert!(!error.contains('\n'), "{error:?} is more than a line");
+            };
+            let shape = view.shape();
+            let deeper = [shape, &[1]].concat();
+            fails("absent", &without(folder, &name));
+            match good.ints(&name) {
+                Ok(ints) => {
+                    let floats = ints.data.iter().map(|&x| x as f32).collect();
+                    fails("of floats", &good.clone().floats_of(&name, Tensor::new(shape, floats)));
+                    fails("deeper", &good.clone().ints_of(&name, &deeper, ints.data.clone()));
+                    for bad in [-2, i32::MIN] {
+                        let mut data = ints.data.clone();
+                        *data.last_mut().unwrap() = bad;
+                        fails("negative", &good.clone().ints_of(&name, shape, data));
+                    }
+                    let mut large = ints.data.clone();
+                    large[0] = i32::MAX;
+                    if !["counts", "negative_draws"].contains(&name.as_str()) {
+                        fails("too large", &good.clone().ints_of(&name, shape, large));
+                    }
+                }
+                Err(_) => {
+                    let floats = good.floats(&name).unwrap();
+                    let zeros = vec![0; floats.data().len()];
+                    fails("of integers", &good.clone().ints_of(&name, shape, zeros));
+                    let moved = floats.clone().reshape(&deeper);
+                    fails("deeper", &good.clone().floats_of(&name, moved));
+                    for bad in [f32::NAN, 1.0, -0.1, f32::INFINITY] {
+                        let mut floats = floats.clone();
+                        floats.data_mut()[0] = bad;
+                        fails("out of range", &good.clone().floats_of(&name, floats));
+                    }
+                }
+            }
+            let empty = [&[0], &shape[1..]].concat();
+            let none = match good.ints(&name) {
+                Ok(_) => good.clone().ints_of(&name, &empty, Vec::new()),
+                Err(_) => good.clone().floats_of(&name, Tensor::new(&empty, Vec::new())),
+            };
+            assert!(run(&model, &none).is_err(), "{folder}: {name} may be empty");
+        }
+    }
+}
+
+#[test]
+fn options_out_of_their_range() {
+    for (i, (name, from, to)) in [
+        ("rule_mlm_masking", "\"probability\": 0.15", "\"probability\": 1.5"),
+        ("rule_mlm_masking", "\"mask_share\": 0.8", "\"mask_share\": -0.8"),
+        ("rule_mlm_masking", "\"random_share\": 0.1", "\"random_share\": 0.3"),
+        ("rule_mlm_masking", "\"mask_id\": 4", "\"mask_id\": 100"),
+        ("rule_ernie_masking", "\"unit_probability\": 0.15", "\"unit_probability\": 2"),
+        ("rule_mass_masking", "\"mask_ratio\": 0.5", "\"mask_ratio\": null"),
+        ("rule_t5_span_corruption", "\"first_sentinel\": 119", "\"first_sentinel\": 120"),
+        (
+            "rule_t5_span_corruption",
+            "\"mean_noise_span_length\": 3.0",
+            "\"mean_noise_span_length\": 0.5",
+        ),
+        ("rule_bart_noising", "\"poisson_lambda\": 3.0", "\"poisson_lambda\": 40"),
+        ("rule_bart_noising", "\"insert_ratio\": 0.2", "\"insert_ratio\": \"much\""),
+        ("rule_sentence_pairs", "\"max_length\": 24", "\"max_length\": 4"),
+        ("rule_xlnet_permutation", "\"num_predict\": 5", "\"num_predict\": 0"),
+        ("rule_audio_masking", "\"mask_length\": 2", "\"mask_length\": 0"),
+        ("rule_structbert_words", "\"k\": 3", "\"k\": 0"),
+        ("word2vec_cbow", "\"sample\": 0.05", "\"sample\": 1.5"),
+        ("word2vec_skipgram", "\"sg\": 1", "\"sg\": 0"),
+        ("glove", "\"x_max\": 3.0", "\"x_max\": 0"),
+        ("fasttext", "\"bucket\": 50", "\"bucket\": 0"),
+        ("fasttext", "\"kernel\"", "\"attention\""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rule_option_{i}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = std::fs::read_to_string(data(name).join("config.json")).unwrap();
+        assert!(text.contains(from), "the config has no {from}");
+        std::fs::write(folder.join("config.json"), text.replace(from, to)).unwrap();
+        let weights = data(name).join("model.safetensors");
+        if weights.exists() {
+            std::fs::copy(weights, folder.join("model.safetensors")).unwrap();
+        }
+        let error = Model::open(&folder).err().unwrap_or_else(|| panic!("{name}: {to}"));
+        let option = to.split('"').nth(1).unwrap();
+        let told = error.to_string();
+        assert!(told.contains(option) && !told.contains('\n'), "{name}: {told}");
+    }
+}
