@@ -1,8 +1,8 @@
 //! XLNet's options, each against an identity, and its invalid inputs.
 
-mod common;
-
-use common::{copy, data, fails, ids, model, near, noise, off, parameters, run, write_parameters};
+use crate::common::{
+    copy, data, fails, ids, model, near, noise, off, parameters, run, write_parameters,
+};
 use longhand_models::{Device, Inputs, Model, Outputs, Tensor};
 use serde_json::json;
 
@@ -158,7 +158,7 @@ fn memories_are_as_long_as_the_options_say() {
 #[test]
 fn an_untied_head_and_states_for_embedding() {
     let folder = copy("xlnet_untied", "xlnet");
-    common::set_options(&folder, json!({"tie_word_embeddings": false}));
+    crate::common::set_options(&folder, json!({"tie_word_embeddings": false}));
     fails(Model::open(&folder), &["lm_loss.weight", "absent"]);
     let mut weights = parameters(&folder);
     weights.insert("lm_loss.weight".to_owned(), noise(6, &[120, 32]));
@@ -200,7 +200,7 @@ fn options_and_inputs_that_do_not_fit() {
         (json!({"n_layer": 0}), &["n_layer"]),
     ] {
         let folder = copy("xlnet_option", "xlnet");
-        common::set_options(&folder, option);
+        crate::common::set_options(&folder, option);
         fails(Model::open(&folder), words);
     }
     let model = Model::open(&data("xlnet")).unwrap();

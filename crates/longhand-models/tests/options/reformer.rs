@@ -1,8 +1,6 @@
 //! Reformer's options, each against a plain computation or an identity, and its invalid inputs.
 
-mod common;
-
-use common::{
+use crate::common::{
     copy, data, fails, ids, model, near, noise, off, parameters, run, set_options, write_parameters,
 };
 use longhand_models::{Device, Inputs, Model, Tensor};
@@ -115,7 +113,7 @@ fn padding_by_hand_is_the_models_own_padding() {
     assert_eq!(got.data(), &want.data()[..19 * 120]);
     // Chunks of both kinds fill what it is padded to.
     let options = json!({"lsh_attn_chunk_length": 4, "local_attn_chunk_length": 6});
-    let both = common::model("reformer_lengths", "reformer", options);
+    let both = crate::common::model("reformer_lengths", "reformer", options);
     let out = run(&both, &Inputs::new().ints_of("input_ids", &[1, 17], ids(5, 17, 120)));
     let Some(longhand_models::Value::Ints(buckets)) = out.values.get("buckets.1") else {
         panic!("no buckets")

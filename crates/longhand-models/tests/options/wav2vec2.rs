@@ -1,9 +1,7 @@
 //! wav2vec 2.0's options, each against a plain computation or an identity, and its invalid inputs.
 
-mod common;
-
-use common::changed;
-use common::{
+use crate::common::changed;
+use crate::common::{
     Parameters, copy, data, fails, model, near, noise, off, parameters, run, set_options,
 };
 use longhand_models::{Device, Inputs, Model, Tensor};
