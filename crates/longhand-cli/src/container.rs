@@ -6,7 +6,7 @@ use crate::strict_json::{self, Json};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Numbers of a tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,14 +156,6 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 
 /// The bytes of a file with these tensors. The same tensors always give the same bytes.
 pub fn encode(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<String, Tensor>) -> Vec<u8> {
-    let text = |s: &str| serde_json::Value::from(s).to_string();
-    let mut entries = Vec::new();
-    if !metadata.is_empty() {
-        let pairs: Vec<String> =
-            metadata.iter().map(|(k, v)| format!("{}:{}", text(k), text(v))).collect();
-        entries.push(format!("\"__metadata__\":{{{}}}", pairs.join(",")));
-    }
-    let mut body = Vec::new();
     // Wide elements first, so that each tensor is aligned.
     let width = |t: &Tensor| match t.values {
         Values::F64(_) => 0,
@@ -172,49 +164,104 @@ pub fn encode(metadata: &BTreeMap<String, String>, tensors: &BTreeMap<String, Te
     };
     let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
     order.sort_by_key(|(_, t)| width(t));
+    let (mut entries, mut body) = (Vec::new(), Vec::new());
     for (name, tensor) in order {
-        let start = body.len();
-        body.extend(tensor.values.bytes());
+        let bytes = tensor.values.bytes();
+        entries.push((&name[..], tensor.values.dtype(), &tensor.shape[..], bytes.len()));
+        body.extend(bytes);
+    }
+    [header(metadata, &entries), body].concat()
+}
+
+/// What a file begins with whose tensors have these names, types, sizes and bytes, in this order.
+pub fn header(
+    metadata: &BTreeMap<String, String>,
+    tensors: &[(&str, &str, &[usize], usize)],
+) -> Vec<u8> {
+    let text = |s: &str| serde_json::Value::from(s).to_string();
+    let mut entries = Vec::new();
+    if !metadata.is_empty() {
+        let pairs: Vec<String> =
+            metadata.iter().map(|(k, v)| format!("{}:{}", text(k), text(v))).collect();
+        entries.push(format!("\"__metadata__\":{{{}}}", pairs.join(",")));
+    }
+    let mut end = 0;
+    for &(name, dtype, shape, bytes) in tensors {
+        let start = end;
+        end += bytes;
         entries.push(format!(
-            "{}:{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{start},{}]}}",
+            "{}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{start},{end}]}}",
             text(name),
-            tensor.values.dtype(),
-            tensor.shape,
-            body.len()
         ));
     }
     let mut header = format!("{{{}}}", entries.join(","));
     while header.len() % 8 != 0 {
         header.push(' ');
     }
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.extend(body);
-    bytes
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
 }
 
-/// Writes `bytes` to `path` so that a reader sees the old file or the whole new one: into a
-/// temporary file beside it, which is then renamed.
+/// Writes `bytes` to `path` so that a reader sees the old file or the whole new one.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| Failure::input(format!("{}: {e}", path.display()));
-    let Some(name) = path.file_name() else {
-        return Err(Failure::input(format!("{}: not a file name", path.display())));
-    };
-    if path.is_dir() {
-        return Err(Failure::input(format!("{}: is a folder", path.display())));
+    let mut file = AtomicFile::create(path)?;
+    file.write(bytes)?;
+    file.commit()
+}
+
+/// A file that is not there before it is whole: a temporary one beside it, renamed at the end and
+/// removed if it does not come to that.
+pub struct AtomicFile<'a> {
+    path: &'a Path,
+    temporary: PathBuf,
+    file: Option<std::io::BufWriter<std::fs::File>>,
+}
+
+impl<'a> AtomicFile<'a> {
+    /// Begins a file.
+    pub fn create(path: &'a Path) -> Result<Self> {
+        let Some(name) = path.file_name() else {
+            return Err(Failure::input(format!("{}: not a file name", path.display())));
+        };
+        if path.is_dir() {
+            return Err(Failure::input(format!("{}: is a folder", path.display())));
+        }
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(temporary);
+        let file = std::fs::File::create(&temporary).map_err(|e| unwritten(path, &e))?;
+        Ok(AtomicFile { path, temporary, file: Some(std::io::BufWriter::new(file)) })
     }
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let written = (|| {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(&temporary);
-        fail(e)
-    })
+
+    /// Adds bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes));
+        written.map_err(|e| unwritten(self.path, &e))
+    }
+
+    /// Puts the file in its place.
+    pub fn commit(mut self) -> Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let placed = file
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(&self.temporary, self.path));
+        placed.map_err(|e| {
+            let _ = std::fs::remove_file(&self.temporary);
+            unwritten(self.path, &e)
+        })
+    }
+}
+
+impl Drop for AtomicFile<'_> {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+fn unwritten(path: &Path, e: &std::io::Error) -> Failure {
+    Failure::input(format!("{}: {e}", path.display()))
 }

@@ -109,3 +109,65 @@ fn what_is_no_model_or_no_input_is_refused_and_leaves_the_output_alone() {
     std::fs::write(text, "coffee\n").expect("a file");
     assert_refused(&model(&["nearest", folder, "--text", text, "--query", "x"]), &["modules.json"]);
 }
+
+fn book() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../longhand-models/book")
+}
+
+#[test]
+fn perplexity_writes_a_number_for_every_byte_but_the_first() {
+    let (folder, text) = (book(), scratch("beginning.txt"));
+    let whole = std::fs::read(folder.join("text.txt")).expect("a text");
+    std::fs::write(&text, &whole[..1000]).expect("a file");
+    let output = scratch("nll.safetensors");
+    let [folder, text, to] = [&folder, &text, &output].map(|p| p.to_str().expect("UTF-8"));
+    let limits = ["--segment", "64", "--memory", "32"];
+    let args = [&["perplexity", folder, "--text", text, "--output", to][..], &limits].concat();
+    let ran = model(&args);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let bytes = std::fs::read(&output).expect("the output");
+    let file = Container::parse(&bytes).expect("a safetensors file");
+    assert_eq!(file.metadata["device"], "cpu");
+    let nll = file.tensor("nll").expect("a tensor");
+    assert_eq!((file.names(), nll.shape), (vec!["nll".to_owned()], vec![999]));
+    let Values::F64(nll) = nll.values else { panic!("not F64") };
+    let bits = nll.iter().sum::<f64>() / 999.0 / std::f64::consts::LN_2;
+    let out = String::from_utf8(ran.stdout).expect("UTF-8");
+    assert!(out.starts_with(&format!("{bits:.4} bits per byte over 999 bytes")), "{out}");
+}
+
+#[test]
+fn a_text_that_is_none_leaves_no_file_behind() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no_text");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (text, output) = (folder.join("text.txt"), folder.join("nll.safetensors"));
+    // Numbers of the first segments are written before the fault is met.
+    std::fs::write(&text, [&[b'a'; 9000][..], b"caf\xe9"].concat()).expect("a file");
+    let [text, to] = [&text, &output].map(|p| p.to_str().expect("UTF-8"));
+    let book = book();
+    let book = book.to_str().expect("UTF-8");
+    let refused = |folder: &str, text: &str, words: &[&str]| {
+        assert_refused(&model(&["perplexity", folder, "--text", text, "--output", to]), words);
+    };
+    refused(book, text, &["text.txt", "not UTF-8 at byte 9003"]);
+    refused(book, "none.txt", &["none.txt"]);
+    refused(book, book, &["not a regular file"]);
+    refused(fixture("bert").to_str().expect("UTF-8"), text, &["tokenizer.json"]);
+    let left: Vec<_> = std::fs::read_dir(&folder).expect("a folder").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn generate_prints_what_it_adds() {
+    let folder = book();
+    let folder = folder.to_str().expect("UTF-8");
+    let args = ["generate", folder, "--prompt", "Ownership is", "--memory", "384"];
+    let ran = model(&[&args[..], &["--tokens", "16"]].concat());
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), " a second to\nthe\n");
+    let drawn = ["--tokens", "16", "--temperature", "0.8", "--top-p", "0.9", "--seed", "7"];
+    let [one, two] = [0, 1].map(|_| model(&[&args[..], &drawn].concat()).stdout);
+    assert!(one == two && one.len() > 16, "{}", String::from_utf8_lossy(&one));
+    assert_refused(&model(&[&args[..], &["--top-p", "2"]].concat()), &["top_p = 2"]);
+    assert_refused(&model(&["generate", folder, "--prompt", ""]), &["prompt 0", "empty"]);
+}

@@ -1,6 +1,7 @@
 //! The transformer block. There is one; what a model does otherwise is data in it.
 
 use crate::attention::{self, Globals, Heads, Mask};
+use crate::cache::{BlockCache, KeysValues};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
 use crate::{Device, Result, Tensor};
@@ -109,8 +110,38 @@ impl Attention {
         }
     }
 
-    fn run(&self, x: [&Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
-        let [q, k, v] = self.project(x);
+    /// Over the keys and values kept before, then those of `x`, which are kept too.
+    fn run(
+        &self,
+        x: [&Tensor; 3],
+        seen: &Seen<'_>,
+        kept: Option<&mut KeysValues>,
+    ) -> Result<Tensor> {
+        let [q, mut k, mut v] = self.project(x);
+        if let Some(kept) = kept {
+            [k, v] = kept.joined([k, v]);
+            *kept = KeysValues::of(k.clone(), v.clone());
+        }
+        self.mix(x, [q, k, v], seen)
+    }
+
+    /// Over `memory`, whose keys and values are made once.
+    fn run_over(
+        &self,
+        x: &Tensor,
+        memory: &Tensor,
+        seen: &Seen<'_>,
+        kept: Option<&mut KeysValues>,
+    ) -> Result<Tensor> {
+        let (Some(kept), Projection::Separate([to_q, to_k, to_v])) = (kept, &self.projection)
+        else {
+            return self.run([x, memory, memory], seen, None);
+        };
+        let [k, v] = kept.or_make(|| [to_k.run(memory), to_v.run(memory)]).clone();
+        self.mix([x, memory, memory], [to_q.run(x), k, v], seen)
+    }
+
+    fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
         if let Some(taps) = seen.scores {
             let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid, -1e4);
             taps.borrow_mut().push(scores);
@@ -207,12 +238,18 @@ impl<'a> Seen<'a> {
 }
 
 impl Block {
-    /// The block on `[batch, seqlen, hidden]`.
+    /// The block on `[batch, seqlen, hidden]`, after what the cache holds if there is one.
     ///
     /// # Errors
     ///
     /// If the mask does not fit.
-    pub fn run(&self, x: &Tensor, seen: &Seen<'_>) -> Result<Tensor> {
+    pub fn run(
+        &self,
+        x: &Tensor,
+        seen: &Seen<'_>,
+        cache: Option<&mut BlockCache>,
+    ) -> Result<Tensor> {
+        let (own, over) = cache.map(|cache| (&mut cache.own, &mut cache.cross)).unzip();
         let narrow = |(map, norm): &(Linear, Norm)| norm.run(map.run(x));
         let input = match &self.bottleneck {
             Some(bottleneck) => narrow(&bottleneck.input),
@@ -220,21 +257,21 @@ impl Block {
         };
         let mut a = self.attention.run(self.place, &input, |attention, h| {
             let Some(bottleneck) = &self.bottleneck else {
-                return attention.run([h, h, h], seen);
+                return attention.run([h, h, h], seen, own);
             };
             match &bottleneck.shared {
-                _ if bottleneck.attends_narrow => attention.run([h, h, h], seen),
+                _ if bottleneck.attends_narrow => attention.run([h, h, h], seen, own),
                 Some(shared) => {
                     let shared = narrow(shared);
-                    attention.run([&shared, &shared, x], seen)
+                    attention.run([&shared, &shared, x], seen, own)
                 }
-                None => attention.run([x, x, x], seen),
+                None => attention.run([x, x, x], seen, own),
             }
         })?;
         if let (Some(cross), Some((memory, mask))) = (&self.cross, &seen.memory) {
-            let over = Seen::new(seen.device, *mask);
-            let f = |attention: &Attention, h: &Tensor| attention.run([h, memory, memory], &over);
-            a = cross.run(self.place, &a, f)?;
+            let seen = Seen::new(seen.device, *mask);
+            a = cross
+                .run(self.place, &a, |attention, h| attention.run_over(h, memory, &seen, over))?;
         }
         for feed in &self.feed {
             a = feed.run(self.place, &a, |feed, h| Ok(feed.run(h)))?;

@@ -15,10 +15,12 @@
 
 pub mod attention;
 pub mod block;
+mod cache;
 mod config;
 mod device;
 mod error;
 pub mod family;
+mod generate;
 pub mod heads;
 pub mod members;
 mod model;
@@ -31,14 +33,18 @@ pub mod quant;
 mod sentence;
 pub mod stack;
 mod tensor;
+mod text;
 mod values;
 mod weights;
 
+pub use cache::{BlockCache, Cache, KeysValues};
 pub use config::Config;
 pub use device::Device;
 pub use error::{Error, Result};
+pub use generate::{Generation, Generator};
 pub use model::Model;
 pub use sentence::{SentenceEncoder, read_lines};
 pub use tensor::{Ints, Tensor};
+pub use text::{Reading, TextModel};
 pub use values::{Inputs, Outputs, Value};
-pub use weights::Weights;
+pub use weights::{Progress, Weights};

@@ -1,13 +1,15 @@
 //! A model folder.
 
 use crate::network::Member;
-use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights, family};
+use crate::weights::Progress;
+use crate::{Config, Device, Error, Generator, Inputs, Outputs, Result, Tensor, Weights, family};
 use std::path::Path;
 
 /// A model, read from a folder of `config.json` and `model.safetensors`.
 pub struct Model {
     member: Box<dyn Member>,
     traits: &'static family::Traits,
+    stop: Vec<i32>,
 }
 
 impl Model {
@@ -18,20 +20,64 @@ impl Model {
     /// If a file is absent or damaged, `model_type` is unknown, an option is not supported, or a
     /// parameter is absent, misshapen or not one of the model's.
     pub fn open(folder: &Path) -> Result<Self> {
+        Model::open_with(folder, Box::new(|_, _| ()))
+    }
+
+    /// As [`open`](Self::open); `each` hears of every parameter: bytes read so far, and of all.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open_with(folder: &Path, each: Progress) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::input(format!("{}: not a folder", folder.display())));
         }
         let config = Config::open(folder)?;
         let at = |e: Error| e.at(folder.display());
-        let traits = family::row(&config).map_err(at)?;
-        let weights = match traits.has_weights {
+        let weights = match family::row(&config).map_err(at)?.has_weights {
             true => Weights::open(folder)?,
             false => Weights::none(),
         };
-        let member = (traits.read)(traits, &config, &weights).map_err(at)?;
-        config.finish().map_err(at)?;
-        weights.finish(TIED).map_err(at)?;
-        Ok(Model { member, traits })
+        weights.on_progress(each);
+        Model::read(&config, &weights).map_err(at)
+    }
+
+    /// Reads a model from the contents of `config.json` and `model.safetensors`, for programs that
+    /// carry one inside.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Self> {
+        let config = Config::parse(config).map_err(|e| e.at("config.json"))?;
+        let weights = Weights::from_bytes(weights).map_err(|e| e.at("model.safetensors"))?;
+        Model::read(&config, &weights)
+    }
+
+    fn read(config: &Config, weights: &Weights) -> Result<Self> {
+        let traits = family::row(config)?;
+        let member = (traits.read)(traits, config, weights)?;
+        // One id, or a list of them.
+        let stop = config.get("eos_token_id").map_or_else(Vec::new, |ids| {
+            let ids = ids.as_array().map_or_else(|| std::slice::from_ref(ids), Vec::as_slice);
+            ids.iter().filter_map(|id| id.as_i64()?.try_into().ok()).collect()
+        });
+        config.finish()?;
+        weights.finish(TIED)?;
+        Ok(Model { member, traits, stop })
+    }
+
+    /// The tokens that end a sequence, by the config.
+    pub fn stop(&self) -> &[i32] {
+        &self.stop
+    }
+
+    pub(crate) fn generator(&self) -> Result<&dyn Generator> {
+        let declined = || {
+            let message = format!("a model of type {} does not generate", self.traits.model_type);
+            Error::Declined(message)
+        };
+        self.member.generator().ok_or_else(declined)
     }
 
     /// Its row of the family's table.

@@ -4,11 +4,12 @@
 use crate::attention::{Globals, Mask};
 use crate::block::Seen;
 use crate::family::Traits;
+use crate::generate::{self, Generator};
 use crate::heads::{Vocabulary, first_positions};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::stack::{Embeddings, Sizes, Stack};
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::longformer::globals_from_mask;
 
 /// A model: inputs by name in, results by name out.
@@ -19,6 +20,11 @@ pub trait Member: Send + Sync {
     ///
     /// If an input is absent, misshapen or out of range.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs>;
+
+    /// What continues sequences, if the model does.
+    fn generator(&self) -> Option<&dyn Generator> {
+        None
+    }
 
     /// The last states `[batch, length, hidden]` of `input_ids` under `attention_mask`, no head run.
     ///
@@ -232,7 +238,52 @@ impl Network {
     }
 }
 
+impl Generator for Network {
+    fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        _: &Device,
+    ) -> Result<(Cache, Ints)> {
+        generate::keeps_all(memory)?;
+        let (ids, padding) = generate::padded_before(prompts, 0);
+        let cache = Cache { padding, ..Cache::new(self.stack.blocks.len(), prompts.len()) };
+        Ok((cache, ids))
+    }
+
+    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
+        let [batch, length] = ids.matrix("input_ids")?;
+        let Cache { blocks, read, padding, .. } = cache;
+        let all = *read + length;
+        if all > self.sizes.positions {
+            let rule = format!("the position table has {} rows", self.sizes.positions);
+            return Err(Error::invalid("the length of prompt and continuation", all, rule));
+        }
+        let of_row = |&pad: &usize| (*read..all).map(move |i| i.saturating_sub(pad) as i32);
+        let positions = padding.iter().flat_map(of_row).collect();
+        let inputs = Inputs::new()
+            .ints_of("input_ids", &[batch, length], ids.data.clone())
+            .ints_of("position_ids", &[batch, length], positions);
+        let there = |&pad: &usize| (0..all).map(move |i| u8::from(i >= pad));
+        let valid: Vec<u8> = padding.iter().flat_map(there).collect();
+        let padded = padding.iter().any(|&pad| pad > 0);
+        let mask = Mask { key_valid: padded.then_some(&valid[..]), ..Mask::default() };
+        let embedded = self.embeddings.run(&inputs)?;
+        let mut states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
+        *read = all;
+        states.pop().ok_or_else(|| Error::input("the model has no states"))
+    }
+
+    fn predict(&self, states: &Tensor) -> Tensor {
+        self.head.as_ref().map_or_else(|| states.clone(), |head| head.run(states))
+    }
+}
+
 impl Member for Network {
+    fn generator(&self) -> Option<&dyn Generator> {
+        (self.traits.causal && self.head.is_some()).then_some(self)
+    }
+
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         self.heads(&self.states(inputs, device)?, inputs)
     }

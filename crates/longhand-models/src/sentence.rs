@@ -161,7 +161,7 @@ impl SentenceEncoder {
 }
 
 /// The folder's tokenizer, with its stored padding and truncation replaced.
-fn read_tokenizer(folder: &Path, longest: Option<usize>) -> Result<Tokenizer> {
+pub(crate) fn read_tokenizer(folder: &Path, longest: Option<usize>) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     let bad = |why: &dyn std::fmt::Display| Error::input(format!("{}: {why}", path.display()));
     let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| bad(&e))?;

@@ -4,10 +4,11 @@ use crate::attention::Heads;
 use crate::block::{
     Adapter, Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer,
 };
+use crate::cache::BlockCache;
 use crate::family::{Factorised, Positions, Projections, Sharing, Traits};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
-use crate::{Config, Error, Inputs, Ints, Result, Tensor, Weights};
+use crate::{Config, Error, Inputs, Result, Tensor, Weights};
 
 /// A model's sizes, from its config.
 #[derive(Debug, Clone)]
@@ -211,7 +212,7 @@ impl Embeddings {
             }
             x = map.run(&x);
         }
-        let rows = self.position_rows(ids, batch, length)?;
+        let rows = self.position_rows(inputs, [batch, length])?;
         x = ops::add(x, &ops::gather(&self.position, &rows, &ids.shape));
         let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
         for (table, name) in tables {
@@ -231,7 +232,13 @@ impl Embeddings {
         })
     }
 
-    fn position_rows(&self, ids: &Ints, batch: usize, length: usize) -> Result<Vec<usize>> {
+    /// The rows that `position_ids` names, or else those of the row of the table.
+    fn position_rows(&self, inputs: &Inputs, [batch, length]: [usize; 2]) -> Result<Vec<usize>> {
+        let ids = inputs.ints("input_ids")?;
+        let end = self.position.rows();
+        if let Some(rows) = inputs.optional_ints("position_ids", &ids.shape)? {
+            return rows.indices("position_ids", end);
+        }
         let mut rows = Vec::with_capacity(batch * length);
         for b in 0..batch {
             let mut counted = 0;
@@ -248,7 +255,6 @@ impl Embeddings {
                 });
             }
         }
-        let end = self.position.rows();
         if rows.iter().any(|&row| row >= end) {
             let rule = format!("the position table has {end} rows");
             return Err(Error::invalid("the length of input_ids", length, rule));
@@ -318,11 +324,26 @@ impl Stack {
     ///
     /// If the mask does not fit.
     pub fn run(&self, embedded: Tensor, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
+        self.read_on(embedded, seen, None)
+    }
+
+    /// As [`run`](Self::run), after what the blocks have read before: a cache for each block.
+    ///
+    /// # Errors
+    ///
+    /// If the mask does not fit.
+    pub fn read_on(
+        &self,
+        embedded: Tensor,
+        seen: &Seen<'_>,
+        mut caches: Option<&mut Vec<BlockCache>>,
+    ) -> Result<Vec<Tensor>> {
         let mut states = vec![embedded];
         for layer in &self.order {
             let mut x = states[states.len() - 1].clone();
             for &block in layer {
-                x = self.blocks[block].run(&x, seen)?;
+                let cache = caches.as_mut().map(|caches| &mut caches[block]);
+                x = self.blocks[block].run(&x, seen, cache)?;
             }
             states.push(x);
         }

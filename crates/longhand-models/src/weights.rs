@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Parameters by name, or those under a prefix.
 #[derive(Clone)]
@@ -17,9 +17,19 @@ pub struct Weights {
     prefix: String,
 }
 
+/// Hears of loading: bytes of the parameters read so far, and of all.
+pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
+
 struct Shared {
     entries: BTreeMap<String, Entry>,
-    used: Mutex<BTreeSet<String>>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    names: BTreeSet<String>,
+    bytes: u64,
+    each: Option<Progress>,
 }
 
 struct Entry {
@@ -41,14 +51,41 @@ impl Weights {
             map_file(&folder.join(&file), &mut entries)
                 .map_err(|e| e.at(folder.join(&file).display()))?;
         }
-        let shared = Arc::new(Shared { entries, used: Mutex::default() });
-        Ok(Weights { shared, prefix: String::new() })
+        Ok(Weights::of(entries))
+    }
+
+    fn of(entries: BTreeMap<String, Entry>) -> Self {
+        let shared = Arc::new(Shared { entries, loaded: Mutex::default() });
+        Weights { shared, prefix: String::new() }
+    }
+
+    /// Tells `each` of every parameter that is read from now on.
+    pub fn on_progress(&self, each: Progress) {
+        self.loaded().each = Some(each);
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The parameters in the contents of a `model.safetensors`.
+    ///
+    /// # Errors
+    ///
+    /// If they are damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut room = memmap2::MmapMut::map_anon(bytes.len().max(1))
+            .map_err(|e| Error::input(e.to_string()))?;
+        room[..bytes.len()].copy_from_slice(bytes);
+        let file = room.make_read_only().map_err(|e| Error::input(e.to_string()))?;
+        let mut entries = BTreeMap::new();
+        map_tensors(Arc::new(file), bytes.len(), &mut entries)?;
+        Ok(Weights::of(entries))
     }
 
     /// No parameters, for what has none.
     pub fn none() -> Self {
-        let shared = Shared { entries: BTreeMap::new(), used: Mutex::default() };
-        Weights { shared: Arc::new(shared), prefix: String::new() }
+        Weights::of(BTreeMap::new())
     }
 
     /// Those whose names begin with `prefix` more.
@@ -91,16 +128,30 @@ impl Weights {
             let rule = format!("the config says {shape:?}");
             return Err(Error::invalid(format!("the shape of tensor {full:?}"), got, rule));
         }
-        let used = &self.shared.used;
-        used.lock().unwrap_or_else(PoisonError::into_inner).insert(full.clone());
-        if entry.dtype == Dtype::F32
-            && let Some(tensor) = Tensor::mapped(shape, &entry.file, entry.bytes.clone())
-        {
-            return Ok(tensor);
+        let mapped = (entry.dtype == Dtype::F32)
+            .then(|| Tensor::mapped(shape, &entry.file, entry.bytes.clone()))
+            .flatten();
+        let tensor = match mapped {
+            Some(tensor) => tensor,
+            None => {
+                let elements = floats(entry.dtype, &entry.file[entry.bytes.clone()])
+                    .ok_or_else(|| not_floats(&full, entry.dtype))?;
+                Tensor::new(shape, elements)
+            }
+        };
+        self.count(full, entry.bytes.len() as u64);
+        Ok(tensor)
+    }
+
+    fn count(&self, name: String, bytes: u64) {
+        let mut loaded = self.loaded();
+        let Loaded { names, bytes: so_far, each } = &mut *loaded;
+        // A tied parameter is read twice.
+        *so_far += if names.insert(name) { bytes } else { 0 };
+        if let Some(each) = each {
+            let of_all = |entry: &Entry| entry.bytes.len() as u64;
+            each(*so_far, self.shared.entries.values().map(of_all).sum());
         }
-        let elements = floats(entry.dtype, &entry.file[entry.bytes.clone()])
-            .ok_or_else(|| not_floats(&full, entry.dtype))?;
-        Ok(Tensor::new(shape, elements))
     }
 
     /// Rejects parameters that nobody asked for: a model that leaves them out is another model.
@@ -112,7 +163,7 @@ impl Weights {
     pub fn finish(&self, tied: &[&str]) -> Result<()> {
         const BUFFERS: [&str; 5] =
             ["position_ids", "attn.bias", "attn.masked_bias", "token_type_ids", "pos_emb.inv_freq"];
-        let used = self.shared.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = &self.loaded().names;
         for name in self.shared.entries.keys() {
             let known = used.contains(name)
                 || BUFFERS.iter().any(|b| name.ends_with(b))
@@ -169,7 +220,13 @@ fn map_file(path: &Path, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
     // file cut short would end the program; nothing else can happen.
     #[allow(unsafe_code)]
     let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
-    let tensors = SafeTensors::deserialize(&map)
+    let length = map.len();
+    map_tensors(map, length, entries)
+}
+
+/// The tensors of a mapped file of `length` bytes.
+fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
+    let tensors = SafeTensors::deserialize(&map[..length])
         .map_err(|e| Error::input(format!("not a safetensors file: {e}")))?;
     for (name, view) in tensors.tensors() {
         let start = view.data().as_ptr() as usize - map.as_ptr() as usize;

@@ -2,11 +2,13 @@
 
 pub(crate) mod all;
 pub(crate) mod bench;
+mod book;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod model;
 pub(crate) mod run;
 pub(crate) mod sources;
+mod text;
 
 /// A bar on stderr for long work; it draws itself only on a terminal.
 fn progress(steps: usize) -> indicatif::ProgressBar {

@@ -1,5 +1,6 @@
 //! `longhand model`: runs model folders.
 
+use super::text;
 use crate::cli::{Outcome, say};
 use crate::container::{Tensor, Values, encode, write_atomically};
 use crate::device::DeviceKind;
@@ -16,6 +17,10 @@ pub(crate) enum Command {
     Embed(EmbedOptions),
     /// Show the lines of a text whose meaning is nearest to a query
     Nearest(NearestOptions),
+    /// Read a text of any length in constant memory: how well does the model foretell it?
+    Perplexity(text::PerplexityOptions),
+    /// Continue a prompt
+    Generate(text::GenerateOptions),
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -85,12 +90,27 @@ pub(crate) fn run(command: &Command) -> Result<Outcome> {
         Command::Run(options) => run_model(options),
         Command::Embed(options) => embed(options),
         Command::Nearest(options) => nearest(options),
+        Command::Perplexity(options) => text::perplexity(options),
+        Command::Generate(options) => text::generate(options),
     }
+}
+
+/// Opens a model, with a bar for one that takes long.
+pub(super) fn open(folder: &Path) -> Result<Model> {
+    let bar = super::progress(0);
+    let shown = bar.clone();
+    let each = move |done, all| {
+        shown.set_length(all);
+        shown.set_position(done);
+    };
+    let model = Model::open_with(folder, Box::new(each));
+    bar.finish_and_clear();
+    Ok(model?)
 }
 
 fn run_model(options: &RunOptions) -> Result<Outcome> {
     let device = Device::named(options.device.name())?;
-    let model = Model::open(&options.folder)?;
+    let model = open(&options.folder)?;
     let inputs = Inputs::read(&options.input)?;
     let outputs = model.forward(&inputs, &device)?;
     write(&options.output, options.device, &outputs)?;
@@ -136,10 +156,6 @@ fn nearest(options: &NearestOptions) -> Result<Outcome> {
 
 /// Writes results: floats as F32, integers as I32.
 fn write(path: &Path, device: DeviceKind, outputs: &Outputs) -> Result<()> {
-    let metadata: BTreeMap<String, String> =
-        [("device", device.name()), ("source", concat!("longhand ", env!("CARGO_PKG_VERSION")))]
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .into();
     let tensor = |value: &Value| match value {
         Value::Floats(x) => {
             Tensor { shape: x.shape().to_vec(), values: Values::F32(x.data().to_vec()) }
@@ -147,5 +163,12 @@ fn write(path: &Path, device: DeviceKind, outputs: &Outputs) -> Result<()> {
         Value::Ints(x) => Tensor { shape: x.shape.clone(), values: Values::I32(x.data.clone()) },
     };
     let tensors = outputs.values.iter().map(|(name, value)| (name.clone(), tensor(value)));
-    write_atomically(path, &encode(&metadata, &tensors.collect()))
+    write_atomically(path, &encode(&metadata(device), &tensors.collect()))
+}
+
+/// What a file of results says of itself.
+pub(super) fn metadata(device: DeviceKind) -> BTreeMap<String, String> {
+    [("device", device.name()), ("source", concat!("longhand ", env!("CARGO_PKG_VERSION")))]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into()
 }

@@ -2,12 +2,14 @@
 
 use crate::attention::{Heads, Mask};
 use crate::block::{Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer};
+use crate::cache::BlockCache;
 use crate::family::Traits;
+use crate::generate::{self, Generator};
 use crate::network::Member;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
 use crate::stack::Stack;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::full::Buckets;
 
 /// What a file calls the parameters of a block.
@@ -285,13 +287,15 @@ fn read_block(traits: &Traits, sizes: &Sizes, naming: &Naming, own: &Weights) ->
 }
 
 impl Side {
-    /// The states of `ids` at `positions` (counted where there are none given).
+    /// The states of `ids` at `positions` (counted where there are none given), after what the
+    /// blocks have read before.
     fn run<'a>(
         &'a self,
         model: &Seq2Seq,
         (name, ids): (&str, &Ints),
         positions: Option<&Ints>,
         mut seen: Seen<'a>,
+        caches: Option<&mut Vec<BlockCache>>,
     ) -> Result<Vec<Tensor>> {
         let [batch, length] = ids.matrix(name)?;
         let rows = ids.indices(name, model.words.rows())?;
@@ -313,7 +317,7 @@ impl Side {
             x = norm.run(x);
         }
         seen.mask.buckets = self.buckets.as_ref().map(|(buckets, table)| (*buckets, table));
-        self.stack.run(x, &seen)
+        self.stack.read_on(x, &seen, caches)
     }
 
     /// `[heads, length, length]`: what the buckets add to the scores.
@@ -331,13 +335,61 @@ impl Side {
     }
 }
 
+impl Generator for Seq2Seq {
+    /// Prompts are what the encoder reads; the decoder begins with its start token.
+    fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        device: &Device,
+    ) -> Result<(Cache, Ints)> {
+        generate::keeps_all(memory)?;
+        let (ids, valid) = generate::padded_after(prompts, self.pad);
+        let mask = Mask { key_valid: Some(&valid), ..Mask::default() };
+        let seen = Seen::new(device, mask);
+        let encoded = self.encoder.run(self, ("input_ids", &ids), None, seen, None)?.pop();
+        let mut cache = Cache::new(self.decoder.stack.blocks.len(), prompts.len());
+        cache.encoded = encoded.map(|states| (states, valid));
+        Ok((cache, Ints::new(&[prompts.len(), 1], vec![self.start; prompts.len()])))
+    }
+
+    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
+        let [batch, length] = ids.matrix("decoder_input_ids")?;
+        let Cache { blocks, read, encoded, .. } = cache;
+        let all = *read + length;
+        let end = self.decoder.positions.as_ref().map_or(usize::MAX, |table| table.rows() - OFFSET);
+        if all > end {
+            let rule = format!("the position table has {end} rows");
+            return Err(Error::invalid("the length of the continuation", all, rule));
+        }
+        let positions = (0..batch).flat_map(|_| *read as i32..all as i32).collect();
+        let positions = Ints::new(&[batch, length], positions);
+        let memory = encoded.as_ref().map(|(states, valid)| {
+            (states, Mask { key_valid: Some(&valid[..]), ..Mask::default() })
+        });
+        let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
+        let named = ("decoder_input_ids", ids);
+        let mut states = self.decoder.run(self, named, Some(&positions), seen, Some(blocks))?;
+        *read = all;
+        states.pop().ok_or_else(|| Error::input("the model has no states"))
+    }
+
+    fn predict(&self, states: &Tensor) -> Tensor {
+        self.head.run(&ops::scale(states.clone(), self.head_scale))
+    }
+}
+
 impl Member for Seq2Seq {
+    fn generator(&self) -> Option<&dyn Generator> {
+        Some(self)
+    }
+
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let source = inputs.ints("input_ids")?;
         let valid = crate::network::key_valid(inputs)?;
         let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
         let seen = Seen::new(device, mask);
-        let encoded = self.encoder.run(self, ("input_ids", source), None, seen)?;
+        let encoded = self.encoder.run(self, ("input_ids", source), None, seen, None)?;
         let mut out = Outputs::default();
         out.put_hidden_states("encoder.", &encoded);
 
@@ -357,9 +409,9 @@ impl Member for Seq2Seq {
         let positions = inputs.optional_ints("decoder_positions", &target.shape)?;
         let memory = Some((&encoded[encoded.len() - 1], mask));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
-        let decoded = self.decoder.run(self, ("decoder_input_ids", target), positions, seen)?;
-        let last = decoded[decoded.len() - 1].clone();
-        let logits = self.head.run(&ops::scale(last, self.head_scale));
+        let named = ("decoder_input_ids", target);
+        let decoded = self.decoder.run(self, named, positions, seen, None)?;
+        let logits = self.predict(&decoded[decoded.len() - 1]);
         if let Some(labels) = inputs.optional_ints("labels", &target.shape)? {
             let scored = ops::scored_rows(&logits, labels, "labels")?;
             out.put_scalar("loss", ops::cross_entropy(&logits, &scored));

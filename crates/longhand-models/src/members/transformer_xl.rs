@@ -2,12 +2,18 @@
 
 use crate::attention::{self, Heads};
 use crate::block::{FeedForward, Place};
+use crate::cache::{BlockCache, KeysValues};
 use crate::family::Traits;
 use crate::network::Member;
 use crate::ops::{self, Activation, Matrix};
 use crate::parts::{Linear, Norm, Order};
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{
+    Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
+};
 use longhand::transformer_xl::{SinCos, sinusoids};
+
+/// Rows of memory beyond which no text is worth them.
+const MOST_MEMORY: usize = 1 << 20;
 
 struct Layer {
     qkv: Linear,
@@ -118,54 +124,49 @@ impl TransformerXl {
         })
     }
 
-    /// Memories of zeros, which are attended to: this implementation's start.
-    pub fn start(&self, batch: usize, memory: usize) -> Vec<Tensor> {
-        self.layers.iter().map(|_| Tensor::zeros(&[batch, memory, self.width])).collect()
+    /// A cache of `memory` rows of zeros, which are attended to: this implementation's start.
+    pub fn start(&self, batch: usize, memory: usize) -> Cache {
+        let mut cache = Cache::new(self.layers.len(), batch);
+        for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
+            let [_, k, v] = self.project(layer, &Tensor::zeros(&[batch, memory, self.width]));
+            kept.own = KeysValues::of(k, v);
+        }
+        cache
     }
 
-    /// The states of a segment, and the memories after it: each layer's last inputs, as many as
-    /// there were.
+    /// The states of a segment. The cache then holds the last rows of what it held and the segment,
+    /// as many as before.
     ///
     /// # Errors
     ///
     /// If an id is not below the vocabulary.
-    pub fn step(
-        &self,
-        ids: &Ints,
-        memories: &[Tensor],
-        device: &Device,
-    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+    pub fn step(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Vec<Tensor>> {
         let mut states = vec![self.embed(ids)?];
-        let mut after = Vec::with_capacity(memories.len());
-        for (layer, memory) in self.layers.iter().zip(memories) {
-            let x = &states[states.len() - 1];
-            after.push(tail(memory, x));
-            let y = self.layer(layer, x, memory, device)?;
+        for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
+            let y = self.layer(layer, &states[states.len() - 1], kept, device)?;
             states.push(y);
         }
-        Ok((states, after))
+        cache.read += ids.shape[1];
+        Ok(states)
     }
 
-    fn layer(&self, layer: &Layer, x: &Tensor, memory: &Tensor, device: &Device) -> Result<Tensor> {
-        let all = rows_joined(memory, x);
-        let read = match self.place {
-            Place::Post => all,
-            Place::Pre => layer.norm.run(all),
-        };
-        let (seqlen_k, rows) = (read.shape()[1], memory.shape()[1]);
-        let (count, dim) = (self.heads.count, self.heads.dim);
-        let steps = [count * dim, dim, 1];
-        let [q, k, v] = ops::split_fused(&layer.qkv.run(&read), count, dim, steps);
-        let q = last_rows(&q, x.shape()[1]);
-        let table = Tensor::new(
-            &[seqlen_k, self.width],
-            sinusoids(0, seqlen_k, self.width, SinCos::Halves)?,
-        );
-        let r = layer.positions.run(&table);
+    fn layer(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        kept: &mut BlockCache,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let [q, k, v] = self.project(layer, x);
+        let [k, v] = kept.own.joined([k, v]);
+        let seqlen_k = k.shape()[1];
+        let rows = seqlen_k - x.shape()[1];
+        let r = self.distances(layer, seqlen_k, &mut kept.distances)?;
         let window = (self.same_length && rows > 0).then(|| rows - 1);
         let biases = [&layer.bias_u, &layer.bias_v];
         let options = (window, self.clamp);
         let mixed = attention::relative(device, &self.heads, [&q, &k, &v], &r, biases, options)?;
+        kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
         let y = ops::add(layer.out.run(&mixed), x);
         Ok(match self.place {
             Place::Post => {
@@ -174,6 +175,29 @@ impl TransformerXl {
             }
             Place::Pre => ops::add(layer.feed.run(&layer.feed_norm.run(y.clone())), &y),
         })
+    }
+
+    /// The projected table of the first `count` distances, which is the same for every segment.
+    fn distances(&self, layer: &Layer, count: usize, kept: &mut Option<Tensor>) -> Result<Tensor> {
+        let all = match kept.take().filter(|all| all.rows() >= count) {
+            Some(all) => all,
+            None => {
+                let table = sinusoids(0, count, self.width, SinCos::Halves)?;
+                layer.positions.run(&Tensor::new(&[1, count, self.width], table))
+            }
+        };
+        Ok(ops::first_rows(kept.insert(all), count))
+    }
+
+    /// Queries, keys and values of states: each row's of itself alone, so that a memory keeps keys
+    /// and values in place of states.
+    fn project(&self, layer: &Layer, x: &Tensor) -> [Tensor; 3] {
+        let (count, dim) = (self.heads.count, self.heads.dim);
+        let read = match self.place {
+            Place::Post => layer.qkv.run(x),
+            Place::Pre => layer.qkv.run(&layer.norm.run(x.clone())),
+        };
+        ops::split_fused(&read, count, dim, [count * dim, dim, 1])
     }
 
     fn embed(&self, ids: &Ints) -> Result<Tensor> {
@@ -236,12 +260,18 @@ impl TransformerXl {
 }
 
 impl Member for TransformerXl {
+    fn generator(&self) -> Option<&dyn Generator> {
+        Some(self)
+    }
+
     /// Segments `input_ids.0`, `input_ids.1`, … one after another.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
         let first = inputs.ints("input_ids.0")?;
         let batch = first.matrix("input_ids.0")?[0];
-        let mut memories = self.start(batch, self.memory);
+        let mut cache = self.start(batch, self.memory);
+        let empty = Tensor::zeros(&[batch, self.memory, self.width]);
+        let mut memories = vec![empty; self.layers.len()];
         let names = (0..).map(|s| (s, format!("input_ids.{s}")));
         for (s, name) in names.take_while(|(_, name)| inputs.has(name)) {
             let ids = inputs.ints(&name)?;
@@ -249,8 +279,10 @@ impl Member for TransformerXl {
                 let rule = format!("must have {batch} rows, as the first segment");
                 return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
             }
-            let (states, after) = self.step(ids, &memories, device)?;
-            memories = after;
+            let states = self.step(ids, &mut cache, device)?;
+            for (memory, state) in memories.iter_mut().zip(&states) {
+                *memory = ops::last_rows(&ops::join_rows(memory, state), self.memory);
+            }
             let log_probs = self.log_probs(&states[states.len() - 1]);
             let name = format!("labels.{s}");
             if let Some(labels) = inputs.optional_ints(&name, &ids.shape)? {
@@ -265,6 +297,43 @@ impl Member for TransformerXl {
             }
         }
         Ok(out)
+    }
+}
+
+impl Generator for TransformerXl {
+    fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        _: &Device,
+    ) -> Result<(Cache, Ints)> {
+        let length = prompts[0].len();
+        if let Some(i) = prompts.iter().position(|prompt| prompt.len() != length) {
+            return Err(Error::Declined(format!(
+                "prompt {i} has {} tokens, prompt 0 has {length}: this model has no padding",
+                prompts[i].len()
+            )));
+        }
+        let memory = memory.unwrap_or(self.memory);
+        if memory > MOST_MEMORY {
+            let rule = format!("must be at most {MOST_MEMORY}");
+            return Err(Error::invalid("memory", memory, rule));
+        }
+        let ids = Ints::new(&[prompts.len(), length], prompts.concat());
+        Ok((self.start(prompts.len(), memory), ids))
+    }
+
+    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
+        let mut states = self.step(ids, cache, device)?;
+        Ok(states.swap_remove(self.layers.len()))
+    }
+
+    fn memory(&self) -> Option<usize> {
+        Some(self.memory)
+    }
+
+    fn predict(&self, states: &Tensor) -> Tensor {
+        self.log_probs(states)
     }
 }
 
@@ -356,28 +425,4 @@ fn read_clusters(
 
 fn whole(x: &Tensor) -> Matrix<'_> {
     Matrix::new(x.data(), x.rows(), x.width())
-}
-
-/// The rows of two `[batch, …, width]`, one after the other.
-fn rows_joined(a: &Tensor, b: &Tensor) -> Tensor {
-    let (batch, width) = (b.shape()[0], b.width());
-    let (rows_a, rows_b) = (a.shape()[1], b.shape()[1]);
-    let mut data = Vec::with_capacity(a.data().len() + b.data().len());
-    for i in 0..batch {
-        data.extend_from_slice(&a.data()[i * rows_a * width..][..rows_a * width]);
-        data.extend_from_slice(&b.data()[i * rows_b * width..][..rows_b * width]);
-    }
-    Tensor::new(&[batch, rows_a + rows_b, width], data)
-}
-
-/// The last `count` rows of each sequence.
-fn last_rows(x: &Tensor, count: usize) -> Tensor {
-    let (batch, rows, width) = (x.shape()[0], x.shape()[1], x.width());
-    let of = |b: usize| &x.data()[((b + 1) * rows - count) * width..(b + 1) * rows * width];
-    Tensor::new(&[batch, count, width], (0..batch).flat_map(of).copied().collect())
-}
-
-/// The last rows of memory and segment, as many as the memory has.
-fn tail(memory: &Tensor, x: &Tensor) -> Tensor {
-    last_rows(&rows_joined(memory, x), memory.shape()[1])
 }

@@ -38,13 +38,19 @@ pub fn next_labels(labels: &Ints) -> Ints {
     next
 }
 
+/// `−log softmax(logits)[label]` of one row. Gradient: `softmax − one-hot`.
+///
+/// # Panics
+///
+/// If the label is not below the width.
+pub fn nll(row: &[f32], label: usize) -> f64 {
+    log_sum_exp(row) - f64::from(row[label])
+}
+
 /// The mean of `−log softmax(logits)[label]` over scored rows; NaN if there is none, as the
 /// reference has it. Gradient to the logits: `(softmax − one-hot) / scored`.
 pub fn cross_entropy(logits: &Tensor, scored: &[(usize, usize)]) -> f64 {
-    let nll = |&(row, label): &(usize, usize)| {
-        let row = logits.row(row);
-        log_sum_exp(row) - f64::from(row[label])
-    };
+    let nll = |&(row, label): &(usize, usize)| nll(logits.row(row), label);
     scored.iter().map(nll).sum::<f64>() / scored.len() as f64
 }
 

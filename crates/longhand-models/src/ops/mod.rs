@@ -14,7 +14,7 @@ mod softmax;
 pub use activation::Activation;
 pub use conv::{conv1d, max_over_length};
 pub use loss::{
-    binary_cross_entropy, cosine, cross_entropy, dot, l1, mse, next_labels, scored_rows,
+    binary_cross_entropy, cosine, cross_entropy, dot, l1, mse, next_labels, nll, scored_rows,
     soft_cross_entropy,
 };
 pub use norm::{affine, channel_norm, layer_norm, rms_norm, weight_norm};

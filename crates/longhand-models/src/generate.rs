@@ -1,0 +1,270 @@
+//! Continuing sequences: a prompt is read once, then a token at a time, and what was read before
+//! stays in a [`Cache`].
+
+use crate::{Cache, Device, Error, Ints, Model, Result, Tensor, ops};
+
+/// A member that continues sequences.
+pub trait Generator {
+    /// A cache for these prompts, and the ids to [`advance`](Self::advance) over first. `memory`
+    /// is for models that keep the last so many positions only (where it is not given, as many as
+    /// the config says).
+    ///
+    /// # Errors
+    ///
+    /// If a prompt is empty or an id out of range, or the model has no such memory.
+    fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        device: &Device,
+    ) -> Result<(Cache, Ints)>;
+
+    /// Reads `ids`, `[batch, length]`, after what the cache holds; returns their last states,
+    /// `[batch, length, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// If an id is out of range, or there are more positions than the model has.
+    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor>;
+
+    /// Positions that it remembers by its config, if it is a model with a memory.
+    fn memory(&self) -> Option<usize> {
+        None
+    }
+
+    /// Of states, the logits of the token after each, `[batch, length, vocab]`.
+    fn predict(&self, states: &Tensor) -> Tensor;
+}
+
+/// How to continue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// Tokens to add, at most.
+    pub tokens: usize,
+    /// Positions that the model remembers, if it is one with a memory.
+    pub memory: Option<usize>,
+    /// What logits are divided by; 0 takes the likeliest token each time.
+    pub temperature: f64,
+    /// Draw from the likeliest tokens only, as few as have this probability together.
+    pub top_p: f64,
+    /// The same seed draws the same tokens.
+    pub seed: u64,
+    /// Tokens that end a sequence; they are not part of the result.
+    pub stop: Vec<i32>,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        let stop = Vec::new();
+        Generation { tokens: 100, memory: None, temperature: 0.0, top_p: 1.0, seed: 0, stop }
+    }
+}
+
+impl Generation {
+    fn validate(&self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            let rule = "must be 0 (the likeliest token) or positive";
+            return Err(Error::invalid("temperature", self.temperature, rule));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::invalid("top_p", self.top_p, "must be above 0 and at most 1"));
+        }
+        Ok(())
+    }
+
+    /// The token after these logits; `u` decides, from 0 to 1.
+    fn pick(&self, logits: &[f32], u: f64) -> usize {
+        let likeliest = ops::argmax(logits);
+        if self.temperature == 0.0 {
+            return likeliest;
+        }
+        let most = f64::from(logits[likeliest]);
+        let weight = |&x: &f32| ((f64::from(x) - most) / self.temperature).exp();
+        let weights: Vec<f64> = logits.iter().map(weight).collect();
+        let mut order: Vec<usize> = (0..weights.len()).collect();
+        order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
+        let enough = self.top_p * weights.iter().sum::<f64>();
+        let (mut kept, mut sum) = (0, 0.0);
+        while kept < order.len() && (kept == 0 || sum < enough) {
+            sum += weights[order[kept]];
+            kept += 1;
+        }
+        let mut left = u * sum;
+        let drawn = order[..kept].iter().find(|&&i| {
+            left -= weights[i];
+            left < 0.0
+        });
+        drawn.copied().unwrap_or(likeliest)
+    }
+}
+
+/// A number from 0 to 1 for each sequence and step: a sequence draws the same whatever else is in
+/// the batch after it.
+fn uniform(seed: u64, row: usize, step: usize) -> f64 {
+    let mix = |x: u64| {
+        let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    let x = mix(mix(mix(seed) ^ row as u64) ^ step as u64);
+    (x >> 11) as f64 / (1u64 << 53) as f64
+}
+
+impl Model {
+    /// Begins to read prompts; see [`Generator::begin`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and if the model does not generate.
+    pub fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        device: &Device,
+    ) -> Result<(Cache, Ints)> {
+        if prompts.is_empty() {
+            return Err(Error::input("prompts: must be at least one"));
+        }
+        if let Some(i) = prompts.iter().position(|prompt| prompt.is_empty()) {
+            return Err(Error::input(format!("prompt {i}: must not be empty")));
+        }
+        self.generator()?.begin(prompts, memory, device)
+    }
+
+    /// Reads on; see [`Generator::advance`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and if the model does not generate.
+    pub fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
+        self.generator()?.advance(ids, cache, device)
+    }
+
+    /// Positions that it remembers; see [`Generator::memory`].
+    ///
+    /// # Errors
+    ///
+    /// If the model does not generate.
+    pub fn memory(&self) -> Result<Option<usize>> {
+        Ok(self.generator()?.memory())
+    }
+
+    /// Logits of the next tokens; see [`Generator::predict`].
+    ///
+    /// # Errors
+    ///
+    /// If the model does not generate.
+    pub fn predict(&self, states: &Tensor) -> Result<Tensor> {
+        Ok(self.generator()?.predict(states))
+    }
+
+    /// Continues each prompt; returns what was added. Of a model with an encoder, prompts are what
+    /// it reads, and the decoder writes from its start. `each` hears of every step: as many tokens
+    /// as the longest sequence has so far.
+    ///
+    /// # Errors
+    ///
+    /// If the model does not generate, a prompt is empty or holds an id that the model has not, the
+    /// model has fewer positions, or an option has no meaning.
+    pub fn generate(
+        &self,
+        prompts: &[&[i32]],
+        options: &Generation,
+        device: &Device,
+        each: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<i32>>> {
+        options.validate()?;
+        let (mut cache, mut ids) = self.begin(prompts, options.memory, device)?;
+        let mut made = vec![Vec::new(); prompts.len()];
+        let mut open = vec![true; prompts.len()];
+        for step in 0..options.tokens {
+            if !open.contains(&true) {
+                break;
+            }
+            let states = self.advance(&ids, &mut cache, device)?;
+            let logits = self.predict(&ops::last_rows(&states, 1))?;
+            let mut next = Vec::with_capacity(made.len());
+            for (row, made) in made.iter_mut().enumerate() {
+                let u = uniform(options.seed, row, step);
+                let token = options.pick(logits.row(row), u) as i32;
+                open[row] &= !options.stop.contains(&token);
+                if open[row] {
+                    made.push(token);
+                }
+                next.push(token);
+            }
+            ids = Ints::new(&[made.len(), 1], next);
+            each(step + 1);
+        }
+        Ok(made)
+    }
+}
+
+/// Prompts as one tensor, shorter ones with `pad` before them, and how many of those each has.
+pub(crate) fn padded_before(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<usize>) {
+    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+    let row = |(prompt, &n): (&&[i32], &usize)| [vec![pad; n], prompt.to_vec()].concat();
+    let data = prompts.iter().zip(&padding).flat_map(row).collect();
+    (Ints::new(&[prompts.len(), longest], data), padding)
+}
+
+/// Prompts as one tensor, shorter ones with `pad` after them, and which positions are theirs.
+pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
+    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    let (mut data, mut valid) = (Vec::new(), Vec::new());
+    for prompt in prompts {
+        let rest = longest - prompt.len();
+        data.extend(prompt.iter().copied().chain(std::iter::repeat_n(pad, rest)));
+        valid.extend(prompt.iter().map(|_| 1).chain(std::iter::repeat_n(0, rest)));
+    }
+    (Ints::new(&[prompts.len(), longest], data), valid)
+}
+
+/// Refuses a memory of a model that keeps everything.
+pub(crate) fn keeps_all(memory: Option<usize>) -> Result<()> {
+    match memory {
+        Some(rows) => Err(Error::Declined(format!(
+            "memory = {rows}: this model has none, it keeps every position that it reads"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_follow_the_softmax_and_top_p_cuts_the_tail() {
+        // Probabilities 0.5, 0.3, 0.15, 0.05.
+        let logits = [0.3f32, 0.05, 0.5, 0.15].map(f32::ln);
+        let count = |options: &Generation| {
+            let mut counts = [0; 4];
+            (0..20_000).for_each(|step| counts[options.pick(&logits, uniform(7, 0, step))] += 1);
+            counts.map(|n| f64::from(n) / 20_000.0)
+        };
+        let near = |got: [f64; 4], want: [f64; 4]| {
+            let off = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
+            assert!(off < 0.015, "{got:?}, not {want:?}");
+        };
+        let plain = Generation { temperature: 1.0, ..Generation::default() };
+        near(count(&plain), [0.3, 0.05, 0.5, 0.15]);
+        // 0.5 + 0.3 reach 0.7, so the other two are never drawn.
+        near(count(&Generation { top_p: 0.7, ..plain.clone() }), [0.375, 0.0, 0.625, 0.0]);
+        // At temperature 1/2 probabilities are squared.
+        let cold = Generation { temperature: 0.5, ..plain.clone() };
+        near(count(&cold), [0.09, 0.0025, 0.25, 0.0225].map(|p| p / 0.365));
+        assert_eq!(count(&Generation { top_p: 1e-9, ..plain }), [0.0, 0.0, 1.0, 0.0]);
+        assert_eq!(count(&Generation::default()), [0.0, 0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_ends_of_the_interval_draw_a_token() {
+        let options = Generation { temperature: 1.0, ..Generation::default() };
+        assert_eq!(options.pick(&[1.0, f32::NEG_INFINITY], 1.0 - f64::EPSILON), 0);
+        assert_eq!(options.pick(&[f32::NEG_INFINITY, 1.0], 0.0), 1);
+        assert_eq!(Generation::default().pick(&[2.0, 2.0], 0.0), 0);
+    }
+}

@@ -1,0 +1,219 @@
+//! Texts: a model that continues sequences, with its tokenizer.
+
+use crate::sentence::read_tokenizer;
+use crate::{Device, Error, Generation, Ints, Model, Result, ops};
+use std::io::Read;
+use std::path::Path;
+use tokenizers::Tokenizer;
+
+/// A language model and its tokenizer.
+///
+/// ```
+/// use longhand_models::{Device, Generation, TextModel};
+///
+/// // A small Transformer-XL that was trained on *The Rust Programming Language*.
+/// let model = TextModel::open("book".as_ref())?;
+/// let options = Generation { tokens: 16, memory: Some(384), ..Generation::default() };
+/// let added = model.generate(&["Ownership is"], &options, &Device::Cpu, &mut |_| ())?;
+/// assert_eq!(added, [" a second to\nthe"]);
+/// # Ok::<(), longhand_models::Error>(())
+/// ```
+pub struct TextModel {
+    model: Model,
+    tokenizer: Tokenizer,
+}
+
+/// How well a model foretold a text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// Bytes foretold: all but the first.
+    pub bytes: u64,
+    /// −log p of them all, summed.
+    pub nats: f64,
+    /// Bytes of what the model kept of the text, the same for any length.
+    pub memory_bytes: usize,
+}
+
+impl Reading {
+    /// What the text would take if the model compressed it.
+    pub fn bits_per_byte(&self) -> f64 {
+        self.nats / self.bytes as f64 / std::f64::consts::LN_2
+    }
+}
+
+impl TextModel {
+    /// Reads a folder with `tokenizer.json` and a model.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`], and if there is no such tokenizer.
+    pub fn open(folder: &Path) -> Result<Self> {
+        TextModel::with(Model::open(folder)?, folder)
+    }
+
+    /// A model that is open, with the `tokenizer.json` of a folder.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such tokenizer.
+    pub fn with(model: Model, folder: &Path) -> Result<Self> {
+        Ok(TextModel { model, tokenizer: read_tokenizer(folder, None)? })
+    }
+
+    /// Reads the contents of `config.json`, `model.safetensors` and `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_bytes(config: &str, weights: &[u8], tokenizer: &[u8]) -> Result<Self> {
+        let bad = |e| Error::input(format!("tokenizer.json: {e}"));
+        let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(bad)?;
+        Ok(TextModel { model: Model::from_bytes(config, weights)?, tokenizer })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Continues each prompt; returns what was added. A sequence also ends where the config's
+    /// `eos_token_id` comes. See [`Model::generate`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and if the tokenizer fails.
+    pub fn generate(
+        &self,
+        prompts: &[&str],
+        options: &Generation,
+        device: &Device,
+        each: &mut dyn FnMut(usize),
+    ) -> Result<Vec<String>> {
+        let ids: Vec<Vec<i32>> =
+            prompts.iter().map(|text| self.tokens(text, true)).collect::<Result<_>>()?;
+        let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
+        let stop = [&options.stop[..], self.model.stop()].concat();
+        let options = Generation { stop, ..options.clone() };
+        let made = self.model.generate(&ids, &options, device, each)?;
+        let text = |ids: &Vec<i32>| {
+            let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+            self.tokenizer.decode(&ids, true).map_err(failed)
+        };
+        made.iter().map(text).collect()
+    }
+
+    /// Reads a text a segment of bytes after the other, `memory` positions of those before kept
+    /// (as many as the config says where it is not given), and foretells each byte from those
+    /// before it. Neither time per byte nor memory grows with the text. `each` gets −log p of every
+    /// byte but the first, a segment at a time.
+    ///
+    /// # Errors
+    ///
+    /// If the text cannot be read, is not UTF-8 or has fewer than two bytes, or the tokenizer's
+    /// tokens are not bytes, or the model has no memory; and the errors of `each`.
+    pub fn read(
+        &self,
+        text: &mut dyn Read,
+        segment: usize,
+        memory: Option<usize>,
+        device: &Device,
+        each: &mut dyn FnMut(&[f64]) -> Result<()>,
+    ) -> Result<Reading> {
+        if segment == 0 || segment > 1 << 20 {
+            return Err(Error::invalid("segment", segment, "must be from 1 to 1048576"));
+        }
+        if self.model.memory()?.is_none() {
+            let message = "a text is read by models with a memory: this one keeps every position";
+            return Err(Error::Declined(message.to_owned()));
+        }
+        // Of one sequence; what it begins with does not matter yet.
+        let (mut cache, _) = self.model.begin(&[&[0]], memory, device)?;
+        let mut bytes = Bytes { text, model: self, waiting: Vec::new(), ids: Vec::new(), done: 0 };
+        let mut ids = bytes.next(segment)?;
+        let mut reading = Reading { bytes: 0, nats: 0.0, memory_bytes: 0 };
+        // The logits after the last byte of the segment before.
+        let mut before: Option<Vec<f32>> = None;
+        while !ids.is_empty() {
+            let segment_ids = Ints::new(&[1, ids.len()], ids.clone());
+            let states = self.model.advance(&segment_ids, &mut cache, device)?;
+            let logits = self.model.predict(&states)?;
+            let rows = (0..ids.len()).map(|i| match i {
+                0 => before.as_deref(),
+                i => Some(logits.row(i - 1)),
+            });
+            let nll = |(row, &id): (Option<&[f32]>, &i32)| Some(ops::nll(row?, id as usize));
+            let nlls: Vec<f64> = rows.zip(&ids).filter_map(nll).collect();
+            reading.bytes += nlls.len() as u64;
+            reading.nats += nlls.iter().sum::<f64>();
+            reading.memory_bytes = reading.memory_bytes.max(cache.bytes());
+            each(&nlls)?;
+            before = Some(logits.row(ids.len() - 1).to_vec());
+            ids = bytes.next(segment)?;
+        }
+        match reading.bytes {
+            0 => Err(Error::input("the text must have at least two bytes")),
+            _ => Ok(reading),
+        }
+    }
+
+    fn tokens(&self, text: &str, special: bool) -> Result<Vec<i32>> {
+        let encoding = self.tokenizer.encode_fast(text, special).map_err(failed)?;
+        Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
+    }
+}
+
+fn failed(e: tokenizers::Error) -> Error {
+    Error::input(format!("the tokenizer: {e}"))
+}
+
+/// A text as the tokens of its bytes, read as they are asked for.
+struct Bytes<'a> {
+    text: &'a mut dyn Read,
+    model: &'a TextModel,
+    /// Bytes read: at most the beginning of a character.
+    waiting: Vec<u8>,
+    ids: Vec<i32>,
+    /// Bytes made tokens.
+    done: u64,
+}
+
+impl Bytes<'_> {
+    /// The next `count` tokens, fewer at the end.
+    fn next(&mut self, count: usize) -> Result<Vec<i32>> {
+        while self.ids.len() < count && self.more()? {}
+        let count = count.min(self.ids.len());
+        Ok(self.ids.drain(..count).collect())
+    }
+
+    /// Makes tokens of some more bytes; `false` at the end.
+    fn more(&mut self) -> Result<bool> {
+        let mut part = [0; 4096];
+        let count = match self.text.read(&mut part) {
+            Ok(count) => count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return Ok(true),
+            Err(e) => return Err(Error::input(e.to_string())),
+        };
+        self.waiting.extend_from_slice(&part[..count]);
+        let whole = match std::str::from_utf8(&self.waiting) {
+            Ok(text) => text.len(),
+            // A character may go on in the next part.
+            Err(e) if e.error_len().is_none() && count > 0 => e.valid_up_to(),
+            Err(e) => {
+                let at = self.done + e.valid_up_to() as u64;
+                return Err(Error::input(format!("not UTF-8 at byte {at}")));
+            }
+        };
+        let text = std::str::from_utf8(&self.waiting[..whole]).unwrap_or_default();
+        let ids = self.model.tokens(text, false)?;
+        if ids.len() != whole {
+            return Err(Error::Declined(format!(
+                "the tokenizer makes {} tokens of {whole} bytes: a text is read by models of bytes",
+                ids.len()
+            )));
+        }
+        self.ids.extend(ids);
+        self.waiting.drain(..whole);
+        self.done += whole as u64;
+        Ok(count > 0)
+    }
+}

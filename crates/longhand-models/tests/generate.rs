@@ -1,0 +1,141 @@
+//! Continuing sequences: what is kept of the positions read must change nothing.
+
+mod common;
+
+use common::{data, set_options};
+use longhand_models::{Device, Generation, Inputs, Ints, Model, Outputs, ops};
+use std::path::Path;
+
+const TOKENS: usize = 12;
+
+/// The valid ids of each row of a fixture's input.
+fn rows(name: &str) -> Vec<Vec<i32>> {
+    let inputs = Inputs::read(&data(name).join("input.safetensors")).unwrap();
+    let (ids, mask) = (inputs.ints("input_ids").unwrap(), inputs.ints("attention_mask").unwrap());
+    let width = ids.shape[1];
+    let row = |(ids, mask): (&[i32], &[i32])| {
+        ids.iter().zip(mask).filter(|&(_, &there)| there == 1).map(|(&id, _)| id).collect()
+    };
+    ids.data.chunks_exact(width).zip(mask.data.chunks_exact(width)).map(row).collect()
+}
+
+fn likeliest(out: &Outputs, name: &str) -> i32 {
+    let logits = out.floats(name).unwrap();
+    ops::argmax(logits.row(logits.rows() - 1)) as i32
+}
+
+fn greedy(model: &Model, prompts: &[&[i32]], options: &Generation) -> Vec<Vec<i32>> {
+    model.generate(prompts, options, &Device::Cpu, &mut |_| ()).unwrap()
+}
+
+/// The same tokens as from reading everything anew for each, and in a batch as alone.
+fn agrees(name: &str, start: Option<i32>) {
+    let model = Model::open(&data(name)).unwrap();
+    let options = Generation { tokens: TOKENS, ..Generation::default() };
+    let rows = rows(name);
+    let prompts: Vec<&[i32]> = rows.iter().map(Vec::as_slice).collect();
+    assert!(prompts.iter().any(|row| row.len() != prompts[0].len()), "prompts of other lengths");
+    let together = greedy(&model, &prompts, &options);
+    for (prompt, together) in prompts.iter().zip(&together) {
+        assert_eq!(&greedy(&model, &[prompt], &options)[0], together);
+        let mut ids = start.map_or_else(|| prompt.to_vec(), |start| vec![start]);
+        let first = ids.len();
+        for _ in 0..TOKENS {
+            let inputs = match start {
+                None => Inputs::new().ints_of("input_ids", &[1, ids.len()], ids.clone()),
+                Some(_) => Inputs::new()
+                    .ints_of("input_ids", &[1, prompt.len()], prompt.to_vec())
+                    .ints_of("decoder_input_ids", &[1, ids.len()], ids.clone()),
+            };
+            ids.push(likeliest(&model.forward(&inputs, &Device::Cpu).unwrap(), "logits"));
+        }
+        assert_eq!(&ids[first..], together, "{name}");
+    }
+}
+
+#[test]
+fn decoders() {
+    agrees("gpt", None);
+    agrees("turing_nlg", None);
+    agrees("megatron_gpt", None);
+}
+
+#[test]
+fn decoders_that_look_at_an_encoder() {
+    agrees("t5", Some(0));
+    agrees("bart", Some(2));
+}
+
+/// Where each position sees the last `mem_len` only, a memory that slides is the same as one
+/// segment of everything.
+#[test]
+fn a_memory_that_slides() {
+    const MEMORY: usize = 8;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("slides");
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(data("../../book").join(file), folder.join(file)).unwrap();
+    }
+    set_options(&folder, serde_json::json!({ "mem_len": MEMORY, "same_length": true }));
+    let model = Model::open(&folder).unwrap();
+    let prompt: Vec<i32> = "Ownership is".bytes().map(i32::from).collect();
+    let options = Generation { tokens: 3 * MEMORY, ..Generation::default() };
+    let made = greedy(&model, &[&prompt], &options);
+    let mut ids = prompt.clone();
+    for _ in 0..options.tokens {
+        let inputs = Inputs::new().ints_of("input_ids.0", &[1, ids.len()], ids.clone());
+        let out = model.forward(&inputs, &Device::Cpu).unwrap();
+        ids.push(likeliest(&out, "segment.0.log_probs"));
+    }
+    assert_eq!(made, [&ids[prompt.len()..]]);
+}
+
+#[test]
+fn a_step_reads_its_own_token_and_nothing_else() {
+    for (name, start) in [("turing_nlg", None), ("t5", Some(0))] {
+        let model = Model::open(&data(name)).unwrap();
+        let prompt = &rows(name)[0];
+        let (mut cache, first) = model.begin(&[prompt], None, &Device::Cpu).unwrap();
+        assert_eq!(first.data, start.map_or_else(|| prompt.clone(), |start| vec![start]));
+        model.advance(&first, &mut cache, &Device::Cpu).unwrap();
+        let (read, bytes) = (cache.read, cache.bytes());
+        let step = Ints::new(&[1, 1], vec![5]);
+        let states = model.advance(&step, &mut cache, &Device::Cpu).unwrap();
+        assert_eq!(states.shape()[..2], [1, 1]);
+        assert_eq!(cache.read, read + 1);
+        let one = cache.bytes() - bytes;
+        model.advance(&step, &mut cache, &Device::Cpu).unwrap();
+        assert_eq!(cache.bytes() - bytes, 2 * one);
+    }
+}
+
+#[test]
+fn a_token_that_stops() {
+    let model = Model::open(&data("turing_nlg")).unwrap();
+    let prompt = &rows("turing_nlg")[0];
+    let options = Generation { tokens: TOKENS, ..Generation::default() };
+    let all = greedy(&model, &[prompt], &options).remove(0);
+    let stop = all[4];
+    let end = all.iter().position(|&id| id == stop).unwrap();
+    let options = Generation { stop: vec![stop], ..options };
+    assert_eq!(greedy(&model, &[prompt], &options), [&all[..end]]);
+    assert_eq!(model.stop(), [0]);
+}
+
+#[test]
+fn what_does_not_generate_or_does_not_fit() {
+    let fails = |name: &str, prompt: &[i32], options: &Generation, words: &str| {
+        let model = Model::open(&data(name)).unwrap();
+        common::fails(model.generate(&[prompt], options, &Device::Cpu, &mut |_| ()), &[words]);
+    };
+    let options = Generation { tokens: TOKENS, ..Generation::default() };
+    fails("bert", &[1], &options, "model of type bert does not generate");
+    fails("gpt", &[120], &options, "must be below 120");
+    fails("gpt", &[-1], &options, "input_ids[0] = -1");
+    fails("t5", &[120], &options, "must be below 120");
+    fails("gpt", &[1; 33], &options, "the position table has 32 rows");
+    fails("gpt", &[1; 30], &options, "the position table has 32 rows");
+    fails("bart", &[1; 33], &options, "the position table has 32 rows");
+    fails("bart", &[1; 3], &Generation { tokens: 99, ..options.clone() }, "position table");
+    fails("gpt", &[1], &Generation { memory: Some(4), ..options }, "memory = 4");
+}
