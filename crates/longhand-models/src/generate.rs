@@ -2,6 +2,7 @@
 //! stays in a [`Cache`].
 
 use crate::{Cache, Device, Error, Ints, Model, Result, Tensor, ops};
+use longhand::random::{split_mix, uniform};
 
 /// A member that continues sequences.
 pub trait Generator {
@@ -100,15 +101,8 @@ impl Generation {
 
 /// A number from 0 to 1 for each sequence and step: a sequence draws the same whatever else is in
 /// the batch after it.
-fn uniform(seed: u64, row: usize, step: usize) -> f64 {
-    let mix = |x: u64| {
-        let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
-    let x = mix(mix(mix(seed) ^ row as u64) ^ step as u64);
-    (x >> 11) as f64 / (1u64 << 53) as f64
+fn draw(seed: u64, row: usize, step: usize) -> f64 {
+    uniform(split_mix(seed, row as u64), step as u64)
 }
 
 impl Model {
@@ -186,7 +180,7 @@ impl Model {
             let logits = self.predict(&ops::last_rows(&states, 1))?;
             let mut next = Vec::with_capacity(made.len());
             for (row, made) in made.iter_mut().enumerate() {
-                let u = uniform(options.seed, row, step);
+                let u = draw(options.seed, row, step);
                 let token = options.pick(logits.row(row), u) as i32;
                 open[row] &= !options.stop.contains(&token);
                 if open[row] {
@@ -242,7 +236,7 @@ mod tests {
         let logits = [0.3f32, 0.05, 0.5, 0.15].map(f32::ln);
         let count = |options: &Generation| {
             let mut counts = [0; 4];
-            (0..20_000).for_each(|step| counts[options.pick(&logits, uniform(7, 0, step))] += 1);
+            (0..20_000).for_each(|step| counts[options.pick(&logits, draw(7, 0, step))] += 1);
             counts.map(|n| f64::from(n) / 20_000.0)
         };
         let near = |got: [f64; 4], want: [f64; 4]| {

@@ -105,7 +105,7 @@ fn what_is_kept_does_not_grow_with_the_text() {
 #[test]
 fn texts_that_are_none() {
     let fails = |text: &[u8], segment: usize, words: &str| {
-        let error = read(text, segment, 0).err().expect("an error").to_string();
+        let error = read(text, segment, 0).expect_err("an error").to_string();
         assert!(error.contains(words), "{error}");
     };
     fails(b"", 8, "at least two bytes");
@@ -126,7 +126,7 @@ fn texts_that_are_none() {
 fn prompts_that_are_none() {
     let fails = |prompts: &[&str], options: Generation, words: &str| {
         let error = book().generate(prompts, &options, &Device::Cpu, &mut |_| ());
-        let error = error.err().expect("an error").to_string();
+        let error = error.expect_err("an error").to_string();
         assert!(error.contains(words), "{error}");
     };
     let plain = Generation::default();
