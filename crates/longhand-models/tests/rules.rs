@@ -1,7 +1,11 @@
 //! Rules and word vectors as members: draws from a seed, and inputs that do not fit.
 
+mod common;
+
+use common::{data, model, parameters};
 use longhand_models::{Device, Inputs, Model, Outputs, Result, Tensor, Value};
-use std::path::{Path, PathBuf};
+use serde_json::json;
+use std::path::Path;
 
 /// Folders, and of their inputs those that are not drawn.
 const FOLDERS: &[(&str, &[&str])] = &[
@@ -20,10 +24,6 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("word2vec_skipgram", &["counts", "sentences"]),
 ];
 
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
 fn open(name: &str) -> (Model, Inputs) {
     let inputs = Inputs::read(&data(name).join("input.safetensors")).unwrap();
     (Model::open(&data(name)).unwrap(), inputs)
@@ -31,6 +31,55 @@ fn open(name: &str) -> (Model, Inputs) {
 
 fn run(model: &Model, inputs: &Inputs) -> Result<Outputs> {
     model.forward(inputs, &Device::Cpu)
+}
+
+/// A fixture's results with other options.
+fn with(test: &str, name: &str, options: serde_json::Value, inputs: &Inputs) -> Outputs {
+    run(&model(test, name, options), inputs).unwrap()
+}
+
+fn floats<'a>(outputs: &'a Outputs, name: &str) -> &'a [f32] {
+    outputs.floats(name).unwrap().data()
+}
+
+#[test]
+fn the_words_around_may_be_summed() {
+    // With the window as narrow as can be a word has two neighbours, or one at an end.
+    let (_, inputs) = open("word2vec_cbow");
+    let narrow = inputs.ints_of("reduced_windows", &[2, 9], vec![2; 18]);
+    let [mean, sum] =
+        [1, 0].map(|mean| with("cbow_sum", "word2vec_cbow", json!({"cbow_mean": mean}), &narrow));
+    let [mean, sum] = [&mean, &sum].map(|out| floats(out, "positive_scores"));
+    for (i, (mean, sum)) in mean.iter().zip(sum).enumerate() {
+        let neighbours = if [0, 8, 9, 14].contains(&i) { 1.0 } else { 2.0 };
+        assert!((sum - neighbours * mean).abs() < 1e-6, "{i}: {sum}, {mean}");
+    }
+}
+
+#[test]
+fn counts_to_the_left_and_to_the_right_are_those_of_both() {
+    let (_, inputs) = open("glove");
+    let [left, both] =
+        [false, true].map(|both| with("glove_left", "glove", json!({"symmetric": both}), &inputs));
+    let [left, both] = [&left, &both].map(|out| floats(out, "cooccurrence"));
+    for (i, count) in both.iter().enumerate() {
+        let turned = left[i % 20 * 20 + i / 20];
+        assert!((left[i] + turned - count).abs() < 1e-6, "{i}");
+    }
+    // The second word of the first sentence, 7, has the first, 1, on its left only.
+    assert!(left[7 * 20 + 1] >= 1.0 && left[20 + 7] == 0.0);
+}
+
+#[test]
+fn without_n_grams_a_word_is_its_row() {
+    let (_, inputs) = open("fasttext");
+    let out = with("words_only", "fasttext", json!({"minn": 0, "maxn": 0}), &inputs);
+    let vectors = floats(&out, "vectors");
+    let table = &parameters(&data("fasttext"))["input"];
+    assert_eq!(vectors[..160], table.data()[..160]);
+    // The queries "kernels" (unknown) and "running" (word 7).
+    assert!(vectors[160..176].iter().all(|&x| x == 0.0));
+    assert_eq!(vectors[240..256], *table.row(7));
 }
 
 /// Every result as text.
