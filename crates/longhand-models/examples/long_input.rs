@@ -11,12 +11,13 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let usage = "usage: long_input longformer LENGTH";
+    let usage = "usage: long_input longformer|reformer LENGTH (reformer: a multiple of 64)";
     let [name, length] = &args[..] else { panic!("{usage}") };
     let length: usize = length.parse().expect(usage);
     let folder = std::env::temp_dir().join(format!("long_input_{name}_{length}"));
     let folder = match &name[..] {
         "longformer" => stretched::longformer(folder, length, [512, 512]),
+        "reformer" => stretched::reformer(folder, length),
         _ => panic!("{usage}"),
     };
     let model = Model::open(&folder)?;

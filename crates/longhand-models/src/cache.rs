@@ -37,6 +37,8 @@ pub struct BlockCache {
     pub cross: KeysValues,
     /// Transformer-XL: the projected table of distances.
     pub distances: Option<Tensor>,
+    /// XLNet: the inputs of the last positions, `[batch, rows, width]`.
+    pub inputs: Option<Tensor>,
 }
 
 /// What a model has read so far: [`Model::advance`](crate::Model::advance) reads on from here.
@@ -46,6 +48,8 @@ pub struct Cache {
     pub blocks: Vec<BlockCache>,
     /// Positions read, padding too.
     pub read: usize,
+    /// Positions that it may hold, if the model has a memory of its own length.
+    pub memory: Option<usize>,
     /// How many positions before each sequence are padding.
     pub padding: Vec<usize>,
     /// An encoder's states, and which are there: `[batch, seqlen]`.
@@ -56,14 +60,15 @@ impl Cache {
     /// Of `blocks` blocks that have read nothing of `batch` sequences.
     pub fn new(blocks: usize, batch: usize) -> Self {
         let blocks = vec![BlockCache::default(); blocks];
-        Cache { blocks, read: 0, padding: vec![0; batch], encoded: None }
+        Cache { blocks, read: 0, memory: None, padding: vec![0; batch], encoded: None }
     }
 
     /// Bytes of what it keeps.
     pub fn bytes(&self) -> usize {
         let of_block = |block: &BlockCache| {
-            let distances = block.distances.as_ref().map_or(0, |x| 4 * x.data().len());
-            block.own.bytes() + block.cross.bytes() + distances
+            let others = [&block.distances, &block.inputs].into_iter().flatten();
+            let others: usize = others.map(|x| 4 * x.data().len()).sum();
+            block.own.bytes() + block.cross.bytes() + others
         };
         let encoded =
             self.encoded.as_ref().map_or(0, |(x, valid)| 4 * x.data().len() + valid.len());

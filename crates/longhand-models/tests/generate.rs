@@ -66,6 +66,32 @@ fn decoders_that_look_at_an_encoder() {
     agrees("bart", Some(2));
 }
 
+/// Read in order, every token sees those before it, and a query at the next place the same.
+#[test]
+fn xlnet_in_order() {
+    let model = Model::open(&data("xlnet")).unwrap();
+    let inputs = Inputs::read(&data("xlnet").join("input.safetensors")).unwrap();
+    let prompt = &inputs.ints("input_ids.0").unwrap().data[..5];
+    let options = Generation { tokens: TOKENS, memory: Some(64), ..Generation::default() };
+    let made = greedy(&model, &[prompt], &options);
+    let mut ids = prompt.to_vec();
+    for _ in 0..TOKENS {
+        let (seqlen, next) = (ids.len() + 1, ids.len() as i32);
+        let later = (0..seqlen * seqlen).map(|i| i32::from(i % seqlen >= i / seqlen));
+        // Whatever stands at the place of the query.
+        let inputs = Inputs::new()
+            .ints_of("input_ids.0", &[1, seqlen], [&ids[..], &[7]].concat())
+            .ints_of("perm_mask.0", &[1, seqlen, seqlen], later.collect())
+            .ints_of("target_positions.0", &[1, 1], vec![next]);
+        let out = model.forward(&inputs, &Device::Cpu).unwrap();
+        ids.push(likeliest(&out, "segment.0.logits"));
+    }
+    assert_eq!(made, [&ids[prompt.len()..]]);
+    // A memory that is too short to hold the prompt is another model.
+    let short = Generation { memory: Some(2), ..options };
+    assert_eq!(greedy(&model, &[prompt, prompt], &short).len(), 2);
+}
+
 /// Where each position sees the last `mem_len` only, a memory that slides is the same as one
 /// segment of everything.
 #[test]

@@ -4,6 +4,7 @@ use crate::attention::{self, Heads};
 use crate::block::{FeedForward, Place};
 use crate::cache::{BlockCache, KeysValues};
 use crate::family::Traits;
+use crate::generate;
 use crate::network::Member;
 use crate::ops::{self, Activation, Matrix};
 use crate::parts::{Linear, Norm, Order};
@@ -307,19 +308,12 @@ impl Generator for TransformerXl {
         memory: Option<usize>,
         _: &Device,
     ) -> Result<(Cache, Ints)> {
-        let length = prompts[0].len();
-        if let Some(i) = prompts.iter().position(|prompt| prompt.len() != length) {
-            return Err(Error::Declined(format!(
-                "prompt {i} has {} tokens, prompt 0 has {length}: this model has no padding",
-                prompts[i].len()
-            )));
-        }
+        let ids = generate::of_one_length(prompts)?;
         let memory = memory.unwrap_or(self.memory);
         if memory > MOST_MEMORY {
             let rule = format!("must be at most {MOST_MEMORY}");
             return Err(Error::invalid("memory", memory, rule));
         }
-        let ids = Ints::new(&[prompts.len(), length], prompts.concat());
         Ok((self.start(prompts.len(), memory), ids))
     }
 

@@ -5,10 +5,11 @@
 use crate::attention::{Heads, StreamMask, Streams, distances};
 use crate::block::{FeedForward, Place, Sublayer};
 use crate::family::Traits;
+use crate::generate::{self, Generator};
 use crate::network::{Member, zeros_and_ones};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
 
@@ -236,11 +237,6 @@ impl XlNet {
         Ok(Read { contents, queries, memories: after })
     }
 
-    /// Logits of the vocabulary.
-    pub fn predict(&self, states: &Tensor) -> Tensor {
-        self.head.run(states)
-    }
-
     /// What a layer remembers: what it did, and of its input the part that is reused.
     fn remembered(&self, memory: &Tensor, x: &Tensor) -> Tensor {
         let seqlen = x.shape()[1];
@@ -340,7 +336,59 @@ impl Layer {
     }
 }
 
+impl Generator for XlNet {
+    fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        _: &Device,
+    ) -> Result<(Cache, Ints)> {
+        let ids = generate::of_one_length(prompts)?;
+        let mut cache = Cache::new(self.layers.len(), prompts.len());
+        cache.memory = memory.or(self.memory);
+        let empty = self.start(prompts.len());
+        cache.blocks.iter_mut().zip(empty).for_each(|(block, x)| block.inputs = Some(x));
+        Ok((cache, ids))
+    }
+
+    /// Tokens are read in their order: each sees those up to itself, and a query at the place after
+    /// it sees the same. The published memory is of states, which are projected at every step.
+    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
+        let [batch, length] = ids.matrix("input_ids")?;
+        // One position more, the last query's place: what stands there is seen by nobody.
+        let seqlen = length + 1;
+        let rows = ids.data.chunks_exact(length);
+        let ids = Ints::new(&[batch, seqlen], rows.flat_map(|row| [row, &[0]].concat()).collect());
+        let later =
+            (0..batch * seqlen * seqlen).map(|i| i32::from(i % seqlen >= i / seqlen % seqlen));
+        let blocked = Ints::new(&[batch, seqlen, seqlen], later.collect());
+        let targets = (0..batch).flat_map(|_| 1..seqlen as i32).collect();
+        let targets = Ints::new(&[batch, length], targets);
+        let segment =
+            Segment { blocked: Some(&blocked), targets: Some(&targets), ..Segment::default() };
+        let memories: Vec<Tensor> =
+            cache.blocks.iter().filter_map(|block| block.inputs.clone()).collect();
+        let mut read = self.step(("input_ids", &ids), &segment, &memories, device)?;
+        for (block, (memory, x)) in cache.blocks.iter_mut().zip(memories.iter().zip(&read.contents))
+        {
+            let all = ops::join_rows(memory, &ops::first_rows(x, length));
+            let rows = all.shape()[1];
+            block.inputs = Some(ops::last_rows(&all, cache.memory.unwrap_or(rows).min(rows)));
+        }
+        cache.read += length;
+        read.queries.pop().ok_or_else(|| Error::input("the model has no states"))
+    }
+
+    fn predict(&self, states: &Tensor) -> Tensor {
+        self.head.run(states)
+    }
+}
+
 impl Member for XlNet {
+    fn generator(&self) -> Option<&dyn Generator> {
+        Some(self)
+    }
+
     /// Segments `input_ids.0`, `input_ids.1`, … one after another; then the last one once more by
     /// itself, as for fine-tuning.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {

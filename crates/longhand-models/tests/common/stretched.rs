@@ -5,7 +5,7 @@ use safetensors::tensor::TensorView;
 use std::path::{Path, PathBuf};
 
 /// A copy of a fixture's folder with a changed config, and the rows of some tensors repeated up to
-/// a number.
+/// a number. A row is the last dimension.
 fn copy(
     from: &str,
     folder: PathBuf,
@@ -24,9 +24,13 @@ fn copy(
     for (name, view) in tensors.tensors() {
         let (mut shape, mut bytes) = (view.shape().to_vec(), view.data().to_vec());
         if let Some((_, count)) = rows.iter().find(|(suffix, _)| name.ends_with(suffix)) {
-            let row = bytes.len() / shape[0];
+            // The dimension of the rows is the one that is not 1.
+            let rows = shape.iter().rposition(|&n| n > 1).map_or(0, |last| {
+                shape[..last].iter().rposition(|&n| n > 1).unwrap_or(last.saturating_sub(1))
+            });
+            let row = bytes.len() / shape[rows];
             bytes = bytes.iter().copied().cycle().take(count * row).collect();
-            shape[0] = *count;
+            shape[rows] = *count;
         }
         all.push((name, view.dtype(), shape, bytes));
     }
@@ -46,4 +50,20 @@ pub(crate) fn longformer(folder: PathBuf, length: usize, windows: [usize; 2]) ->
         options["attention_window"] = windows.to_vec().into();
     };
     copy("longformer", folder, config, &[("position_embeddings.weight", positions)])
+}
+
+/// Reformer of this length, a multiple of 64, with buckets chosen by the length.
+pub(crate) fn reformer(folder: PathBuf, length: usize) -> PathBuf {
+    let shape = [length / 64, 64];
+    let config = |options: &mut serde_json::Value| {
+        options["max_position_embeddings"] = length.into();
+        options["axial_pos_shape"] = shape.to_vec().into();
+        options["num_buckets"] = serde_json::Value::Null;
+        for kind in ["lsh", "local"] {
+            options[format!("{kind}_attn_chunk_length")] = 64.into();
+        }
+    };
+    let tables =
+        [("position_embeddings.weights.0", shape[0]), ("position_embeddings.weights.1", shape[1])];
+    copy("reformer", folder, config, &tables)
 }
