@@ -18,6 +18,11 @@ impl KeysValues {
         [0, 1].map(|i| ops::join_rows(&old[i], &new[i]))
     }
 
+    /// How many positions.
+    pub fn rows(&self) -> usize {
+        self.0.as_ref().map_or(0, |[keys, _]| keys.shape()[1])
+    }
+
     /// Those kept; made now if there are none yet.
     pub fn or_make(&mut self, make: impl FnOnce() -> [Tensor; 2]) -> &[Tensor; 2] {
         self.0.get_or_insert_with(make)
@@ -37,8 +42,6 @@ pub struct BlockCache {
     pub cross: KeysValues,
     /// Transformer-XL: the projected table of distances.
     pub distances: Option<Tensor>,
-    /// XLNet: the inputs of the last positions, `[batch, rows, width]`.
-    pub inputs: Option<Tensor>,
 }
 
 /// What a model has read so far: [`Model::advance`](crate::Model::advance) reads on from here.
@@ -66,9 +69,8 @@ impl Cache {
     /// Bytes of what it keeps.
     pub fn bytes(&self) -> usize {
         let of_block = |block: &BlockCache| {
-            let others = [&block.distances, &block.inputs].into_iter().flatten();
-            let others: usize = others.map(|x| 4 * x.data().len()).sum();
-            block.own.bytes() + block.cross.bytes() + others
+            let distances = block.distances.as_ref().map_or(0, |x| 4 * x.data().len());
+            block.own.bytes() + block.cross.bytes() + distances
         };
         let encoded =
             self.encoded.as_ref().map_or(0, |(x, valid)| 4 * x.data().len() + valid.len());

@@ -116,6 +116,51 @@ fn a_memory_that_slides() {
     assert_eq!(made, [&ids[prompt.len()..]]);
 }
 
+/// XLNet's next token after segments read in order, by its forward pass: the last one gets a place
+/// more, which nothing sees.
+fn after_segments(model: &Model, segments: &[Vec<i32>]) -> i32 {
+    let mut inputs = Inputs::new();
+    for (s, segment) in segments.iter().enumerate() {
+        let mut ids = segment.clone();
+        if s + 1 == segments.len() {
+            let at = vec![ids.len() as i32];
+            inputs = inputs.ints_of(&format!("target_positions.{s}"), &[1, 1], at);
+            ids.push(7);
+        }
+        let length = ids.len();
+        let later = (0..length * length).map(|n| i32::from(n % length >= n / length)).collect();
+        inputs = inputs.ints_of(&format!("perm_mask.{s}"), &[1, length, length], later).ints_of(
+            &format!("input_ids.{s}"),
+            &[1, length],
+            ids,
+        );
+    }
+    let out = model.forward(&inputs, &Device::Cpu).unwrap();
+    likeliest(&out, &format!("segment.{}.logits", segments.len() - 1))
+}
+
+#[test]
+fn xlnets_memory_is_that_of_its_segments_and_a_batch_is_padded() {
+    let prompts: [&[i32]; 2] = [&[60, 5, 17, 99, 3, 41], &[8, 110, 23]];
+    for memory in [None, Some(4)] {
+        let options = serde_json::json!({"mem_len": memory, "reuse_len": null});
+        let forward = common::model(&format!("xlnet_{memory:?}"), "xlnet", options);
+        // The memory by an option, or by the config.
+        let options = serde_json::json!({"mem_len": null});
+        let model = common::model("xlnet_all", "xlnet", options);
+        let options = Generation { tokens: TOKENS, memory, ..Generation::default() };
+        let together = greedy(&model, &prompts, &options);
+        for (prompt, together) in prompts.iter().zip(&together) {
+            assert_eq!(&greedy(&model, &[prompt], &options)[0], together, "alone, {memory:?}");
+            let mut segments = vec![prompt.to_vec()];
+            for _ in 0..TOKENS {
+                segments.push(vec![after_segments(&forward, &segments)]);
+            }
+            assert_eq!(segments[1..].concat(), *together, "by segments, {memory:?}");
+        }
+    }
+}
+
 #[test]
 fn a_step_reads_its_own_token_and_nothing_else() {
     for (name, start) in [("turing_nlg", None), ("t5", Some(0))] {
@@ -163,5 +208,9 @@ fn what_does_not_generate_or_does_not_fit() {
     fails("gpt", &[1; 30], &options, "the position table has 32 rows");
     fails("bart", &[1; 33], &options, "the position table has 32 rows");
     fails("bart", &[1; 3], &Generation { tokens: 99, ..options.clone() }, "position table");
+    fails("xlnet", &[120], &options, "must be below 120");
+    let backwards = common::model("backwards", "xlnet", serde_json::json!({"bi_data": true}));
+    let made = backwards.generate(&[&[1], &[2]], &options, &Device::Cpu, &mut |_| ());
+    common::fails(made, &["declined", "bi_data"]);
     fails("gpt", &[1], &Generation { memory: Some(4), ..options }, "memory = 4");
 }

@@ -4,6 +4,7 @@
 
 use crate::attention::{Heads, StreamMask, Streams, distances};
 use crate::block::{FeedForward, Place, Sublayer};
+use crate::cache::KeysValues;
 use crate::family::Traits;
 use crate::generate::{self, Generator};
 use crate::network::{Member, zeros_and_ones};
@@ -71,8 +72,6 @@ pub struct Read {
     pub contents: Vec<Tensor>,
     /// Those of the queries, `[batch, count, width]`, if there are targets.
     pub queries: Vec<Tensor>,
-    /// Each layer's memory after it, `[batch, rows, width]`.
-    pub memories: Vec<Tensor>,
 }
 
 impl Read {
@@ -179,13 +178,13 @@ fn read_layer(
 }
 
 impl XlNet {
-    /// Memories of nothing.
-    pub fn start(&self, batch: usize) -> Vec<Tensor> {
-        let width = self.words.width();
-        self.layers.iter().map(|_| Tensor::zeros(&[batch, 0, width])).collect()
+    /// A memory of nothing.
+    pub fn start(&self, batch: usize) -> Cache {
+        Cache { memory: self.memory, ..Cache::new(self.layers.len(), batch) }
     }
 
-    /// Reads a segment after what `memories` hold.
+    /// Reads a segment after what the cache holds, which then holds the first `kept` positions of it
+    /// too.
     ///
     /// # Errors
     ///
@@ -194,13 +193,13 @@ impl XlNet {
         &self,
         (name, ids): (&str, &Ints),
         segment: &Segment<'_>,
-        memories: &[Tensor],
+        (cache, kept): (&mut Cache, usize),
         device: &Device,
     ) -> Result<Read> {
         let [batch, seqlen] = ids.matrix(name)?;
         let rows = ids.indices(name, self.words.rows())?;
-        let memory = memories.first().map_or(0, |m| m.shape()[1]);
-        let mask = self.mask(segment, [batch, seqlen, memory])?;
+        let memory = cache.blocks[0].own.rows();
+        let mask = self.mask(segment, [batch, seqlen, memory], cache)?;
         let tables = self.distances([batch, seqlen, memory])?;
         let targets = segment.targets.map(|t| (&t.data[..], &t.shape[..]));
         let mut contents = vec![ops::gather(&self.words, &rows, &ids.shape)];
@@ -208,15 +207,11 @@ impl XlNet {
         if let Some((at, shape)) = targets {
             queries.push(ops::gather(&self.query, &vec![0; at.len()], shape));
         }
-        let mut after = Vec::new();
-        for (layer, memory) in self.layers.iter().zip(memories) {
+        for (layer, block) in self.layers.iter().zip(&mut cache.blocks) {
             let x = &contents[contents.len() - 1];
-            if self.remembers {
-                after.push(self.remembered(memory, x));
-            }
             let a = &layer.attention.inner;
-            let all = ops::join_rows(memory, x);
-            let [k, v] = [a.key.run(&all), a.value.run(&all)];
+            let new = [a.key.run(x), a.value.run(x)];
+            let [k, v] = block.own.joined(new.clone());
             let r: Vec<Tensor> = tables.iter().map(|table| a.distance.run(table)).collect();
             let streams = Streams {
                 heads: &self.heads,
@@ -233,17 +228,11 @@ impl XlNet {
                 let query = layer.stream(query, &streams, Some(at), device)?;
                 queries.push(query);
             }
+            let [k, v] = block.own.joined(new.map(|x| ops::first_rows(&x, kept)));
+            block.own = KeysValues::of(newest(&k, cache.memory), newest(&v, cache.memory));
         }
-        Ok(Read { contents, queries, memories: after })
-    }
-
-    /// What a layer remembers: what it did, and of its input the part that is reused.
-    fn remembered(&self, memory: &Tensor, x: &Tensor) -> Tensor {
-        let seqlen = x.shape()[1];
-        let reused = ops::first_rows(x, self.reused.unwrap_or(seqlen).min(seqlen));
-        let all = ops::join_rows(memory, &reused);
-        let rows = all.shape()[1];
-        ops::last_rows(&all, self.memory.unwrap_or(rows).min(rows))
+        cache.read += kept;
+        Ok(Read { contents, queries })
     }
 
     /// The sinusoids of the distances; for a batch of both directions, those of the second half are
@@ -270,14 +259,22 @@ impl XlNet {
         &self,
         segment: &Segment<'_>,
         [batch, seqlen, memory]: [usize; 3],
+        cache: &Cache,
     ) -> Result<StreamMask> {
         let seqlen_k = memory + seqlen;
-        // A memory is of the first part, and always seen.
+        let bytes = |x: Vec<i32>| -> Vec<u8> { x.into_iter().map(|x| x as u8).collect() };
+        // A memory is of the first part, and all of it is seen but padding.
         let after_memory = |x: &[i32], of_memory: i32| -> Vec<i32> {
             let row = |row: &[i32]| [vec![of_memory; memory], row.to_vec()].concat();
             x.chunks_exact(seqlen).flat_map(row).collect()
         };
-        let bytes = |x: Vec<i32>| -> Vec<u8> { x.into_iter().map(|x| x as u8).collect() };
+        let after_padding = |x: &[i32]| -> Vec<u8> {
+            let mut all = bytes(after_memory(x, 1));
+            for (row, padding) in all.chunks_exact_mut(seqlen_k).zip(&cache.padding) {
+                row[..padding.saturating_sub(cache.read - memory).min(memory)].fill(0);
+            }
+            all
+        };
         let shaped = |name: &str, x: &Ints, shape: &[usize]| match x.shape == shape {
             true => Ok(()),
             false => {
@@ -314,7 +311,7 @@ impl XlNet {
             window,
             clamp_len: self.clamp_len,
             parts: segment.parts.map(|x| [x.data.clone(), after_memory(&x.data, 0)]),
-            key_valid: segment.valid.map(|x| bytes(after_memory(&x.data, 1))),
+            key_valid: segment.valid.map(|x| after_padding(&x.data)),
             blocked: blocked.transpose()?,
         })
     }
@@ -336,54 +333,6 @@ impl Layer {
     }
 }
 
-impl Generator for XlNet {
-    fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        _: &Device,
-    ) -> Result<(Cache, Ints)> {
-        let ids = generate::of_one_length(prompts)?;
-        let mut cache = Cache::new(self.layers.len(), prompts.len());
-        cache.memory = memory.or(self.memory);
-        let empty = self.start(prompts.len());
-        cache.blocks.iter_mut().zip(empty).for_each(|(block, x)| block.inputs = Some(x));
-        Ok((cache, ids))
-    }
-
-    /// Tokens are read in their order: each sees those up to itself, and a query at the place after
-    /// it sees the same. The published memory is of states, which are projected at every step.
-    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let [batch, length] = ids.matrix("input_ids")?;
-        // One position more, the last query's place: what stands there is seen by nobody.
-        let seqlen = length + 1;
-        let rows = ids.data.chunks_exact(length);
-        let ids = Ints::new(&[batch, seqlen], rows.flat_map(|row| [row, &[0]].concat()).collect());
-        let later =
-            (0..batch * seqlen * seqlen).map(|i| i32::from(i % seqlen >= i / seqlen % seqlen));
-        let blocked = Ints::new(&[batch, seqlen, seqlen], later.collect());
-        let targets = (0..batch).flat_map(|_| 1..seqlen as i32).collect();
-        let targets = Ints::new(&[batch, length], targets);
-        let segment =
-            Segment { blocked: Some(&blocked), targets: Some(&targets), ..Segment::default() };
-        let memories: Vec<Tensor> =
-            cache.blocks.iter().filter_map(|block| block.inputs.clone()).collect();
-        let mut read = self.step(("input_ids", &ids), &segment, &memories, device)?;
-        for (block, (memory, x)) in cache.blocks.iter_mut().zip(memories.iter().zip(&read.contents))
-        {
-            let all = ops::join_rows(memory, &ops::first_rows(x, length));
-            let rows = all.shape()[1];
-            block.inputs = Some(ops::last_rows(&all, cache.memory.unwrap_or(rows).min(rows)));
-        }
-        cache.read += length;
-        read.queries.pop().ok_or_else(|| Error::input("the model has no states"))
-    }
-
-    fn predict(&self, states: &Tensor) -> Tensor {
-        self.head.run(states)
-    }
-}
-
 impl Member for XlNet {
     fn generator(&self) -> Option<&dyn Generator> {
         Some(self)
@@ -395,7 +344,9 @@ impl Member for XlNet {
         let mut out = Outputs::default();
         let first = inputs.ints("input_ids.0")?;
         let batch = first.matrix("input_ids.0")?[0];
-        let mut memories = self.start(batch);
+        let mut cache = self.start(batch);
+        let empty = Tensor::zeros(&[batch, 0, self.words.width()]);
+        let mut memories = vec![empty; self.layers.len()];
         let names = (0..).map(|s| (s, format!("input_ids.{s}")));
         for (s, name) in names.take_while(|(_, name)| inputs.has(name)) {
             let ids = inputs.ints(&name)?;
@@ -418,27 +369,31 @@ impl Member for XlNet {
                 ..alone
             };
             let at = |e: Error| e.at(format!("segment {s}"));
-            let read = self.step((&name, ids), &segment, &memories, device).map_err(at)?;
-            let logits = self.predict(read.last());
+            let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
+            let read = self.step((&name, ids), &segment, (&mut cache, kept), device).map_err(at)?;
+            let logits = self.head.run(read.last());
             if let Some(labels) = given("labels")? {
                 let scored = ops::scored_rows(&logits, labels, &format!("labels.{s}"))?;
                 out.put_scalar(format!("segment.{s}.loss"), ops::cross_entropy(&logits, &scored));
             }
             out.put(format!("segment.{s}.logits"), logits);
-            for (what, states) in [
-                ("hidden_states_h", &read.contents),
-                ("hidden_states_g", &read.queries),
-                ("mems", &read.memories),
-            ] {
+            let streams = [("h", &read.contents), ("g", &read.queries)];
+            for (what, states) in streams {
                 for (k, state) in states.iter().enumerate() {
-                    out.put(format!("segment.{s}.{what}.{k}"), state.clone());
+                    out.put(format!("segment.{s}.hidden_states_{what}.{k}"), state.clone());
                 }
             }
-            if self.remembers {
-                memories = read.memories;
+            if !self.remembers {
+                cache = self.start(batch);
+            }
+            for (k, memory) in memories.iter_mut().enumerate().filter(|_| self.remembers) {
+                let all = ops::join_rows(memory, &ops::first_rows(&read.contents[k], kept));
+                *memory = newest(&all, self.memory);
+                out.put(format!("segment.{s}.mems.{k}"), memory.clone());
             }
             if !inputs.has(&format!("input_ids.{}", s + 1)) {
-                let read = self.step((&name, ids), &alone, &self.start(batch), device)?;
+                let nothing = (&mut self.start(batch), 0);
+                let read = self.step((&name, ids), &alone, nothing, device)?;
                 out.put("single_stream.last_hidden_state", read.last().clone());
             }
         }
@@ -453,7 +408,56 @@ impl Member for XlNet {
             valid: given("attention_mask")?,
             ..Segment::default()
         };
-        let start = self.start(ids.matrix("input_ids")?[0]);
-        Ok(self.step(("input_ids", ids), &segment, &start, device)?.last().clone())
+        let nothing = (&mut self.start(ids.matrix("input_ids")?[0]), 0);
+        Ok(self.step(("input_ids", ids), &segment, nothing, device)?.last().clone())
     }
+}
+
+impl Generator for XlNet {
+    fn begin(
+        &self,
+        prompts: &[&[i32]],
+        memory: Option<usize>,
+        _: &Device,
+    ) -> Result<(Cache, Ints)> {
+        if self.both_directions {
+            let message = "bi_data reads half of a batch backwards: nothing follows its end";
+            return Err(Error::Declined(message.to_owned()));
+        }
+        let (ids, padding) = generate::padded_before(prompts, 0);
+        let start = self.start(prompts.len());
+        Ok((Cache { padding, memory: memory.or(self.memory), ..start }, ids))
+    }
+
+    /// Tokens are read in their order: each sees those up to itself, and a query at the place after
+    /// it sees the same.
+    fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
+        let [batch, length] = ids.matrix("input_ids")?;
+        // One position more, the last query's place: what stands there is seen by nobody.
+        let seqlen = length + 1;
+        let rows = ids.data.chunks_exact(length).flat_map(|row| [row, &[0]].concat()).collect();
+        let there = |n: usize| i32::from(cache.read + n % seqlen >= cache.padding[n / seqlen]);
+        let later = |n: usize| i32::from(n % seqlen >= n / seqlen % seqlen);
+        let blocked = (0..batch * seqlen * seqlen).map(later).collect();
+        let targets = (0..batch).flat_map(|_| 1..seqlen as i32).collect();
+        let segment = Segment {
+            parts: None,
+            valid: Some(&Ints::new(&[batch, seqlen], (0..batch * seqlen).map(there).collect())),
+            blocked: Some(&Ints::new(&[batch, seqlen, seqlen], blocked)),
+            targets: Some(&Ints::new(&[batch, length], targets)),
+        };
+        let ids = Ints::new(&[batch, seqlen], rows);
+        let read = self.step(("input_ids", &ids), &segment, (cache, length), device)?;
+        Ok(read.last().clone())
+    }
+
+    fn predict(&self, states: &Tensor) -> Tensor {
+        self.head.run(states)
+    }
+}
+
+/// The last rows, as many as are kept at most.
+fn newest(x: &Tensor, most: Option<usize>) -> Tensor {
+    let rows = x.shape()[1];
+    ops::last_rows(x, most.unwrap_or(rows).min(rows))
 }
