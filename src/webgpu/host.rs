@@ -1,19 +1,34 @@
-//! Host data to a device and back: for tests, tools and first steps, not for speed.
+//! Host data to a device and back: for tests, tools and first steps, and for whoever has no memory
+//! of their own.
 
 use super::{Bound, Context, DeviceTimer};
 use crate::timing::{Timing, milliseconds};
 use crate::{DType, Error};
 use std::time::Instant;
 
-/// A buffer with a tensor in it.
-pub(crate) struct HostBuffer {
+/// A buffer of the crate's own, for tools, tests and whoever has no memory of their own.
+#[derive(Debug)]
+pub struct DeviceBuffer {
     pub(crate) buffer: wgpu::Buffer,
     bytes: u64,
 }
 
-impl HostBuffer {
+impl DeviceBuffer {
+    /// `bytes` of zeros (at least 4, rounded up to 4).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Declined`] if the device allows no buffer of that size.
+    pub fn new(context: &Context, bytes: usize) -> Result<Self, Error> {
+        Self::with_bytes(context, &[], bytes)
+    }
+
     /// A buffer of `bytes` (at least 4, rounded up to 4) holding `data` and then zeros.
-    pub(crate) fn with_bytes(context: &Context, data: &[u8], bytes: usize) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_bytes(context: &Context, data: &[u8], bytes: usize) -> Result<Self, Error> {
         let size = (bytes.max(data.len()).max(4) as u64).next_multiple_of(4);
         let limit = context.device().limits().max_buffer_size;
         if size > limit {
@@ -23,20 +38,32 @@ impl HostBuffer {
         }
         let buffer = context.checked(|| {
             let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("longhand host tensor"),
+                label: Some("longhand tensor"),
                 size,
                 usage: wgpu::BufferUsages::STORAGE
                     | wgpu::BufferUsages::COPY_SRC
                     | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: true,
+                mapped_at_creation: !data.is_empty(),
             });
-            if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
-                mapped.slice(..data.len()).copy_from_slice(data);
+            if !data.is_empty() {
+                if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
+                    mapped.slice(..data.len()).copy_from_slice(data);
+                }
+                buffer.unmap();
             }
-            buffer.unmap();
             buffer
         })?;
-        Ok(HostBuffer { buffer, bytes: size })
+        Ok(DeviceBuffer { buffer, bytes: size })
+    }
+
+    /// wgpu's buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
     }
 
     /// `values` stored as `dtype`.
@@ -58,20 +85,46 @@ impl HostBuffer {
 
     /// All bytes, as [`read`](Self::read) waits for them.
     pub(crate) fn read_bytes(&self, context: &Context) -> Result<Vec<u8>, Error> {
+        Self::read_all(context, &[(self, self.bytes())])
+    }
+
+    /// The first bytes of each buffer, one after another, each filled up to a multiple of 4. Blocks
+    /// until the device has done everything submitted before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Declined`] if they are more than a buffer takes; what the device reports.
+    pub fn read_all(context: &Context, parts: &[(&Self, usize)]) -> Result<Vec<u8>, Error> {
         let device = context.device();
+        let bytes = |(buffer, bytes): &(&Self, usize)| {
+            (*bytes as u64).next_multiple_of(4).min(buffer.bytes)
+        };
+        let size: u64 = parts.iter().map(bytes).sum();
+        let limit = device.limits().max_buffer_size;
+        if size > limit {
+            let reason = format!("{size} bytes to read, the device allows buffers of {limit}");
+            return Err(crate::Declined::new(reason).into());
+        }
         let staging = context.checked(|| {
             let staging = device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("longhand readback"),
-                size: self.bytes,
+                size: size.max(4),
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
             let mut encoder = device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(&self.buffer, 0, &staging, 0, self.bytes);
+            let mut at = 0;
+            for part in parts {
+                let bytes = bytes(part);
+                encoder.copy_buffer_to_buffer(&part.0.buffer, 0, &staging, at, bytes);
+                at += bytes;
+            }
             context.queue().submit([encoder.finish()]);
             staging
         })?;
-        context.read_mapped(&staging)
+        let mut read = context.read_mapped(&staging)?;
+        read.truncate(size as usize);
+        Ok(read)
     }
 }
 
@@ -100,8 +153,22 @@ impl Context {
         self.check_lost()
     }
 
+    /// Submits `launches`, one after another in one compute pass, and waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn submit(&self, launches: &[Bound]) -> Result<(), Error> {
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            launches.iter().for_each(|bound| bound.record_in(&mut pass));
+        }
+        self.submit_encoder(encoder)
+    }
+
     /// Submits `encoder` and reports what wgpu finds wrong with it.
-    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<(), Error> {
+    pub(crate) fn submit_encoder(&self, encoder: wgpu::CommandEncoder) -> Result<(), Error> {
         self.checked(|| {
             self.queue().submit([encoder.finish()]);
         })
@@ -111,7 +178,7 @@ impl Context {
     pub(crate) fn launch(&self, bound: &Bound) -> Result<(), Error> {
         let mut encoder = self.device().create_command_encoder(&Default::default());
         bound.record(&mut encoder);
-        self.submit(encoder)?;
+        self.submit_encoder(encoder)?;
         self.wait()
     }
 

@@ -85,19 +85,25 @@ pub(crate) struct Uniforms {
 
 impl Uniforms {
     pub(crate) fn new<P: bytemuck::Pod>(context: &Context, blocks: &[P]) -> Self {
+        Self::of_bytes(context, bytemuck::cast_slice(blocks), size_of::<P>())
+    }
+
+    /// Blocks of `bytes` each, one after another in `blocks`.
+    pub(crate) fn of_bytes(context: &Context, blocks: &[u8], bytes: usize) -> Self {
         let alignment = context.device().limits().min_uniform_buffer_offset_alignment;
-        let bytes = size_of::<P>() as u64;
-        let step = bytes.next_multiple_of(u64::from(alignment));
+        let step = (bytes as u64).next_multiple_of(u64::from(alignment));
+        let count = blocks.len() / bytes.max(1);
+        let bytes = bytes as u64;
         let buffer = context.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("longhand params"),
-            size: step * blocks.len().max(1) as u64,
+            size: step * count.max(1) as u64,
             usage: wgpu::BufferUsages::UNIFORM,
             mapped_at_creation: true,
         });
-        for (n, block) in (0..).zip(blocks) {
+        for (n, block) in (0..).zip(blocks.chunks_exact((bytes as usize).max(1))) {
             let at = n * step;
             if let Ok(mut mapped) = buffer.get_mapped_range_mut(at..at + bytes) {
-                mapped.copy_from_slice(bytemuck::bytes_of(block));
+                mapped.copy_from_slice(block);
             }
         }
         buffer.unmap();

@@ -6,6 +6,7 @@
 
 mod binding;
 mod caps;
+mod function;
 mod host;
 mod launch;
 mod pipeline;
@@ -14,15 +15,16 @@ mod timer;
 pub use crate::timing::Clock;
 pub use binding::Binding;
 pub use caps::Caps;
+pub use function::Function;
+pub use host::DeviceBuffer;
 pub use launch::Bound;
 pub use timer::DeviceTimer;
 
 pub(crate) use binding::{Checked, Usage, check_aliasing};
-pub(crate) use host::HostBuffer;
 #[cfg(test)]
 pub(crate) use launch::members_of_params;
 pub(crate) use launch::{Dispatch, Steps, Uniforms};
-pub(crate) use pipeline::{Access, Pipeline, PipelineKey};
+pub(crate) use pipeline::{Access, Pipeline, PipelineKey, create_trusted_module};
 
 use crate::Error;
 use std::collections::HashMap;
@@ -207,7 +209,10 @@ impl Context {
         if let Some(found) = self.pipelines.lock().expect("no panic while held").get(&key) {
             return Ok(found.clone());
         }
-        let built = Arc::new(self.checked(|| Pipeline::build(&self.device, &source(), accesses))?);
+        let built = Arc::new(self.checked(|| {
+            let module = create_trusted_module(&self.device, &source());
+            Pipeline::build(&self.device, &module, accesses)
+        })?);
         let mut pipelines = self.pipelines.lock().expect("no panic while held");
         Ok(pipelines.entry(key).or_insert(built).clone())
     }

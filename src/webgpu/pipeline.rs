@@ -52,7 +52,11 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn build(device: &wgpu::Device, source: &str, accesses: &[Access]) -> Self {
+    pub(crate) fn build(
+        device: &wgpu::Device,
+        module: &wgpu::ShaderModule,
+        accesses: &[Access],
+    ) -> Self {
         let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..)
             .zip(accesses)
             .map(|(binding, access)| wgpu::BindGroupLayoutEntry {
@@ -71,14 +75,13 @@ impl Pipeline {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let module = create_module(device, source);
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some("longhand"),
             layout: Some(&pipeline_layout),
-            module: &module,
+            module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                // Our kernels write workgroup memory before they read it.
+                // Kernels write workgroup memory before they read it.
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
@@ -91,7 +94,7 @@ impl Pipeline {
 /// A shader module without the counter that naga otherwise adds to every loop, which costs 1.7 × in
 /// the tile kernel. Out-of-range indices stay checked.
 #[allow(unsafe_code)]
-fn create_module(device: &wgpu::Device, source: &str) -> wgpu::ShaderModule {
+pub(crate) fn create_trusted_module(device: &wgpu::Device, source: &str) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some("longhand"),
         source: wgpu::ShaderSource::Wgsl(source.into()),

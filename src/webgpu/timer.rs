@@ -49,7 +49,7 @@ impl Context {
             encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size);
             self.wait()?;
             let started = Instant::now();
-            self.submit(encoder)?;
+            self.submit_encoder(encoder)?;
             self.wait()?;
             least = least.min(started.elapsed().as_secs_f64());
         }
@@ -106,7 +106,7 @@ impl DeviceTimer {
             encoder.copy_buffer_to_buffer(&q.resolved, 0, &q.readback, 0, BYTES);
         }
         let started = Instant::now();
-        self.context.submit(encoder)?;
+        self.context.submit_encoder(encoder)?;
         self.context.wait()?;
         let wall = started.elapsed();
         match queries {

@@ -228,6 +228,27 @@ macro_rules! stages {
 }
 
 /// All sources.
+/// The kernels of the model layer's operations: a text each, for any device.
+fn of_models() -> Vec<Source> {
+    macro_rules! texts {
+        ($($name:literal: $bytes:literal),*) => {
+            [$(($name, include_str!(concat!(
+                "../../crates/longhand-models/shaders/", $name, ".wgsl"
+            )), $bytes)),*]
+        };
+    }
+    let texts =
+        texts!["copy": 0, "elements": 0, "gather": 0, "linear": 4096, "norm": 256, "softmax": 256];
+    let source = |(name, text, workgroup_bytes): (&str, &str, u32)| Source {
+        label: format!("model {name}"),
+        text: text.to_owned(),
+        caps: Caps::baseline(),
+        workgroup_bytes,
+        bindings: 5,
+    };
+    texts.map(source).into()
+}
+
 pub(crate) fn all() -> Vec<Source> {
     let sources: Vec<Source> = [
         expand(&fulls(), full::select, full::Config::with_scalar_loads, stages!()),
@@ -244,6 +265,7 @@ pub(crate) fn all() -> Vec<Source> {
             transformer_xl::Config::with_scalar_loads,
             stages!(),
         ),
+        of_models(),
     ]
     .into_iter()
     .flatten()

@@ -119,6 +119,27 @@ fn expand(config: &Config, stage: Stage) -> Source {
 }
 
 /// All texts, each once.
+/// The kernels of the model layer's operations: a text each.
+fn of_models() -> Vec<Source> {
+    macro_rules! texts {
+        ($($name:literal: $bytes:literal),*) => {
+            [$(($name, include_str!(concat!(
+                "../../crates/longhand-models/kernels/", $name, ".sm80.ptx"
+            )), $bytes)),*]
+        };
+    }
+    let texts =
+        texts!["copy": 0, "elements": 0, "gather": 0, "linear": 4608, "norm": 0, "softmax": 0];
+    let source = |(name, text, shared_bytes): (&str, &str, u32)| Source {
+        label: format!("model {name}"),
+        text: text.to_owned(),
+        family: format!("model_{name}"),
+        shared_bytes,
+        least_fraction: 0.0,
+    };
+    texts.map(source).into()
+}
+
 pub(crate) fn all() -> Vec<Source> {
     let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
     let mut sources = vec![];
@@ -141,7 +162,7 @@ pub(crate) fn all() -> Vec<Source> {
         }
     }
     let more = super::longformer::all().into_iter().chain(super::lsh::all());
-    let more = more.chain(super::relative::all());
+    let more = more.chain(super::relative::all()).chain(of_models());
     sources.extend(more.filter(|source| texts.insert(source.text.clone())));
     assert!(sources.len() > 200, "only {} sources", sources.len());
     sources

@@ -7,6 +7,7 @@ mod streams;
 pub use reformer::{Ring, Rotations, chunked, hashed};
 pub use streams::{StreamMask, Streams, distances};
 
+use crate::gpu::attention as on_gpu;
 use crate::{Device, Result, Tensor};
 use longhand::full::cpu::Args;
 use longhand::full::{Bias, Buckets};
@@ -54,7 +55,7 @@ struct Room {
 impl Room {
     /// For results of `q`'s size; `workspace` tells its length of the number of threads.
     fn new(q: &Tensor, lse: usize, workspace: impl Fn(usize) -> usize) -> Self {
-        Room::of(q.data().len(), lse, workspace)
+        Room::of(q.len(), lse, workspace)
     }
 
     /// For `len` results.
@@ -90,6 +91,9 @@ pub fn full(
     problem.bias =
         mask.bias.map(|b| Bias { per_batch: b.shape()[0] > 1, per_head: b.shape()[1] > 1 });
     problem.buckets = mask.buckets.map(|(buckets, _)| buckets);
+    if let Device::Gpu(gpu) = device {
+        return on_gpu::full(gpu, &problem, [q, k, v], mask);
+    }
     let bias = mask.bias.map(Tensor::data);
     let bias_table = mask.buckets.map(|(_, table)| table.data());
     let out_shape = q.shape();
@@ -101,7 +105,7 @@ pub fn full(
             inputs.bias_table = bias_table;
             Ok(Tensor::new(out_shape, problem.reference(&inputs)?.out))
         }
-        Device::Cpu => {
+        _ => {
             let plan = problem.plan_cpu()?;
             let Room { mut out, mut lse, mut workspace } =
                 Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
@@ -144,6 +148,9 @@ pub fn windowed(
     problem.softmax_scale = heads.scale;
     problem.max_globals = globals.map_or(0, |(globals, _)| globals.count);
     problem.key_padding = key_valid.is_some();
+    if let Device::Gpu(gpu) = device {
+        return on_gpu::windowed(gpu, &problem, [q, k, v], globals, key_valid);
+    }
     let [q_global, k_global, v_global] = [0, 1, 2].map(|i| globals.map(|(_, x)| x[i].data()));
     let global_indices = globals.map(|(globals, _)| &globals.indices[..]);
     let [local_q, local_k, local_v] = [q.data(), k.data(), v.data()];
@@ -157,7 +164,7 @@ pub fn windowed(
             inputs.key_valid = key_valid;
             Ok(Tensor::new(q.shape(), problem.reference(&inputs)?.out))
         }
-        Device::Cpu => {
+        _ => {
             let plan = problem.plan_cpu()?;
             let Room { mut out, mut lse, mut workspace } =
                 Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
@@ -195,13 +202,17 @@ pub fn relative(
     problem.softmax_scale = heads.scale;
     problem.window.left = left;
     problem.clamp_len = clamp_len;
+    if let Device::Gpu(gpu) = device {
+        let beside = on_gpu::Beside::default();
+        return on_gpu::relative(gpu, &problem, [q, k, v], r, [bias_u, bias_v], &beside);
+    }
     let (rows, biases) = ([q.data(), k.data(), v.data()], [bias_u.data(), bias_v.data()]);
     match device {
         Device::Reference => {
             let inputs = transformer_xl::Inputs::new(rows, r.data(), biases);
             Ok(Tensor::new(q.shape(), problem.reference(&inputs)?.out))
         }
-        Device::Cpu => {
+        _ => {
             let plan = problem.plan_cpu()?;
             let Room { mut out, mut lse, mut workspace } =
                 Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));

@@ -1,31 +1,74 @@
 //! Where a model runs.
 
-use crate::{Error, Result};
+use crate::gpu::Gpu;
+use crate::{Error, Result, Tensor};
 
 /// Where a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Device {
     /// Attention by its definition, the rest as on `Cpu`.
     Reference,
     /// This machine's processor.
     #[default]
     Cpu,
+    /// A GPU, through WebGPU or CUDA.
+    Gpu(Gpu),
 }
 
 impl Device {
-    /// The device of that name.
+    /// The device of that name, opened. Of WebGPU's adapters it is the one whose name contains
+    /// `LONGHAND_ADAPTER` (else the fastest), of CUDA's devices the first.
     ///
     /// # Errors
     ///
-    /// If this build has none.
+    /// If this build or this machine has none.
     pub fn named(name: &str) -> Result<Self> {
         match name {
             "reference" => Ok(Device::Reference),
             "cpu" => Ok(Device::Cpu),
-            "webgpu" | "cuda" => Err(Error::Declined(format!(
-                "device {name}: models run on reference and cpu so far"
-            ))),
+            "webgpu" => webgpu(),
+            "cuda" => cuda(),
             _ => Err(Error::invalid("device", name, "must be reference, cpu, webgpu or cuda")),
         }
     }
+
+    /// Ends a pass: brings its results to the host, all at once, and gives the first error that the
+    /// device has met with.
+    pub(crate) fn finish<T>(
+        &self,
+        result: Result<T>,
+        tensors: impl FnOnce(&T) -> Vec<&Tensor>,
+    ) -> Result<T> {
+        let Device::Gpu(gpu) = self else { return result };
+        let fetched = gpu.fetch(&result.as_ref().map_or_else(|_| Vec::new(), tensors));
+        result.and_then(|value| fetched.map(|()| value))
+    }
+}
+
+#[cfg(feature = "webgpu")]
+fn webgpu() -> Result<Device> {
+    let want = std::env::var("LONGHAND_ADAPTER").ok();
+    let context = longhand::webgpu::Context::open(want.as_deref())?;
+    Ok(Device::Gpu(Gpu::webgpu(context)))
+}
+
+#[cfg(not(feature = "webgpu"))]
+fn webgpu() -> Result<Device> {
+    absent("webgpu")
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Device> {
+    Ok(Device::Gpu(Gpu::cuda(longhand::cuda::Context::open(0)?)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Result<Device> {
+    absent("cuda")
+}
+
+#[cfg(not(all(feature = "webgpu", feature = "cuda")))]
+fn absent(name: &str) -> Result<Device> {
+    let reason = format!("device {name}: this build is without it (cargo feature {name:?})");
+    Err(Error::Declined(reason))
 }

@@ -89,9 +89,9 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// If an input is absent, misshapen or out of range.
+    /// If an input is absent, misshapen or out of range, or the device fails.
     pub fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
-        self.member.forward(inputs, device)
+        device.finish(self.member.forward(inputs, device), Outputs::tensors)
     }
 
     /// The last states of the tokens; see [`Member::encode`].
@@ -100,7 +100,7 @@ impl Model {
     ///
     /// As [`forward`](Self::forward), and if the model has no such states.
     pub fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
-        self.member.encode(inputs, device)
+        device.finish(self.member.encode(inputs, device), |states| vec![states])
     }
 }
 

@@ -168,7 +168,7 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.stack.run(self.embeddings.run(inputs)?, seen)
+        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen)
     }
 
     /// What the pooler makes of the first positions, if there is one.

@@ -1,6 +1,7 @@
 //! The parts of a block: linear maps and norms with their parameters.
 
-use crate::ops::{self, Matrix};
+use crate::ops;
+pub use crate::ops::Order;
 use crate::quant::Quantiser;
 use crate::{Result, Tensor, Weights};
 use std::sync::Arc;
@@ -12,15 +13,6 @@ pub struct Linear {
     bias: Option<Tensor>,
     order: Order,
     quantiser: Option<Arc<Quantiser>>,
-}
-
-/// How a file stores the matrix of a linear map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// `[out, in]`.
-    OutIn,
-    /// `[in, out]`, as GPT's "Conv1D".
-    InOut,
 }
 
 impl Linear {
@@ -74,12 +66,10 @@ impl Linear {
 
     /// Of every row of `x`.
     pub fn run(&self, x: &Tensor) -> Tensor {
-        let bias = self.bias.as_ref().map(Tensor::data);
-        if let Some(quantiser) = &self.quantiser {
-            return quantiser.linear(x, &self.weight, bias);
+        match &self.quantiser {
+            Some(quantiser) => quantiser.linear(x, &self.weight, self.bias.as_ref()),
+            None => ops::linear(x, &self.weight, self.order, self.bias.as_ref()),
         }
-        let w = Matrix::new(self.weight.data(), self.weight.rows(), self.weight.width());
-        ops::linear(x, if self.order == Order::OutIn { w.t() } else { w }, bias)
     }
 }
 
@@ -126,11 +116,11 @@ impl Norm {
 
     /// Of every row of `x`.
     pub fn run(&self, x: Tensor) -> Tensor {
-        let (weight, bias) = (self.weight.data(), self.bias.as_ref().map_or(&[][..], Tensor::data));
-        match self.kind {
-            NormKind::Layer => ops::layer_norm(x, weight, bias, self.eps),
-            NormKind::Rms => ops::rms_norm(x, weight, self.eps),
-            NormKind::Affine => ops::affine(x, weight, bias),
+        match (self.kind, &self.bias) {
+            (NormKind::Layer, Some(bias)) => ops::layer_norm(x, &self.weight, bias, self.eps),
+            (NormKind::Affine, Some(bias)) => ops::affine(x, &self.weight, bias),
+            // Only this one is read without a bias.
+            _ => ops::rms_norm(x, &self.weight, self.eps),
         }
     }
 }

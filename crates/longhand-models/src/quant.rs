@@ -1,6 +1,6 @@
 //! 8-bit linear maps, Q8BERT's: symmetric, one scale a tensor, ranges tracked while training.
 
-use crate::ops::{self, Matrix};
+use crate::ops::{self, Order};
 use crate::{Ints, Tensor};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -60,23 +60,22 @@ impl Quantiser {
 
     /// `x Wᵀ + b` of quantised `x` and `W`. Gradient: passes as if nothing were rounded, also where
     /// a value is clamped; the ranges get none.
-    pub fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&[f32]>) -> Tensor {
+    pub fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let mut state = self.state();
         if state.mode == Mode::Train {
             state.input = Some(follow(state.input, largest(x), self.decay));
         }
         let (scale_x, scale_w) = (scale(state.input.unwrap_or(0.0)), scale(largest(weight)));
         let (x, w) = (round(x, scale_x), round(weight, scale_w));
-        let matrix = Matrix::new(w.data(), w.rows(), w.width());
         let product = scale_x * scale_w;
         // Sums of 8-bit products are exact in f32 up to a width of 1,040.
-        let mut y =
-            ops::map(ops::linear(&x, matrix.t(), None), |y| (f64::from(y) / product) as f32);
+        let sums = ops::linear(&x, &w, Order::OutIn, None);
+        let mut y = ops::map(sums, |y| (f64::from(y) / product) as f32);
         if let Some(bias) = bias {
-            let integer = |&b: &f32| ((f64::from(b) * product).round_ties_even() / product) as f32;
+            let integer = |b: f32| ((f64::from(b) * product).round_ties_even() / product) as f32;
             y = match state.mode {
                 Mode::Train => ops::add_row(y, bias),
-                Mode::Infer => ops::add_row(y, &bias.iter().map(integer).collect::<Vec<f32>>()),
+                Mode::Infer => ops::add_row(y, &ops::map(bias.clone(), integer)),
             };
         }
         if self.requantises {

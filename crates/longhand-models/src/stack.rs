@@ -8,7 +8,7 @@ use crate::cache::BlockCache;
 use crate::family::{Factorised, Positions, Projections, Sharing, Traits};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
-use crate::{Config, Error, Inputs, Result, Tensor, Weights};
+use crate::{Config, Device, Error, Inputs, Result, Tensor, Weights};
 
 /// A model's sizes, from its config.
 #[derive(Debug, Clone)]
@@ -195,16 +195,16 @@ impl Embeddings {
         &self.word
     }
 
-    /// The vectors of `input_ids`, with `token_type_ids` (all 0 where there are none).
+    /// The vectors of `input_ids`, with `token_type_ids` (all 0 where there are none), on `device`.
     ///
     /// # Errors
     ///
     /// If an id is outside its table, or the sequence longer than the positions.
-    pub fn run(&self, inputs: &Inputs) -> Result<Tensor> {
+    pub fn run(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
         let [batch, length] = ids.matrix("input_ids")?;
         let words = ids.indices("input_ids", self.word.rows())?;
-        let mut x = ops::gather(&self.word, &words, &ids.shape);
+        let mut x = ops::gather(&self.word.on(device), &words, &ids.shape);
         if let Some((map, trigram)) = &self.widen {
             if *trigram {
                 let (next, last) = (ops::shift_rows(&x, 1), ops::shift_rows(&x, -1));
@@ -213,7 +213,7 @@ impl Embeddings {
             x = map.run(&x);
         }
         let rows = self.position_rows(inputs, [batch, length])?;
-        x = ops::add(x, &ops::gather(&self.position, &rows, &ids.shape));
+        x = ops::add(x, &ops::gather(&self.position.on(device), &rows, &ids.shape));
         let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
         for (table, name) in tables {
             let Some(table) = table else { continue };
@@ -221,7 +221,7 @@ impl Embeddings {
                 Some(types) => types.indices(name, table.rows())?,
                 None => vec![0; batch * length],
             };
-            x = ops::add(x, &ops::gather(table, &rows, &ids.shape));
+            x = ops::add(x, &ops::gather(&table.on(device), &rows, &ids.shape));
         }
         if let Some(norm) = &self.norm {
             x = norm.run(x);

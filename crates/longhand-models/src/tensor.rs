@@ -1,14 +1,16 @@
 //! Numbers with a shape.
 
-use crate::{Error, Result};
+use crate::gpu::{Buffer, Gpu};
+use crate::{Device, Error, Result};
 use memmap2::Mmap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An f32 tensor, contiguous, last dimension fastest. A clone shares the elements.
 ///
-/// A device's tensor will be one more variant of its elements, and an operation's trace for the
-/// gradient one more field: models only ever hand tensors to [`ops`](crate::ops).
+/// They lie on the host or on a GPU, where [`ops`](crate::ops) leave what they make of a tensor that
+/// lies there; [`data`](Self::data) brings them to the host. An operation's trace for the gradient
+/// will be one more field: models only ever hand tensors to `ops`.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
@@ -17,9 +19,45 @@ pub struct Tensor {
 
 #[derive(Clone)]
 enum Elements {
-    Owned(Arc<Vec<f32>>),
+    Host(Arc<OnHost>),
+    Device(Arc<OnDevice>),
+}
+
+/// Elements on the host, and their copy on the GPU that first asked for one.
+struct OnHost {
+    data: Data,
+    copy: OnceLock<Arc<Buffer>>,
+}
+
+enum Data {
+    Owned(Vec<f32>),
     /// Bytes of a file of weights, aligned for f32.
     Mapped(Arc<Mmap>, Range<usize>),
+}
+
+/// Elements on a GPU, and their copy on the host if it was asked for.
+struct OnDevice {
+    buffer: Arc<Buffer>,
+    host: OnceLock<Vec<f32>>,
+}
+
+impl OnHost {
+    fn new(data: Data) -> Elements {
+        Elements::Host(Arc::new(OnHost { data, copy: OnceLock::new() }))
+    }
+
+    fn data(&self) -> &[f32] {
+        match &self.data {
+            Data::Owned(x) => x,
+            Data::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),
+        }
+    }
+}
+
+impl OnDevice {
+    fn data(&self) -> &[f32] {
+        self.host.get_or_init(|| self.buffer.gpu().read_back(&self.buffer))
+    }
 }
 
 impl Tensor {
@@ -30,7 +68,7 @@ impl Tensor {
     /// If there are not as many as the shape says: a mistake of the caller's, never of an input.
     pub fn new(shape: &[usize], elements: Vec<f32>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), elements.len(), "elements of {shape:?}");
-        Tensor { shape: shape.to_vec(), elements: Elements::Owned(Arc::new(elements)) }
+        Tensor { shape: shape.to_vec(), elements: OnHost::new(Data::Owned(elements)) }
     }
 
     /// Zeros.
@@ -48,8 +86,53 @@ impl Tensor {
         let fits = bytemuck::try_cast_slice::<u8, f32>(&file[bytes.clone()]).is_ok();
         (fits && cfg!(target_endian = "little")).then(|| Tensor {
             shape: shape.to_vec(),
-            elements: Elements::Mapped(file.clone(), bytes),
+            elements: OnHost::new(Data::Mapped(file.clone(), bytes)),
         })
+    }
+
+    /// What a GPU has made.
+    pub(crate) fn on_gpu(shape: &[usize], buffer: impl Into<Arc<Buffer>>) -> Self {
+        let elements = OnDevice { buffer: buffer.into(), host: OnceLock::new() };
+        Tensor { shape: shape.to_vec(), elements: Elements::Device(Arc::new(elements)) }
+    }
+
+    /// The GPU that the elements lie on, if they lie on one.
+    pub(crate) fn gpu(&self) -> Option<&Gpu> {
+        match &self.elements {
+            Elements::Host(_) => None,
+            Elements::Device(x) => Some(x.buffer.gpu()),
+        }
+    }
+
+    /// The elements on `gpu`: they go up once.
+    pub(crate) fn buffer(&self, gpu: &Gpu) -> Arc<Buffer> {
+        let upload = || Arc::new(gpu.upload(bytemuck::cast_slice(self.data())));
+        let copy = match &self.elements {
+            Elements::Host(x) => x.copy.get_or_init(upload),
+            Elements::Device(x) => &x.buffer,
+        };
+        if copy.gpu() == gpu { copy.clone() } else { upload() }
+    }
+
+    /// The tensor where `device` computes: operations on it run there.
+    pub fn on(&self, device: &Device) -> Self {
+        match device {
+            Device::Gpu(gpu) if self.gpu() != Some(gpu) => {
+                Tensor::on_gpu(&self.shape, self.buffer(gpu))
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// Of a tensor that lies on `gpu` and was not fetched yet: where it lies, and the place for its
+    /// elements.
+    pub(crate) fn missing_on_host(&self, gpu: &Gpu) -> Option<(&Buffer, &OnceLock<Vec<f32>>)> {
+        match &self.elements {
+            Elements::Device(x) if x.host.get().is_none() && x.buffer.gpu() == gpu => {
+                Some((&*x.buffer, &x.host))
+            }
+            _ => None,
+        }
     }
 
     /// Sizes, outermost first.
@@ -57,23 +140,47 @@ impl Tensor {
         &self.shape
     }
 
-    /// The elements.
+    /// The elements. From a GPU they come once, and what is queued there is waited for; from one that
+    /// has failed they are NaN.
     pub fn data(&self) -> &[f32] {
         match &self.elements {
-            Elements::Owned(x) => x,
-            Elements::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),
+            Elements::Host(x) => x.data(),
+            Elements::Device(x) => x.data(),
         }
     }
 
-    /// The elements, to change them; copied first if they are shared.
+    /// The elements on the host, to change them; copied first if they are shared.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        if let Elements::Mapped(..) = self.elements {
-            self.elements = Elements::Owned(Arc::new(self.data().to_vec()));
+        let owned = |elements: &mut Elements| match elements {
+            Elements::Host(x) => match Arc::get_mut(x) {
+                Some(OnHost { data: Data::Owned(_), copy }) => {
+                    copy.take();
+                    true
+                }
+                _ => false,
+            },
+            Elements::Device(_) => false,
+        };
+        if !owned(&mut self.elements) {
+            self.elements = OnHost::new(Data::Owned(self.data().to_vec()));
         }
         match &mut self.elements {
-            Elements::Owned(x) => Arc::make_mut(x).as_mut_slice(),
-            Elements::Mapped(..) => unreachable!("just copied"),
+            Elements::Host(x) => match Arc::get_mut(x) {
+                Some(OnHost { data: Data::Owned(data), .. }) => data,
+                _ => unreachable!("just made"),
+            },
+            Elements::Device(_) => unreachable!("just made"),
         }
+    }
+
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Elements in the last dimension; 1 of a tensor without dimensions.
@@ -97,7 +204,7 @@ impl Tensor {
     ///
     /// If it has another number of elements.
     pub fn reshape(mut self, shape: &[usize]) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), self.data().len(), "reshape to {shape:?}");
+        assert_eq!(shape.iter().product::<usize>(), self.len(), "reshape to {shape:?}");
         self.shape = shape.to_vec();
         self
     }
@@ -127,6 +234,11 @@ impl Ints {
     pub fn new(shape: &[usize], data: Vec<i32>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "elements of {shape:?}");
         Ints { shape: shape.to_vec(), data }
+    }
+
+    /// The integers whose bits are a tensor's elements.
+    pub fn of_bits(bits: &Tensor) -> Self {
+        Ints::new(bits.shape(), bits.data().iter().map(|x| x.to_bits() as i32).collect())
     }
 
     /// The two sizes of a matrix.

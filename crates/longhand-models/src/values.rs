@@ -167,6 +167,15 @@ impl Outputs {
         self.values.extend(other.values.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
     }
 
+    /// Every result that holds floats.
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        let floats = self.values.values().filter_map(|value| match value {
+            Value::Floats(x) => Some(x),
+            Value::Ints(_) => None,
+        });
+        floats.collect()
+    }
+
     /// The float result `name`.
     ///
     /// # Errors

@@ -1,5 +1,8 @@
 //! Every model folder against what its reference implementation computed in f64.
 
+#[path = "../../../tests/common/mock.rs"]
+mod mock;
+
 use longhand_models::{Device, Inputs, Model, Outputs, Value};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
@@ -103,6 +106,27 @@ fn agrees(name: &str, device: &Device, tolerance: f64) -> usize {
     compared
 }
 
+/// The GPU of that name, or `None` (and loudly so) where there is none and none is required.
+fn opened(name: &str) -> Option<Device> {
+    match Device::named(name) {
+        Ok(device) => Some(device),
+        Err(why) => {
+            let required = std::env::var("LONGHAND_REQUIRE").unwrap_or_default();
+            assert!(!required.contains(name), "LONGHAND_REQUIRE={required}, but {why}");
+            eprintln!("SKIPPED: {why}");
+            None
+        }
+    }
+}
+
+/// A folder on a GPU, where `read_backs` tensors come back during the pass, none a hidden state.
+fn agrees_on_gpu(name: &str, device: &Device, read_backs: usize) {
+    let Device::Gpu(gpu) = device else { panic!("{device:?}") };
+    let before = gpu.read_backs();
+    agrees(name, device, TOLERANCE);
+    assert_eq!(gpu.read_backs() - before, read_backs, "{name}: tensors that came back");
+}
+
 /// A test for each folder, with the number of results that it holds.
 macro_rules! folders {
     ($($name:ident: $results:literal),* $(,)?) => {
@@ -176,4 +200,42 @@ fn the_definition_agrees_too() {
     agrees("xlnet", &Device::Reference, TOLERANCE);
     agrees("reformer", &Device::Reference, REFORMER);
     agrees("wav2vec2", &Device::Reference, TOLERANCE);
+}
+
+/// A member of each kind of attention, and how many tensors come back while it runs: logits that a
+/// loss reads; Reformer's buckets; of wav2vec 2.0 the scores of its codebooks, and the contexts that
+/// are compared with their entries.
+const KINDS: &[(&str, usize)] = &[
+    ("bert", 2),
+    ("turing_nlg", 1),
+    ("t5", 1),
+    ("longformer", 1),
+    ("transfo_xl", 3),
+    ("xlnet", 2),
+    ("reformer", 5),
+    ("wav2vec2", 4),
+];
+
+#[test]
+fn hidden_states_stay_on_webgpu() {
+    let Some(device) = opened("webgpu") else { return };
+    KINDS.iter().for_each(|&(name, read_backs)| agrees_on_gpu(name, &device, read_backs));
+}
+
+/// What has no kernels yet comes back, is computed on the host and goes on.
+#[test]
+fn every_folder_agrees_on_webgpu() {
+    let Some(device) = opened("webgpu") else { return };
+    for name in NAMES {
+        agrees(name, &device, TOLERANCE);
+    }
+}
+
+#[test]
+fn hidden_states_stay_on_cuda() {
+    let mock = mock::install();
+    let Some(device) = opened("cuda") else { return };
+    KINDS.iter().for_each(|&(name, read_backs)| agrees_on_gpu(name, &device, read_backs));
+    let report = mock.as_ref().map(mock::Mock::report).unwrap_or_default();
+    assert!(!report.contains("error["), "{report}");
 }

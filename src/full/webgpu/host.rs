@@ -3,7 +3,7 @@
 use super::{Args, Bound, Plan};
 use crate::full::{Full, Inputs, Output};
 use crate::timing::Timing;
-use crate::webgpu::{Binding, Context, HostBuffer};
+use crate::webgpu::{Binding, Context, DeviceBuffer};
 use crate::{DType, Error};
 
 impl Full {
@@ -42,28 +42,28 @@ impl Full {
 struct Uploaded<'a> {
     problem: Full,
     context: &'a Context,
-    q: HostBuffer,
-    k: HostBuffer,
-    v: HostBuffer,
-    out: HostBuffer,
-    lse: HostBuffer,
-    alibi_slopes: Option<HostBuffer>,
-    bias: Option<HostBuffer>,
-    bias_table: Option<HostBuffer>,
-    key_valid: Option<HostBuffer>,
-    cu_seqlens_q: Option<HostBuffer>,
-    cu_seqlens_k: Option<HostBuffer>,
+    q: DeviceBuffer,
+    k: DeviceBuffer,
+    v: DeviceBuffer,
+    out: DeviceBuffer,
+    lse: DeviceBuffer,
+    alibi_slopes: Option<DeviceBuffer>,
+    bias: Option<DeviceBuffer>,
+    bias_table: Option<DeviceBuffer>,
+    key_valid: Option<DeviceBuffer>,
+    cu_seqlens_q: Option<DeviceBuffer>,
+    cu_seqlens_k: Option<DeviceBuffer>,
 }
 
 impl<'a> Uploaded<'a> {
     fn new(problem: &Full, context: &'a Context, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
-        let floats = |x: &[f32], dtype| HostBuffer::floats(context, x, dtype);
+        let floats = |x: &[f32], dtype| DeviceBuffer::floats(context, x, dtype);
         let words = |x: Option<&[i32]>| {
-            x.map(|x| HostBuffer::with_bytes(context, bytemuck::cast_slice(x), 0)).transpose()
+            x.map(|x| DeviceBuffer::with_bytes(context, bytemuck::cast_slice(x), 0)).transpose()
         };
         let empty =
-            |len: usize, dtype: DType| HostBuffer::with_bytes(context, &[], len * dtype.bytes());
+            |len: usize, dtype: DType| DeviceBuffer::with_bytes(context, &[], len * dtype.bytes());
         Ok(Uploaded {
             problem: *problem,
             context,
@@ -77,7 +77,7 @@ impl<'a> Uploaded<'a> {
             bias_table: inputs.bias_table.map(|x| floats(x, DType::F32)).transpose()?,
             key_valid: inputs
                 .key_valid
-                .map(|x| HostBuffer::with_bytes(context, x, 0))
+                .map(|x| DeviceBuffer::with_bytes(context, x, 0))
                 .transpose()?,
             cu_seqlens_q: words(inputs.cu_seqlens_q)?,
             cu_seqlens_k: words(inputs.cu_seqlens_k)?,
@@ -91,9 +91,9 @@ impl<'a> Uploaded<'a> {
         }
         let workspace = match plan.workspace_bytes() {
             0 => None,
-            bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),
+            bytes => Some(DeviceBuffer::with_bytes(self.context, &[], bytes as usize)?),
         };
-        let binding = |x: &'_ Option<HostBuffer>| x.as_ref().map(|x| x.buffer.clone());
+        let binding = |x: &'_ Option<DeviceBuffer>| x.as_ref().map(|x| x.buffer.clone());
         let optional = [
             &self.alibi_slopes,
             &self.bias,

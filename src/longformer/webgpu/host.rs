@@ -3,7 +3,7 @@
 use super::{Args, Bound, Plan};
 use crate::longformer::{Inputs, Longformer, Output};
 use crate::timing::Timing;
-use crate::webgpu::{Binding, Context, HostBuffer};
+use crate::webgpu::{Binding, Context, DeviceBuffer};
 use crate::{DType, Error};
 
 impl Longformer {
@@ -43,14 +43,14 @@ impl Longformer {
 struct Uploaded<'a> {
     problem: &'a Longformer,
     context: &'a Context,
-    q: HostBuffer,
-    k: HostBuffer,
-    v: HostBuffer,
-    out: HostBuffer,
-    lse: HostBuffer,
-    global: [Option<HostBuffer>; 3],
-    global_indices: Option<HostBuffer>,
-    key_valid: Option<HostBuffer>,
+    q: DeviceBuffer,
+    k: DeviceBuffer,
+    v: DeviceBuffer,
+    out: DeviceBuffer,
+    lse: DeviceBuffer,
+    global: [Option<DeviceBuffer>; 3],
+    global_indices: Option<DeviceBuffer>,
+    key_valid: Option<DeviceBuffer>,
 }
 
 impl<'a> Uploaded<'a> {
@@ -60,11 +60,12 @@ impl<'a> Uploaded<'a> {
         inputs: &Inputs<'_, f32>,
     ) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
-        let floats = |x: &[f32]| HostBuffer::floats(context, x, problem.dtype);
+        let floats = |x: &[f32]| DeviceBuffer::floats(context, x, problem.dtype);
         let optional = |x: Option<&[f32]>| x.map(floats).transpose();
-        let bytes = |x: Option<&[u8]>| x.map(|x| HostBuffer::with_bytes(context, x, 0)).transpose();
+        let bytes =
+            |x: Option<&[u8]>| x.map(|x| DeviceBuffer::with_bytes(context, x, 0)).transpose();
         let empty =
-            |len: usize, dtype: DType| HostBuffer::with_bytes(context, &[], len * dtype.bytes());
+            |len: usize, dtype: DType| DeviceBuffer::with_bytes(context, &[], len * dtype.bytes());
         Ok(Uploaded {
             problem,
             context,
@@ -86,9 +87,9 @@ impl<'a> Uploaded<'a> {
     fn bind(&self, plan: &Plan) -> Result<Bound, Error> {
         let workspace = match plan.workspace_bytes() {
             0 => None,
-            bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),
+            bytes => Some(DeviceBuffer::with_bytes(self.context, &[], bytes as usize)?),
         };
-        fn binding(x: &Option<HostBuffer>) -> Option<Binding<'_>> {
+        fn binding(x: &Option<DeviceBuffer>) -> Option<Binding<'_>> {
             x.as_ref().map(|x| Binding::from(&x.buffer))
         }
         let [q_global, k_global, v_global] = self.global.each_ref().map(binding);

@@ -3,7 +3,7 @@
 use super::{Args, Bound, Plan};
 use crate::lsh::{Inputs, Lsh, Output};
 use crate::timing::Timing;
-use crate::webgpu::{Binding, Context, HostBuffer};
+use crate::webgpu::{Binding, Context, DeviceBuffer};
 use crate::{DType, Error};
 
 impl Lsh {
@@ -44,14 +44,14 @@ impl Lsh {
 pub(super) struct Uploaded<'a> {
     problem: &'a Lsh,
     context: &'a Context,
-    qk: HostBuffer,
-    v: HostBuffer,
-    rotations: Option<HostBuffer>,
-    buckets: Option<HostBuffer>,
-    key_valid: Option<HostBuffer>,
-    out: HostBuffer,
-    lse: HostBuffer,
-    lse_rounds: Option<HostBuffer>,
+    qk: DeviceBuffer,
+    v: DeviceBuffer,
+    rotations: Option<DeviceBuffer>,
+    buckets: Option<DeviceBuffer>,
+    key_valid: Option<DeviceBuffer>,
+    out: DeviceBuffer,
+    lse: DeviceBuffer,
+    lse_rounds: Option<DeviceBuffer>,
 }
 
 impl<'a> Uploaded<'a> {
@@ -61,8 +61,8 @@ impl<'a> Uploaded<'a> {
         inputs: &Inputs<'_, f32>,
     ) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
-        let bytes = |data: &[u8], bytes: usize| HostBuffer::with_bytes(context, data, bytes);
-        let floats = |x: &[f32]| HostBuffer::floats(context, x, problem.dtype);
+        let bytes = |data: &[u8], bytes: usize| DeviceBuffer::with_bytes(context, data, bytes);
+        let floats = |x: &[f32]| DeviceBuffer::floats(context, x, problem.dtype);
         // Given ones with invalid positions where they are sorted to, as the result has them.
         let buckets = inputs.buckets.map(|given| problem.with_invalid(given, inputs.key_valid));
         let buckets = buckets.as_deref().map_or(&[][..], bytemuck::cast_slice);
@@ -78,7 +78,7 @@ impl<'a> Uploaded<'a> {
             v: floats(inputs.v)?,
             rotations: inputs
                 .rotations
-                .map(|x| HostBuffer::floats(context, x, DType::F32))
+                .map(|x| DeviceBuffer::floats(context, x, DType::F32))
                 .transpose()?,
             buckets: optional(sorted, buckets, problem.buckets_len() * 4)?,
             key_valid: inputs.key_valid.map(|x| bytes(x, 0)).transpose()?,
@@ -89,12 +89,12 @@ impl<'a> Uploaded<'a> {
     }
 
     /// With the workspace, which holds the order after a launch.
-    pub(super) fn bind(&self, plan: &Plan) -> Result<(Bound, Option<HostBuffer>), Error> {
+    pub(super) fn bind(&self, plan: &Plan) -> Result<(Bound, Option<DeviceBuffer>), Error> {
         let workspace = match plan.workspace_bytes() {
             0 => None,
-            bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),
+            bytes => Some(DeviceBuffer::with_bytes(self.context, &[], bytes as usize)?),
         };
-        fn binding(x: &Option<HostBuffer>) -> Option<Binding<'_>> {
+        fn binding(x: &Option<DeviceBuffer>) -> Option<Binding<'_>> {
             x.as_ref().map(|x| Binding::from(&x.buffer))
         }
         let args = Args {
@@ -109,7 +109,7 @@ impl<'a> Uploaded<'a> {
         Ok((bound, workspace))
     }
 
-    fn read(&self, plan: &Plan, workspace: Option<HostBuffer>) -> Result<Output<f32>, Error> {
+    fn read(&self, plan: &Plan, workspace: Option<DeviceBuffer>) -> Result<Output<f32>, Error> {
         let p = self.problem;
         let lse = self.lse.read(self.context, p.lse_len(), DType::F32)?;
         let words = |bytes: &[u8]| -> Vec<i32> { bytemuck::pod_collect_to_vec(bytes) };

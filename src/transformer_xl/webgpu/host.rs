@@ -3,7 +3,7 @@
 use super::{Args, Bound, Plan};
 use crate::timing::Timing;
 use crate::transformer_xl::{Inputs, Output, TransformerXl};
-use crate::webgpu::{Binding, Context, HostBuffer};
+use crate::webgpu::{Binding, Context, DeviceBuffer};
 use crate::{DType, Error};
 
 impl TransformerXl {
@@ -44,15 +44,15 @@ struct Uploaded<'a> {
     problem: &'a TransformerXl,
     context: &'a Context,
     /// q, k, v, r, and the biases u and v.
-    given: [HostBuffer; 6],
-    out: HostBuffer,
-    lse: HostBuffer,
-    memory: [Option<HostBuffer>; 2],
+    given: [DeviceBuffer; 6],
+    out: DeviceBuffer,
+    lse: DeviceBuffer,
+    memory: [Option<DeviceBuffer>; 2],
     /// bias_s, seg_embed, seg_q and seg_k.
-    segments: [Option<HostBuffer>; 4],
-    perm_mask: Option<HostBuffer>,
-    key_valid: Option<HostBuffer>,
-    targets: Option<HostBuffer>,
+    segments: [Option<DeviceBuffer>; 4],
+    perm_mask: Option<DeviceBuffer>,
+    key_valid: Option<DeviceBuffer>,
+    targets: Option<DeviceBuffer>,
 }
 
 impl<'a> Uploaded<'a> {
@@ -62,12 +62,12 @@ impl<'a> Uploaded<'a> {
         inputs: &Inputs<'_, f32>,
     ) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
-        let floats = |x: &[f32]| HostBuffer::floats(context, x, problem.dtype);
-        let wide = |x: &[f32]| HostBuffer::floats(context, x, DType::F32);
-        let bytes = |x: &[u8]| HostBuffer::with_bytes(context, x, 0);
+        let floats = |x: &[f32]| DeviceBuffer::floats(context, x, problem.dtype);
+        let wide = |x: &[f32]| DeviceBuffer::floats(context, x, DType::F32);
+        let bytes = |x: &[u8]| DeviceBuffer::with_bytes(context, x, 0);
         let words = |x: Option<&[i32]>| x.map(|x| bytes(bytemuck::cast_slice(x))).transpose();
         let empty =
-            |len: usize, dtype: DType| HostBuffer::with_bytes(context, &[], len * dtype.bytes());
+            |len: usize, dtype: DType| DeviceBuffer::with_bytes(context, &[], len * dtype.bytes());
         Ok(Uploaded {
             problem,
             context,
@@ -100,9 +100,9 @@ impl<'a> Uploaded<'a> {
     fn bind(&self, plan: &Plan) -> Result<Bound, Error> {
         let workspace = match plan.workspace_bytes() {
             0 => None,
-            bytes => Some(HostBuffer::with_bytes(self.context, &[], bytes as usize)?),
+            bytes => Some(DeviceBuffer::with_bytes(self.context, &[], bytes as usize)?),
         };
-        fn binding(x: &Option<HostBuffer>) -> Option<Binding<'_>> {
+        fn binding(x: &Option<DeviceBuffer>) -> Option<Binding<'_>> {
             x.as_ref().map(|x| Binding::from(&x.buffer))
         }
         let [q, k, v, r, bias_u, bias_v] = self.given.each_ref().map(|x| &x.buffer);

@@ -1,7 +1,8 @@
 //! Reformer's two kinds: by hashing, and by chunks of neighbours.
 
 use super::{Heads, Mask, Room, full};
-use crate::{Device, Ints, Result, Tensor};
+use crate::gpu::attention as on_gpu;
+use crate::{Device, Result, Tensor};
 use longhand::{DType, Lsh, lsh};
 
 /// Chunks of a sequence, and which of them a position sees: its own, so many before it and so many
@@ -29,7 +30,9 @@ pub enum Rotations<'a> {
 
 /// Attention among positions whose rows of `qk` hash to like buckets (`buckets` are their number's
 /// factors), in so many rounds. `qk` and `v` are `[batch, seqlen, heads · dim]`. Returns the
-/// buckets too, `[batch, heads, rounds, seqlen]`; nothing is hashed where one chunk holds all.
+/// buckets too, `[batch, heads, rounds, seqlen]`, as the bits of integers
+/// ([`Ints::of_bits`](crate::Ints::of_bits)), so that nobody waits for them who does not want them;
+/// nothing is hashed where one chunk holds all.
 /// Gradient: as of [`full`]; none flows through the hash, and the buckets are kept for it.
 ///
 /// # Errors
@@ -43,7 +46,7 @@ pub fn hashed(
     [qk, v]: [&Tensor; 2],
     rotations: Rotations<'_>,
     key_valid: Option<&[u8]>,
-) -> Result<(Tensor, Option<Ints>)> {
+) -> Result<(Tensor, Option<Tensor>)> {
     let [batch, seqlen] = [qk.shape()[0], qk.shape()[1]];
     let shape = [batch, seqlen, heads.count, heads.dim];
     let mut problem = Lsh::new(shape, ring.chunk_len, rounds, DType::F32)
@@ -53,15 +56,20 @@ pub fn hashed(
     problem.causal = ring.causal;
     problem.key_padding = key_valid.is_some();
     problem.validate()?;
-    let drawn;
     let rotations = match rotations {
-        Rotations::Given(given) => given.data(),
+        Rotations::Given(given) => given,
         Rotations::Drawn(seed) => {
-            drawn = problem.rotations(seed);
-            &drawn
+            let drawn = problem.rotations(seed);
+            &Tensor::new(&[drawn.len()], drawn)
         }
     };
     let rotations = problem.is_hashed().then_some(rotations);
+    let shape = [batch, heads.count, rounds, seqlen];
+    if let Device::Gpu(gpu) = device {
+        let (out, buckets) = on_gpu::hashed(gpu, &problem, [qk, v], rotations, key_valid)?;
+        return Ok((out, buckets.map(|buckets| buckets.reshape(&shape))));
+    }
+    let rotations = rotations.map(Tensor::data);
     let [rows_qk, rows_v] = [qk.data(), v.data()];
     let (out, buckets) = match device {
         Device::Reference => {
@@ -71,7 +79,7 @@ pub fn hashed(
             let result = problem.reference(&inputs)?;
             (result.out, result.buckets)
         }
-        Device::Cpu => {
+        _ => {
             let plan = problem.plan_cpu()?;
             let Room { mut out, mut lse, mut workspace } =
                 Room::new(qk, problem.lse_len(), |threads| plan.workspace_len(threads));
@@ -88,8 +96,8 @@ pub fn hashed(
             (out, buckets)
         }
     };
-    let shape = [batch, heads.count, rounds, seqlen];
-    let buckets = problem.is_sorted().then(|| Ints::new(&shape, buckets));
+    let bits = |buckets: Vec<i32>| buckets.into_iter().map(|b| f32::from_bits(b as u32)).collect();
+    let buckets = problem.is_sorted().then(|| Tensor::new(&shape, bits(buckets)));
     Ok((Tensor::new(qk.shape(), out), buckets))
 }
 

@@ -1,7 +1,8 @@
 //! XLNet's two streams: contents, which see themselves, and queries, which do not.
 
 use super::{Heads, Room};
-use crate::{Device, Result, Tensor};
+use crate::gpu::attention as on_gpu;
+use crate::{Device, Result, Tensor, ops};
 use longhand::transformer_xl::{self, SinCos, sinusoids};
 use longhand::{DType, TransformerXl, Window};
 
@@ -73,11 +74,12 @@ impl Streams<'_> {
     pub fn run(&self, device: &Device, q: &Tensor, targets: Option<&[i32]>) -> Result<Tensor> {
         let batch = q.shape()[0];
         let each = batch / self.r.len().max(1);
-        let mut data = Vec::with_capacity(q.data().len());
-        for (n, r) in self.r.iter().enumerate() {
-            data.extend(self.part(device, q, targets, [n * each, each, batch], r)?);
+        let part = |(n, r)| self.part(device, q, targets, [n * each, each, batch], r);
+        let parts: Vec<Tensor> = self.r.iter().enumerate().map(part).collect::<Result<_>>()?;
+        match &parts[..] {
+            [one] => Ok(one.clone()),
+            _ => Ok(ops::stacked(&parts.iter().collect::<Vec<_>>()).reshape(q.shape())),
         }
-        Ok(Tensor::new(q.shape(), data))
     }
 
     /// Of `each` sequences from `first` on, whose distances are `r`'s.
@@ -88,7 +90,7 @@ impl Streams<'_> {
         targets: Option<&[i32]>,
         [first, each, batch]: [usize; 3],
         r: &Tensor,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Tensor> {
         let (mask, [k, v]) = (self.mask, self.keys_values);
         let (heads, memory) = (self.heads, k.shape()[1] - self.seqlen);
         let shape = [each, self.seqlen, heads.count, heads.dim];
@@ -101,15 +103,29 @@ impl Streams<'_> {
         if targets.is_some() {
             problem = problem.query_stream().targets(q.shape()[1]);
         }
-        let rows = [q, k, v].map(|x| of_batch(x.data(), [first, each, batch]));
-        let [bias_u, bias_v, bias_s] = self.biases.map(Tensor::data);
-        let biases = [bias_u, bias_v];
+        let rows = [q, k, v].map(|x| sequences(x, first, each));
+        let [bias_u, bias_v, bias_s] = self.biases;
         let bias_s = mask.parts.is_some().then_some(bias_s);
-        let seg_embed = mask.parts.is_some().then_some(self.seg_embed.data());
+        let seg_embed = mask.parts.is_some().then_some(self.seg_embed);
         let part = |i: usize| mask.parts.as_ref().map(|x| of_batch(&x[i], [first, each, batch]));
         let blocked = mask.blocked.as_deref().map(|x| of_batch(x, [first, each, batch]));
         let valid = mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch]));
         let targets = targets.map(|x| of_batch(x, [first, each, batch]));
+        if let Device::Gpu(gpu) = device {
+            let beside = on_gpu::Beside {
+                bias_s,
+                seg_embed,
+                seg_q: part(0),
+                seg_k: part(1),
+                perm_mask: blocked,
+                key_valid: valid,
+                targets,
+            };
+            return on_gpu::relative(gpu, &problem, rows.each_ref(), r, [bias_u, bias_v], &beside);
+        }
+        let shape = rows[0].shape();
+        let (rows, biases) = (rows.each_ref().map(Tensor::data), [bias_u.data(), bias_v.data()]);
+        let (bias_s, seg_embed) = (bias_s.map(Tensor::data), seg_embed.map(Tensor::data));
         match device {
             Device::Reference => {
                 let mut inputs = transformer_xl::Inputs::new(rows, r.data(), biases);
@@ -117,13 +133,14 @@ impl Streams<'_> {
                 (inputs.seg_q, inputs.seg_k) = (part(0), part(1));
                 (inputs.perm_mask, inputs.key_valid) = (blocked, valid);
                 inputs.targets = targets;
-                Ok(problem.reference(&inputs)?.out)
+                Ok(Tensor::new(shape, problem.reference(&inputs)?.out))
             }
-            Device::Cpu => {
+            _ => {
                 let plan = problem.plan_cpu()?;
-                let len = q.data().len() / batch.max(1) * each;
                 let Room { mut out, mut lse, mut workspace } =
-                    Room::of(len, problem.lse_len(), |threads| plan.workspace_len(threads));
+                    Room::of(rows[0].len(), problem.lse_len(), |threads| {
+                        plan.workspace_len(threads)
+                    });
                 let (out_to, lse_to) = (&mut out, &mut lse);
                 let mut args =
                     transformer_xl::cpu::Args::new(rows, r.data(), biases, out_to, lse_to);
@@ -132,10 +149,20 @@ impl Streams<'_> {
                 (args.perm_mask, args.key_valid) = (blocked, valid);
                 args.targets = targets;
                 plan.run(args, &mut workspace)?;
-                Ok(out)
+                Ok(Tensor::new(shape, out))
             }
         }
     }
+}
+
+/// `each` sequences of a tensor from `first` on.
+fn sequences(x: &Tensor, first: usize, each: usize) -> Tensor {
+    let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    if each == batch {
+        return x.clone();
+    }
+    let all = x.clone().reshape(&[1, batch, length * width]);
+    ops::rows_from(&all, first, each).reshape(&[each, length, width])
 }
 
 /// What belongs to `each` of `batch` sequences from `first` on.

@@ -64,7 +64,7 @@ impl Convolutions {
             .filters
             .iter()
             .map(|(weight, bias)| {
-                let y = ops::conv1d(&x, weight, Some(bias.data()), [1, 0, 1]);
+                let y = ops::conv1d(&x, weight, Some(bias), [1, 0, 1]);
                 match self.first {
                     true => ops::max_over_length(&self.activation.apply(y)),
                     false => self.activation.apply(ops::max_over_length(&y)),

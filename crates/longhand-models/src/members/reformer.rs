@@ -66,8 +66,10 @@ struct Pass {
     /// The second stream before each layer and after the last.
     states: Vec<Tensor>,
     logits: Tensor,
-    /// By layer.
-    buckets: Vec<(usize, Ints)>,
+    /// By layer; as the bits of integers.
+    buckets: Vec<(usize, Tensor)>,
+    /// Some position is not there: such have a bucket of their own.
+    padded: bool,
 }
 
 pub(crate) fn read(
@@ -238,7 +240,7 @@ impl Reformer {
     }
 
     /// Words at their positions.
-    fn embed(&self, name: &str, ids: &Ints, length: usize) -> Result<Tensor> {
+    fn embed(&self, name: &str, ids: &Ints, length: usize, device: &Device) -> Result<Tensor> {
         let [batch, given] = ids.matrix(name)?;
         let places = self.positions.count();
         if length > places {
@@ -252,8 +254,8 @@ impl Reformer {
             words.extend(std::iter::repeat_n(self.pad, length - given));
         }
         let shape = [batch, length];
-        let positions = self.positions.run(batch, length);
-        Ok(ops::add(ops::gather(&self.words, &words, &shape), &positions))
+        let positions = self.positions.run(batch, length, device);
+        Ok(ops::add(ops::gather(&self.words.on(device), &words, &shape), &positions))
     }
 
     fn pass(
@@ -265,7 +267,7 @@ impl Reformer {
     ) -> Result<Pass> {
         let [batch, given] = ids.matrix(name)?;
         let length = self.padded(given);
-        let embedded = self.embed(name, ids, length)?;
+        let embedded = self.embed(name, ids, length, device)?;
         let valid: Vec<u8> = (0..batch * length)
             .map(|i| match (i % length < given, &valid) {
                 (true, Some(valid)) => valid[i / length * given + i % length],
@@ -291,11 +293,11 @@ impl Reformer {
         let cut = |x: &Tensor| ops::first_rows(x, given);
         let last = self.norm.run(ops::concat_last(&[&cut(&x1), &cut(&x2)]));
         let logits = in_chunks(&last, self.head_chunk, |rows| self.head.run(&rows));
-        Ok(Pass { states: states.iter().map(cut).collect(), logits, buckets })
+        let states = states.iter().map(cut).collect();
+        Ok(Pass { states, logits, buckets, padded: valid.is_some() })
     }
 
-    /// What a layer's attention makes of the second stream, and the buckets if it hashes, each
-    /// round's after the last one's.
+    /// What a layer's attention makes of the second stream, and the buckets if it hashes.
     fn attend(
         &self,
         layer: &Layer,
@@ -303,10 +305,10 @@ impl Reformer {
         rotations: Rotations<'_>,
         valid: Option<&[u8]>,
         device: &Device,
-    ) -> Result<(Tensor, Option<Ints>)> {
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let x = layer.norm.run(x.clone());
         let v = layer.value.run(&x);
-        let (mixed, mut buckets) = match &layer.kind {
+        let (mixed, buckets) = match &layer.kind {
             Kind::Hashed { query_key } => {
                 let (ring, factors) = (&self.hash.ring, self.buckets(x.shape()[1]));
                 let hash = (&factors[..], self.hash.rounds);
@@ -318,15 +320,18 @@ impl Reformer {
                 (attention::chunked(device, &self.heads, &self.local, rows, valid)?, None)
             }
         };
-        if let Some(buckets) = &mut buckets {
-            let [_, _, rounds, length] = buckets.shape[..] else { unreachable!("four sizes") };
-            let of_round = self.buckets(length).iter().product::<usize>() as i32;
-            let of_round = of_round + i32::from(valid.is_some());
-            for (i, bucket) in buckets.data.iter_mut().enumerate() {
-                *bucket += (i / length % rounds) as i32 * of_round;
-            }
-        }
         Ok((layer.out.run(&mixed), buckets))
+    }
+
+    /// Buckets by number, each round's after the last one's.
+    fn numbered(&self, bits: &Tensor, padded: bool) -> Ints {
+        let mut buckets = Ints::of_bits(bits);
+        let (rounds, length) = (self.hash.rounds, bits.width());
+        let of_round = self.buckets(length).iter().product::<usize>() as i32 + i32::from(padded);
+        for (i, bucket) in buckets.data.iter_mut().enumerate() {
+            *bucket += (i / length % rounds) as i32 * of_round;
+        }
+        buckets
     }
 
     /// The rotations of layer `i`: `rotations.<i>` where they are given.
@@ -370,7 +375,8 @@ impl Member for Reformer {
                 out.put_scalar(format!("{prefix}loss"), self.loss(labels, &pass.logits, inputs)?);
             }
             for (layer, buckets) in pass.buckets {
-                out.put_ints(format!("{prefix}buckets.{layer}"), buckets);
+                let numbers = self.numbered(&buckets, pass.padded);
+                out.put_ints(format!("{prefix}buckets.{layer}"), numbers);
             }
             if prefix.is_empty() {
                 out.put_hidden_states("", &pass.states);
@@ -392,13 +398,16 @@ fn in_chunks(x: &Tensor, chunk: usize, f: impl Fn(Tensor) -> Tensor) -> Tensor {
     if chunk == 0 || x.rows() <= chunk {
         return f(x.clone());
     }
-    let (mut data, mut width) = (Vec::new(), 0);
-    for rows in x.data().chunks(chunk * x.width()) {
-        let y = f(Tensor::new(&[rows.len() / x.width(), x.width()], rows.to_vec()));
-        width = y.width();
-        data.extend_from_slice(y.data());
-    }
-    Tensor::new(&[&x.shape()[..x.shape().len() - 1], &[width]].concat(), data)
+    let (rows, width) = (x.rows(), x.width());
+    let all = x.clone().reshape(&[1, rows, width]);
+    let parts = (0..rows).step_by(chunk).map(|start| {
+        let count = chunk.min(rows - start);
+        f(ops::rows_from(&all, start, count).reshape(&[count, width]))
+    });
+    let parts: Vec<Tensor> = parts.collect();
+    let y = ops::stacked(&parts.iter().collect::<Vec<_>>());
+    let width = y.width();
+    y.reshape(&[&x.shape()[..x.shape().len() - 1], &[width]].concat())
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -299,7 +299,8 @@ impl Side {
     ) -> Result<Vec<Tensor>> {
         let [batch, length] = ids.matrix(name)?;
         let rows = ids.indices(name, model.words.rows())?;
-        let mut x = ops::scale(ops::gather(&model.words, &rows, &ids.shape), model.scale);
+        let words = ops::gather(&model.words.on(seen.device), &rows, &ids.shape);
+        let mut x = ops::scale(words, model.scale);
         if let Some(table) = &self.positions {
             let end = table.rows() - OFFSET;
             let rows = match positions {
@@ -311,7 +312,7 @@ impl Side {
                 None => (0..batch).flat_map(|_| 0..length).collect(),
             };
             let rows: Vec<usize> = rows.into_iter().map(|row| row + OFFSET).collect();
-            x = ops::add(x, &ops::gather(table, &rows, &ids.shape));
+            x = ops::add(x, &ops::gather(&table.on(seen.device), &rows, &ids.shape));
         }
         if let Some(norm) = &self.embedding_norm {
             x = norm.run(x);

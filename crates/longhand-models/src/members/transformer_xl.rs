@@ -6,7 +6,7 @@ use crate::cache::{BlockCache, KeysValues};
 use crate::family::Traits;
 use crate::generate;
 use crate::network::Member;
-use crate::ops::{self, Activation, Matrix};
+use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
 use crate::{
     Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
@@ -142,7 +142,7 @@ impl TransformerXl {
     ///
     /// If an id is not below the vocabulary.
     pub fn step(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Vec<Tensor>> {
-        let mut states = vec![self.embed(ids)?];
+        let mut states = vec![self.embed(ids, device)?];
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
             let y = self.layer(layer, &states[states.len() - 1], kept, device)?;
             states.push(y);
@@ -162,7 +162,7 @@ impl TransformerXl {
         let [k, v] = kept.own.joined([k, v]);
         let seqlen_k = k.shape()[1];
         let rows = seqlen_k - x.shape()[1];
-        let r = self.distances(layer, seqlen_k, &mut kept.distances)?;
+        let r = self.distances(layer, seqlen_k, &mut kept.distances, device)?;
         let window = (self.same_length && rows > 0).then(|| rows - 1);
         let biases = [&layer.bias_u, &layer.bias_v];
         let options = (window, self.clamp);
@@ -179,12 +179,19 @@ impl TransformerXl {
     }
 
     /// The projected table of the first `count` distances, which is the same for every segment.
-    fn distances(&self, layer: &Layer, count: usize, kept: &mut Option<Tensor>) -> Result<Tensor> {
+    fn distances(
+        &self,
+        layer: &Layer,
+        count: usize,
+        kept: &mut Option<Tensor>,
+        device: &Device,
+    ) -> Result<Tensor> {
         let all = match kept.take().filter(|all| all.rows() >= count) {
             Some(all) => all,
             None => {
                 let table = sinusoids(0, count, self.width, SinCos::Halves)?;
-                layer.positions.run(&Tensor::new(&[1, count, self.width], table))
+                let table = Tensor::new(&[1, count, self.width], table).on(device);
+                layer.positions.run(&table)
             }
         };
         Ok(ops::first_rows(kept.insert(all), count))
@@ -201,25 +208,39 @@ impl TransformerXl {
         ops::split_fused(&read, count, dim, [count * dim, dim, 1])
     }
 
-    fn embed(&self, ids: &Ints) -> Result<Tensor> {
+    fn embed(&self, ids: &Ints, device: &Device) -> Result<Tensor> {
         ids.matrix("input_ids")?;
         let ids_of = ids.indices("input_ids", self.ends[self.ends.len() - 1])?;
-        let mut data = vec![0.0; ids_of.len() * self.width];
-        let mut first = 0;
+        // The words of each cluster together, and for each position where its word is then.
+        let mut place = vec![0; ids_of.len()];
+        let mut together: Option<Tensor> = None;
+        let (mut first, mut count) = (0, 0);
         for (cluster, &end) in self.clusters.iter().zip(&self.ends) {
-            let at: Vec<usize> =
-                (0..ids_of.len()).filter(|&i| (first..end).contains(&ids_of[i])).collect();
-            let rows: Vec<usize> = at.iter().map(|&i| ids_of[i] - first).collect();
-            let mut x = ops::gather(&cluster.table, &rows, &[rows.len()]);
-            if let Some(into) = &cluster.into {
-                x = ops::linear(&x, whole(into).t(), None);
-            }
-            for (k, i) in at.into_iter().enumerate() {
-                data[i * self.width..][..self.width].copy_from_slice(x.row(k));
-            }
+            let own = (0..ids_of.len()).filter(|&i| (first..end).contains(&ids_of[i]));
+            let rows: Vec<usize> = own
+                .enumerate()
+                .map(|(k, i)| {
+                    place[i] = count + k;
+                    ids_of[i] - first
+                })
+                .collect();
             first = end;
+            count += rows.len();
+            if rows.is_empty() {
+                continue;
+            }
+            let mut x = ops::gather(&cluster.table.on(device), &rows, &[1, rows.len()]);
+            if let Some(into) = &cluster.into {
+                x = ops::linear(&x, into, Order::OutIn, None);
+            }
+            together = Some(match together {
+                Some(before) => ops::join_rows(&before, &x),
+                None => x,
+            });
         }
-        let x = Tensor::new(&[ids.shape[0], ids.shape[1], self.width], data);
+        let together = together.ok_or_else(|| Error::input("input_ids: no words"))?;
+        let together = together.reshape(&[count, self.width]);
+        let x = ops::gather(&together, &place, &ids.shape);
         Ok(ops::scale(x, (self.width as f32).sqrt()))
     }
 
@@ -228,14 +249,13 @@ impl TransformerXl {
     pub fn log_probs(&self, h: &Tensor) -> Tensor {
         let logits = |cluster: &Cluster, more: Option<&(Tensor, Tensor)>| {
             let h = match &cluster.out_of {
-                Some(out_of) => ops::linear(h, whole(out_of), None),
+                Some(out_of) => ops::linear(h, out_of, Order::InOut, None),
                 None => h.clone(),
             };
-            let words = &cluster.out_table;
-            let own = ops::linear(&h, whole(words).t(), Some(cluster.out_bias.data()));
+            let own = ops::linear(&h, &cluster.out_table, Order::OutIn, Some(&cluster.out_bias));
             match more {
                 Some((w, b)) => {
-                    ops::concat_last(&[&own, &ops::linear(&h, whole(w).t(), Some(b.data()))])
+                    ops::concat_last(&[&own, &ops::linear(&h, w, Order::OutIn, Some(b))])
                 }
                 None => own,
             }
@@ -245,16 +265,13 @@ impl TransformerXl {
             return head;
         }
         let tails = self.clusters.len() - 1;
-        let mut parts = ops::split_last(&head, &[self.ends[0], tails]);
-        let of_cluster = parts.pop().unwrap_or_else(|| head.clone());
-        for (i, cluster) in self.clusters[1..].iter().enumerate() {
-            let mut own = ops::log_softmax(logits(cluster, None));
-            let width = own.width();
-            for (row, values) in own.data_mut().chunks_exact_mut(width).enumerate() {
-                let share = of_cluster.row(row)[i];
-                values.iter_mut().for_each(|x| *x += share);
-            }
-            parts.push(own);
+        let mut widths = vec![self.ends[0]];
+        widths.resize(1 + tails, 1);
+        let mut parts = ops::split_last(&head, &widths);
+        let shares = parts.split_off(1);
+        for (cluster, share) in self.clusters[1..].iter().zip(&shares) {
+            let own = ops::log_softmax(logits(cluster, None));
+            parts.push(ops::add_column(own, share));
         }
         ops::concat_last(&parts.iter().collect::<Vec<_>>())
     }
@@ -415,8 +432,4 @@ fn read_clusters(
         first = end;
     }
     Ok(clusters)
-}
-
-fn whole(x: &Tensor) -> Matrix<'_> {
-    Matrix::new(x.data(), x.rows(), x.width())
 }

@@ -123,7 +123,7 @@ impl Wav2Vec2 {
     }
 
     /// Normed frames, `[batch, frames, channels]`, and which are there if samples are padding.
-    fn features(&self, inputs: &Inputs) -> Result<(Tensor, Option<Vec<u8>>)> {
+    fn features(&self, inputs: &Inputs, device: &Device) -> Result<(Tensor, Option<Vec<u8>>)> {
         let sound = inputs.floats("input_values")?;
         let &[batch, samples] = sound.shape() else {
             let got = format!("{:?}", sound.shape());
@@ -150,14 +150,14 @@ impl Wav2Vec2 {
             }
             there = Some(valid);
         }
-        Ok((self.frame_norm.run(self.extractor.run(sound)), there))
+        Ok((self.frame_norm.run(self.extractor.run(&sound.on(device))), there))
     }
 }
 
 impl Member for Wav2Vec2 {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        let (features, there) = self.features(inputs)?;
+        let (features, there) = self.features(inputs, device)?;
         let there = there.as_deref();
         let masked = inputs.optional_ints("mask_time_indices", &features.shape()[..2])?;
         let states = self.states(&features, masked, there, device)?;

@@ -201,11 +201,12 @@ impl XlNet {
         let memory = cache.blocks[0].own.rows();
         let mask = self.mask(segment, [batch, seqlen, memory], cache)?;
         let tables = self.distances([batch, seqlen, memory])?;
+        let tables: Vec<Tensor> = tables.iter().map(|table| table.on(device)).collect();
         let targets = segment.targets.map(|t| (&t.data[..], &t.shape[..]));
-        let mut contents = vec![ops::gather(&self.words, &rows, &ids.shape)];
+        let mut contents = vec![ops::gather(&self.words.on(device), &rows, &ids.shape)];
         let mut queries: Vec<Tensor> = Vec::new();
         if let Some((at, shape)) = targets {
-            queries.push(ops::gather(&self.query, &vec![0; at.len()], shape));
+            queries.push(ops::gather(&self.query.on(device), &vec![0; at.len()], shape));
         }
         for (layer, block) in self.layers.iter().zip(&mut cache.blocks) {
             let x = &contents[contents.len() - 1];

@@ -1,5 +1,6 @@
 //! Functions of one element.
 
+use super::launches::{self, Of, place};
 use super::map;
 use crate::{Error, Result, Tensor};
 
@@ -46,6 +47,19 @@ impl Activation {
 
     /// Of every element. Gradient: the derivative at the input, times what comes in.
     pub fn apply(self, x: Tensor) -> Tensor {
+        if let Some(gpu) = place(&[&x]) {
+            let of = match self {
+                Activation::Gelu => Of::Gelu,
+                Activation::GeluTanh => Of::GeluTanh,
+                Activation::QuickGelu => Of::QuickGelu,
+                Activation::Relu => Of::Relu,
+                Activation::Silu => Of::Silu,
+                Activation::Tanh => Of::Tanh,
+                Activation::Sigmoid => Of::Sigmoid,
+                Activation::Identity => return x,
+            };
+            return launches::elements(gpu, of, &x, None, 0.0);
+        }
         match self {
             Activation::Gelu => map(x, gelu),
             Activation::GeluTanh => map(x, |x| {

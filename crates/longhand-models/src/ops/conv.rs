@@ -1,5 +1,6 @@
 //! Convolution over time.
 
+use super::launches::{self, place};
 use super::product::{Matrix, matmul};
 use crate::Tensor;
 
@@ -13,15 +14,33 @@ use crate::Tensor;
 pub fn conv1d(
     x: &Tensor,
     weight: &Tensor,
-    bias: Option<&[f32]>,
+    bias: Option<&Tensor>,
     [stride, padding, groups]: [usize; 3],
 ) -> Tensor {
-    let (&[batch, length, from], &[to, part, width]) = (x.shape(), weight.shape()) else {
+    let (&[_, length, from], &[to, part, width]) = (x.shape(), weight.shape()) else {
         panic!("three dimensions each: {:?}, {:?}", x.shape(), weight.shape());
     };
     assert_eq!(from, part * groups, "channels of the groups");
     assert!(to.is_multiple_of(groups), "outputs of the groups");
     let frames = (length + 2 * padding).checked_sub(width).map_or(0, |n| n / stride + 1);
+    let out = match place(&[x]) {
+        Some(gpu) => launches::conv1d(gpu, x, weight, frames, [stride, padding, groups]),
+        None => on_host(x, weight, frames, [stride, padding, groups]),
+    };
+    match bias {
+        Some(bias) => super::add_row(out, bias),
+        None => out,
+    }
+}
+
+fn on_host(
+    x: &Tensor,
+    weight: &Tensor,
+    frames: usize,
+    [stride, padding, groups]: [usize; 3],
+) -> Tensor {
+    let [batch, length, from] = [0, 1, 2].map(|i| x.shape()[i]);
+    let [to, part, width] = [0, 1, 2].map(|i| weight.shape()[i]);
     let per_group = to / groups;
     let mut out = vec![0.0; batch * frames * to];
     // The window of each frame as a row, channel by channel as the weights lie.
@@ -45,11 +64,7 @@ pub fn conv1d(
             out[row * to + group * per_group..][..per_group].copy_from_slice(values);
         }
     }
-    let out = Tensor::new(&[batch, frames, to], out);
-    match bias {
-        Some(bias) => super::add_row(out, bias),
-        None => out,
-    }
+    Tensor::new(&[batch, frames, to], out)
 }
 
 /// Of `[batch, length, width]`, the largest over the length: `[batch, width]`. Gradient: to the

@@ -1,10 +1,13 @@
-//! The operations that models are made of, attention apart: plain functions of tensors.
+//! The operations that models are made of, attention apart: plain functions of tensors. One runs
+//! where its operands lie: with an operand on a GPU, there; else on the processor. Those without a
+//! kernel bring their operands back.
 //!
 //! Each says what its gradient is. The gradient's function will stand beside it and be called from
 //! a trace that the tensors carry; no operation keeps anything else.
 
 mod activation;
 mod conv;
+mod launches;
 mod loss;
 mod norm;
 mod product;
@@ -18,14 +21,15 @@ pub use loss::{
     soft_cross_entropy,
 };
 pub use norm::{affine, channel_norm, layer_norm, rms_norm, weight_norm};
-pub use product::{Matrix, linear, matmul};
+pub use product::{Matrix, Order, linear, matmul};
 pub use rows::{
-    argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, select_rows,
-    shift_rows, split_fused, split_last,
+    argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,
+    select_rows, shift_rows, split_fused, split_last, stacked,
 };
 pub use softmax::{log_softmax, softmax};
 
 use crate::Tensor;
+use launches::{Meets, Of, place};
 use rayon::prelude::*;
 
 /// Rows that one task takes: about 16 k elements, so that small tensors stay on one thread.
@@ -58,7 +62,7 @@ pub fn map(mut x: Tensor, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
 ///
 /// If the shapes differ.
 pub fn add(a: Tensor, b: &Tensor) -> Tensor {
-    zip(a, b, |a, b| a + b)
+    zip(Of::Add, a, b, |a, b| a + b)
 }
 
 /// `a · b`, elementwise. Gradient: to each, times the other.
@@ -67,12 +71,15 @@ pub fn add(a: Tensor, b: &Tensor) -> Tensor {
 ///
 /// If the shapes differ.
 pub fn multiply(a: Tensor, b: &Tensor) -> Tensor {
-    zip(a, b, |a, b| a * b)
+    zip(Of::Multiply, a, b, |a, b| a * b)
 }
 
 /// `c · x`. Gradient: times `c`.
 pub fn scale(x: Tensor, c: f32) -> Tensor {
-    map(x, |x| c * x)
+    match place(&[&x]) {
+        Some(gpu) => launches::elements(gpu, Of::Scale, &x, None, c),
+        None => map(x, |x| c * x),
+    }
 }
 
 /// `x + row` for every row of `x`. Gradient: passes to `x`, summed over the rows to `row`.
@@ -80,13 +87,46 @@ pub fn scale(x: Tensor, c: f32) -> Tensor {
 /// # Panics
 ///
 /// If `row` is not as long as a row of `x`.
-pub fn add_row(x: Tensor, row: &[f32]) -> Tensor {
+pub fn add_row(x: Tensor, row: &Tensor) -> Tensor {
     assert_eq!(x.width(), row.len(), "a row to every row");
-    each_row(x, |x| x.iter_mut().zip(row).for_each(|(x, r)| *x += r))
+    if let Some(gpu) = place(&[&x, row]) {
+        return launches::elements(gpu, Of::Add, &x, Some((row, Meets::Row)), 0.0);
+    }
+    each_row(x, |x| x.iter_mut().zip(row.data()).for_each(|(x, r)| *x += r))
 }
 
-fn zip(mut a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Tensor {
+/// `x + column[i]` for every element of row `i` of `x`. Gradient: passes to `x`, summed over the rows'
+/// elements to `column`.
+///
+/// # Panics
+///
+/// If `column` has not an element for each row of `x`.
+pub fn add_column(mut x: Tensor, column: &Tensor) -> Tensor {
+    assert_eq!(x.rows(), column.len(), "an element for every row");
+    if let Some(gpu) = place(&[&x, column]) {
+        return launches::elements(gpu, Of::Add, &x, Some((column, Meets::Column)), 0.0);
+    }
+    let width = x.width().max(1);
+    for (row, c) in x.data_mut().chunks_exact_mut(width).zip(column.data()) {
+        row.iter_mut().for_each(|x| *x += c);
+    }
+    x
+}
+
+/// `shape` with another last dimension.
+fn with_width(shape: &[usize], width: usize) -> Vec<usize> {
+    let mut shape = shape.to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = width;
+    }
+    shape
+}
+
+fn zip(of: Of, mut a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Tensor {
     assert_eq!(a.shape(), b.shape(), "elementwise");
+    if let Some(gpu) = place(&[&a, b]) {
+        return launches::elements(gpu, of, &a, Some((b, Meets::Same)), 0.0);
+    }
     let parts = a.data_mut().par_chunks_mut(1 << 14).zip(b.data().par_chunks(1 << 14));
     parts.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b)));
     a

@@ -1,6 +1,7 @@
 //! Norms over the last dimension.
 
 use super::each_row;
+use super::launches::{self, Norm, place};
 use crate::Tensor;
 
 /// `(x − mean) / sqrt(variance + eps) · weight + bias` of each row, biased variance. Gradient to
@@ -9,8 +10,12 @@ use crate::Tensor;
 /// # Panics
 ///
 /// If `weight` or `bias` is not as long as a row.
-pub fn layer_norm(x: Tensor, weight: &[f32], bias: &[f32], eps: f64) -> Tensor {
+pub fn layer_norm(x: Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
     assert_eq!((x.width(), x.width()), (weight.len(), bias.len()), "one weight and bias a column");
+    if let Some(gpu) = place(&[&x]) {
+        return launches::norm(gpu, Norm::Layer, &x, weight, Some(bias), eps);
+    }
+    let (weight, bias) = (weight.data(), bias.data());
     let n = x.width() as f32;
     each_row(x, |row| {
         let mean = sum(row, |x| x) / n;
@@ -28,8 +33,12 @@ pub fn layer_norm(x: Tensor, weight: &[f32], bias: &[f32], eps: f64) -> Tensor {
 /// # Panics
 ///
 /// If `weight` is not as long as a row.
-pub fn rms_norm(x: Tensor, weight: &[f32], eps: f64) -> Tensor {
+pub fn rms_norm(x: Tensor, weight: &Tensor, eps: f64) -> Tensor {
     assert_eq!(x.width(), weight.len(), "one weight a column");
+    if let Some(gpu) = place(&[&x]) {
+        return launches::norm(gpu, Norm::Rms, &x, weight, None, eps);
+    }
+    let weight = weight.data();
     let n = x.width() as f32;
     each_row(x, |row| {
         let rstd = 1.0 / (sum(row, |x| x * x) / n + eps as f32).sqrt();
@@ -42,8 +51,12 @@ pub fn rms_norm(x: Tensor, weight: &[f32], eps: f64) -> Tensor {
 /// # Panics
 ///
 /// If `weight` or `bias` is not as long as a row.
-pub fn affine(x: Tensor, weight: &[f32], bias: &[f32]) -> Tensor {
+pub fn affine(x: Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
     assert_eq!((x.width(), x.width()), (weight.len(), bias.len()), "one weight and bias a column");
+    if let Some(gpu) = place(&[&x]) {
+        return launches::norm(gpu, Norm::Affine, &x, weight, Some(bias), 0.0);
+    }
+    let (weight, bias) = (weight.data(), bias.data());
     each_row(x, |row| {
         row.iter_mut().zip(weight).zip(bias).for_each(|((x, w), b)| *x = *x * w + b);
     })
@@ -56,9 +69,13 @@ pub fn affine(x: Tensor, weight: &[f32], bias: &[f32]) -> Tensor {
 /// # Panics
 ///
 /// If `x` has not three dimensions, or `weight` or `bias` is not as long as a row.
-pub fn channel_norm(mut x: Tensor, weight: &[f32], bias: &[f32], eps: f64) -> Tensor {
+pub fn channel_norm(mut x: Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
     let &[_, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
     assert_eq!((width, width), (weight.len(), bias.len()), "one weight and bias a channel");
+    if let Some(gpu) = place(&[&x]) {
+        return launches::channel_norm(gpu, &x, weight, bias, eps);
+    }
+    let (weight, bias) = (weight.data(), bias.data());
     for sequence in x.data_mut().chunks_exact_mut((length * width).max(1)) {
         let mean_of = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
             let mut sums = vec![0.0; width];

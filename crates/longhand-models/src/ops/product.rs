@@ -1,6 +1,16 @@
 //! Products of matrices, by the crate `gemm`.
 
+use super::launches::{self, place};
 use crate::Tensor;
+
+/// How a matrix of a linear map is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// `[out, in]`.
+    OutIn,
+    /// `[in, out]`, as GPT's "Conv1D".
+    InOut,
+}
 
 /// A matrix inside a slice, with a step between neighbouring rows and columns.
 #[derive(Clone, Copy)]
@@ -100,25 +110,29 @@ pub fn matmul(out: &mut [f32], accumulate: bool, a: Matrix<'_>, b: Matrix<'_>) {
     }
 }
 
-/// `x w + bias` for every row of `x`: `w` is [in, out]. Gradients: `g wᵀ` to `x`, `xᵀ g` to `w`, the
-/// sum of the rows of `g` to the bias.
+/// `x W + bias` for every row of `x`; `order` says how `w` stores W `[in, out]`. Gradients: `g Wᵀ` to
+/// `x`, `xᵀ g` to W, the sum of the rows of `g` to the bias.
 ///
 /// # Panics
 ///
 /// If the sizes do not fit.
-pub fn linear(x: &Tensor, w: Matrix<'_>, bias: Option<&[f32]>) -> Tensor {
-    let (rows, out) = (x.rows(), w.columns);
-    let mut y = match bias {
-        Some(bias) => {
-            assert_eq!(bias.len(), out, "a bias for every column");
-            bias.repeat(rows)
-        }
-        None => vec![0.0; rows * out],
+pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Tensor {
+    let (from, to) = match order {
+        Order::OutIn => (w.width(), w.rows()),
+        Order::InOut => (w.rows(), w.width()),
     };
-    matmul(&mut y, bias.is_some(), Matrix::new(x.data(), rows, x.width()), w);
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = out;
+    assert_eq!(x.width(), from, "columns against rows");
+    assert!(bias.is_none_or(|bias| bias.len() == to), "a bias for every column");
+    if let Some(gpu) = place(&[x]) {
+        return launches::linear(gpu, x, w, order, bias);
     }
-    Tensor::new(&shape, y)
+    let matrix = Matrix::new(w.data(), w.rows(), w.width());
+    let mut y = match bias {
+        Some(bias) => bias.data().repeat(x.rows()),
+        None => vec![0.0; x.rows() * to],
+    };
+    let rows = Matrix::new(x.data(), x.rows(), from);
+    let matrix = if order == Order::OutIn { matrix.t() } else { matrix };
+    matmul(&mut y, bias.is_some(), rows, matrix);
+    Tensor::new(&super::with_width(x.shape(), to), y)
 }

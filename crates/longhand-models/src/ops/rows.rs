@@ -1,5 +1,7 @@
 //! Rows and columns: looked up, shifted, cut, put together.
 
+use super::launches::{self, Meets, Moved, Of, place};
+use super::with_width;
 use crate::Tensor;
 
 /// Rows of `table` by index, as `[shape…, width]`. Gradient: added to the rows that were read.
@@ -8,6 +10,9 @@ use crate::Tensor;
 ///
 /// If an index is not below the number of rows.
 pub fn gather(table: &Tensor, indices: &[usize], shape: &[usize]) -> Tensor {
+    if let Some(gpu) = place(&[table]) {
+        return launches::gather(gpu, table, indices, shape);
+    }
     let mut data = Vec::with_capacity(indices.len() * table.width());
     indices.iter().for_each(|&i| data.extend_from_slice(table.row(i)));
     Tensor::new(&[shape, &[table.width()]].concat(), data)
@@ -24,6 +29,11 @@ pub fn select_rows(x: &Tensor, indices: &[usize]) -> Tensor {
 
 /// `x` with zeros in the rows that `keep` does not name. Gradient: the same of it.
 pub fn keep_rows(mut x: Tensor, keep: impl Fn(usize) -> bool) -> Tensor {
+    if let Some(gpu) = place(&[&x]) {
+        let kept = (0..x.rows()).map(|i| f32::from(u8::from(keep(i)))).collect();
+        let kept = Tensor::new(&[x.rows()], kept);
+        return launches::elements(gpu, Of::Keep, &x, Some((&kept, Meets::Column)), 0.0);
+    }
     let width = x.width().max(1);
     let rows = x.data_mut().chunks_exact_mut(width).enumerate();
     rows.filter(|(i, _)| !keep(*i)).for_each(|(_, row)| row.fill(0.0));
@@ -38,22 +48,16 @@ pub fn keep_rows(mut x: Tensor, keep: impl Fn(usize) -> bool) -> Tensor {
 /// If `row` is not as long as a row of `x`.
 pub fn put_row(mut x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor {
     assert_eq!(x.width(), row.len(), "a row of the same width");
+    if place(&[&x]).is_some() {
+        let put: Vec<usize> = (0..x.rows()).map(|i| usize::from(which(i))).collect();
+        let table = Tensor::new(&[2, row.len()], [&vec![0.0; row.len()], row].concat());
+        let kept = keep_rows(x, |i| put[i] == 0);
+        let put = gather(&table, &put, &kept.shape()[..kept.shape().len() - 1]);
+        return super::add(kept, &put);
+    }
     let rows = x.data_mut().chunks_exact_mut(row.len().max(1)).enumerate();
     rows.filter(|(i, _)| which(*i)).for_each(|(_, to)| to.copy_from_slice(row));
     x
-}
-
-/// The first `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
-/// others.
-///
-/// # Panics
-///
-/// If there are fewer.
-pub fn first_rows(x: &Tensor, count: usize) -> Tensor {
-    let (batch, rows, width) = (x.shape()[0], x.shape()[1], x.width());
-    assert!(count <= rows, "{count} of {rows} rows");
-    let of = |b: usize| &x.data()[b * rows * width..][..count * width];
-    Tensor::new(&[batch, count, width], (0..batch).flat_map(of).copied().collect())
 }
 
 /// The index of the largest element, the first if several are; 0 of nothing. It has no gradient.
@@ -69,7 +73,15 @@ pub fn argmax(row: &[f32]) -> usize {
 /// If `x` has not three dimensions.
 pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
     let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    let mut data = vec![0.0; x.data().len()];
+    if let Some(gpu) = place(&[x]) {
+        let steps = [0, length * width, width, 1];
+        let shifted = Moved {
+            guard: Some((by, [0, 1], length)),
+            ..Moved::dense([1, batch, length, width], by * width as isize, steps)
+        };
+        return shifted.tensor(gpu, x, x.shape());
+    }
+    let mut data = vec![0.0; x.len()];
     for b in 0..batch {
         for i in 0..length {
             if let Some(from) = i.checked_add_signed(by).filter(|&from| from < length) {
@@ -81,33 +93,20 @@ pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
     Tensor::new(x.shape(), data)
 }
 
-/// The rows of two `[batch, …, width]`, one after the other. Gradient: cut apart again.
+/// Matrices of one width, one below another. Gradient: cut apart again.
 ///
 /// # Panics
 ///
-/// If they differ in batch or width.
-pub fn join_rows(a: &Tensor, b: &Tensor) -> Tensor {
-    let (batch, width) = (b.shape()[0], b.width());
-    assert_eq!((a.shape()[0], a.width()), (batch, width), "rows of the same batch and width");
-    let (rows_a, rows_b) = (a.shape()[1], b.shape()[1]);
-    let mut data = Vec::with_capacity(a.data().len() + b.data().len());
-    for i in 0..batch {
-        data.extend_from_slice(&a.data()[i * rows_a * width..][..rows_a * width]);
-        data.extend_from_slice(&b.data()[i * rows_b * width..][..rows_b * width]);
+/// If they differ in width.
+pub fn stacked(parts: &[&Tensor]) -> Tensor {
+    let width = parts.first().map_or(0, |x| x.width());
+    assert!(parts.iter().all(|x| x.width() == width), "of one width");
+    let shape = [parts.iter().map(|x| x.rows()).sum(), width];
+    if let Some(gpu) = place(parts) {
+        let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.len())).collect();
+        return Tensor::on_gpu(&shape, launches::joined(gpu, &parts, 1));
     }
-    Tensor::new(&[batch, rows_a + rows_b, width], data)
-}
-
-/// The last `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
-/// others.
-///
-/// # Panics
-///
-/// If there are fewer.
-pub fn last_rows(x: &Tensor, count: usize) -> Tensor {
-    let (batch, rows, width) = (x.shape()[0], x.shape()[1], x.width());
-    let of = |b: usize| &x.data()[((b + 1) * rows - count) * width..(b + 1) * rows * width];
-    Tensor::new(&[batch, count, width], (0..batch).flat_map(of).copied().collect())
+    Tensor::new(&shape, parts.iter().flat_map(|x| x.data()).copied().collect())
 }
 
 /// Tensors of the same rows, side by side. Gradient: cut apart again.
@@ -118,13 +117,75 @@ pub fn last_rows(x: &Tensor, count: usize) -> Tensor {
 pub fn concat_last(parts: &[&Tensor]) -> Tensor {
     let rows = parts.first().map_or(0, |x| x.rows());
     let width = parts.iter().map(|x| x.width()).sum();
+    let shape = with_width(parts.first().map_or(&[][..], |x| x.shape()), width);
+    if let Some(gpu) = place(parts) {
+        let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.width())).collect();
+        return Tensor::on_gpu(&shape, launches::joined(gpu, &parts, rows));
+    }
     let mut data = Vec::with_capacity(rows * width);
     for i in 0..rows {
         parts.iter().for_each(|x| data.extend_from_slice(x.row(i)));
     }
-    let mut shape = parts.first().map_or_else(Vec::new, |x| x.shape().to_vec());
-    if let Some(last) = shape.last_mut() {
-        *last = width;
+    Tensor::new(&shape, data)
+}
+
+/// The first `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
+/// others.
+///
+/// # Panics
+///
+/// If there are fewer.
+pub fn first_rows(x: &Tensor, count: usize) -> Tensor {
+    rows_from(x, 0, count)
+}
+
+/// The last `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
+/// others.
+///
+/// # Panics
+///
+/// If there are fewer.
+pub fn last_rows(x: &Tensor, count: usize) -> Tensor {
+    rows_from(x, x.shape()[1].saturating_sub(count), count)
+}
+
+/// `count` rows from `start` on, of each sequence of `[batch, length, width]`. Gradient: zeros for the
+/// others.
+///
+/// # Panics
+///
+/// If there are fewer.
+pub fn rows_from(x: &Tensor, start: usize, count: usize) -> Tensor {
+    let &[batch, rows, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    assert!(start + count <= rows, "{count} of {rows} rows");
+    let shape = [batch, count, width];
+    if let Some(gpu) = place(&[x]) {
+        let steps = [0, rows * width, width, 1];
+        let moved = Moved::dense([1, batch, count, width], (start * width) as isize, steps);
+        return moved.tensor(gpu, x, &shape);
+    }
+    let of = |b: usize| &x.data()[(b * rows + start) * width..][..count * width];
+    Tensor::new(&shape, (0..batch).flat_map(of).copied().collect())
+}
+
+/// The rows of two `[batch, …, width]`, one after the other. Gradient: cut apart again.
+///
+/// # Panics
+///
+/// If they differ in batch or width.
+pub fn join_rows(a: &Tensor, b: &Tensor) -> Tensor {
+    let (batch, width) = (b.shape()[0], b.width());
+    assert_eq!((a.shape()[0], a.width()), (batch, width), "rows of the same batch and width");
+    let (rows_a, rows_b) = (a.shape()[1], b.shape()[1]);
+    let shape = [batch, rows_a + rows_b, width];
+    if let Some(gpu) = place(&[a, b]) {
+        let parts = [(a, rows_a * width), (b, rows_b * width)];
+        return Tensor::on_gpu(&shape, launches::joined(gpu, &parts, batch));
+    }
+    let mut data = Vec::with_capacity(a.len() + b.len());
+    for i in 0..batch {
+        data.extend_from_slice(&a.data()[i * rows_a * width..][..rows_a * width]);
+        data.extend_from_slice(&b.data()[i * rows_b * width..][..rows_b * width]);
     }
     Tensor::new(&shape, data)
 }
@@ -136,15 +197,18 @@ pub fn concat_last(parts: &[&Tensor]) -> Tensor {
 /// If the widths do not add up.
 pub fn split_last(x: &Tensor, widths: &[usize]) -> Vec<Tensor> {
     assert_eq!(widths.iter().sum::<usize>(), x.width(), "widths of the parts");
+    let (rows, whole) = (x.rows(), x.width());
     let mut start = 0;
     let part = |&width: &usize| {
-        let rows = (0..x.rows()).flat_map(|i| &x.row(i)[start..start + width]).copied().collect();
+        let first = start;
         start += width;
-        let mut shape = x.shape().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = width;
+        let shape = with_width(x.shape(), width);
+        if let Some(gpu) = place(&[x]) {
+            let moved = Moved::dense([1, 1, rows, width], first as isize, [0, 0, whole, 1]);
+            return moved.tensor(gpu, x, &shape);
         }
-        Tensor::new(&shape, rows)
+        let own = (0..rows).flat_map(|i| &x.row(i)[first..first + width]).copied().collect();
+        Tensor::new(&shape, own)
     };
     widths.iter().map(part).collect()
 }
@@ -156,13 +220,16 @@ pub fn split_last(x: &Tensor, widths: &[usize]) -> Vec<Tensor> {
 ///
 /// If a column is not below the width.
 pub fn split_fused(x: &Tensor, heads: usize, dim: usize, steps: [usize; 3]) -> [Tensor; 3] {
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = heads * dim;
-    }
+    let shape = with_width(x.shape(), heads * dim);
+    let (rows, width) = (x.rows(), x.width());
     [0, 1, 2].map(|part| {
-        let mut data = Vec::with_capacity(x.rows() * heads * dim);
-        for i in 0..x.rows() {
+        if let Some(gpu) = place(&[x]) {
+            let first = (part * steps[0]) as isize;
+            let moved = Moved::dense([1, rows, heads, dim], first, [0, width, steps[1], steps[2]]);
+            return moved.tensor(gpu, x, &shape);
+        }
+        let mut data = Vec::with_capacity(rows * heads * dim);
+        for i in 0..rows {
             let row = x.row(i);
             for head in 0..heads {
                 let first = part * steps[0] + head * steps[1];

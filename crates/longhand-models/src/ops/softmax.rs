@@ -1,10 +1,14 @@
 //! Softmax over the last dimension.
 
 use super::each_row;
+use super::launches::{self, place};
 use crate::Tensor;
 
 /// `exp(x) / Σ exp(x)` of each row. Gradient: `y (g − Σ g y)`.
 pub fn softmax(x: Tensor) -> Tensor {
+    if let Some(gpu) = place(&[&x]) {
+        return launches::softmax(gpu, &x, false);
+    }
     each_row(x, |row| {
         let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         row.iter_mut().for_each(|x| *x = (*x - most).exp());
@@ -15,6 +19,9 @@ pub fn softmax(x: Tensor) -> Tensor {
 
 /// `x − ln Σ exp(x)` of each row. Gradient: `g − softmax · Σ g`.
 pub fn log_softmax(x: Tensor) -> Tensor {
+    if let Some(gpu) = place(&[&x]) {
+        return launches::softmax(gpu, &x, true);
+    }
     each_row(x, |row| {
         let lse = log_sum_exp(row);
         row.iter_mut().for_each(|x| *x = (f64::from(*x) - lse) as f32);

@@ -1,7 +1,7 @@
 //! Positions of one table, or of axes: where the text of a novel has half a million places, two
 //! tables of some hundred rows tell them apart.
 
-use crate::{Config, Error, Result, Tensor, Weights, ops};
+use crate::{Config, Device, Error, Result, Tensor, Weights, ops};
 
 /// What tells positions apart.
 pub(super) enum Positions {
@@ -56,18 +56,18 @@ impl Positions {
     }
 
     /// The first `length` of them for each sequence, `[batch, length, hidden]`.
-    pub(super) fn run(&self, batch: usize, length: usize) -> Tensor {
+    pub(super) fn run(&self, batch: usize, length: usize, device: &Device) -> Tensor {
         let shape = [batch, length];
         let at = |of: &dyn Fn(usize) -> usize| -> Vec<usize> {
             (0..batch).flat_map(|_| 0..length).map(of).collect()
         };
         match self {
-            Positions::Table(table) => ops::gather(table, &at(&|p| p), &shape),
+            Positions::Table(table) => ops::gather(&table.on(device), &at(&|p| p), &shape),
             Positions::Axial(tables) => {
                 let mut step = self.count();
                 let axis = |table: &Tensor| {
                     step /= table.rows();
-                    ops::gather(table, &at(&|p| p / step % table.rows()), &shape)
+                    ops::gather(&table.on(device), &at(&|p| p / step % table.rows()), &shape)
                 };
                 let parts: Vec<Tensor> = tables.iter().map(axis).collect();
                 ops::concat_last(&parts.iter().collect::<Vec<_>>())

@@ -131,11 +131,10 @@ impl Extractor {
         let [batch, samples] = [sound.shape()[0], sound.shape()[1]];
         let mut x = sound.clone().reshape(&[batch, samples, 1]);
         for layer in &self.layers {
-            let bias = layer.bias.as_ref().map(Tensor::data);
-            x = ops::conv1d(&x, &layer.weight, bias, [layer.stride, 0, 1]);
+            x = ops::conv1d(&x, &layer.weight, layer.bias.as_ref(), [layer.stride, 0, 1]);
             x = match &layer.norm {
                 ConvNorm::Nothing => x,
-                ConvNorm::Channels([w, b]) => ops::channel_norm(x, w.data(), b.data(), CONV_EPS),
+                ConvNorm::Channels([w, b]) => ops::channel_norm(x, w, b, CONV_EPS),
                 ConvNorm::Frames(norm) => norm.run(x),
             };
             x = self.activation.apply(x);
@@ -148,8 +147,8 @@ impl Positional {
     /// Of every frame.
     pub(super) fn run(&self, x: &Tensor) -> Tensor {
         let padding = self.weight.width() / 2;
-        let bias = Some(self.bias.data());
-        let y = ops::conv1d(x, &self.weight, bias, [1, padding, self.groups]);
+        let options = [1, padding, self.groups];
+        let y = ops::conv1d(x, &self.weight, Some(&self.bias), options);
         // An even kernel gives a frame too many.
         self.activation.apply(ops::first_rows(&y, x.shape()[1]))
     }

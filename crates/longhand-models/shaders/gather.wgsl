@@ -1,0 +1,27 @@
+// Rows of a table by index: y[i, c] = table[index[i], c].
+
+struct Params {
+    workgroups: u32,
+    total: u32,
+    width: u32,
+}
+
+@group(0) @binding(0) var<storage, read> table: array<f32>;
+@group(0) @binding(1) var<storage, read> index: array<u32>;
+@group(0) @binding(2) var<storage, read> unused: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<uniform> P: Params;
+
+const BLOCK = 64u;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * BLOCK + lane;
+    if (i < P.total) {
+        y[i] = table[index[i / P.width] * P.width + i % P.width];
+    }
+}

@@ -1,0 +1,76 @@
+// Softmax of rows, a workgroup a row; its logarithm if `logarithm`.
+
+struct Params {
+    workgroups: u32,
+    width: u32,
+    logarithm: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> unused: array<f32>;
+@group(0) @binding(2) var<storage, read> unused_too: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<uniform> P: Params;
+
+const LANES = 64u;
+const LN2 = 0.6931471805599453;
+
+var<workgroup> parts: array<f32, LANES>;
+
+// The natural logarithm of a positive v. WGSL allows log2 an error of 2^-21 near 1, and software
+// drivers make use of it.
+fn ln(v: f32) -> f32 {
+    let bits = bitcast<u32>(v);
+    // v = 2^e · y with y from sqrt(1/2) to sqrt(2);  ln y = 2 artanh(t),  t = (y - 1) / (y + 1)
+    let e = (i32(bits) - 0x3f3504f3) >> 23u;
+    let m = bitcast<f32>(i32(bits) - e * 0x800000);
+    let t = (m - 1.0) / (m + 1.0);
+    let z = t * t;
+    let series = 2.0 * t + 2.0 * t * z * (1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0))));
+    return f32(e) * LN2 + series;
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    if (row >= P.workgroups) {
+        return;
+    }
+    let first = row * P.width;
+    var part = -3.4e38;
+    for (var i = lane; i < P.width; i += LANES) {
+        part = max(part, x[first + i]);
+    }
+    parts[lane] = part;
+    workgroupBarrier();
+    for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
+        if (lane < reach) {
+            parts[lane] = max(parts[lane], parts[lane + reach]);
+        }
+        workgroupBarrier();
+    }
+    let most = parts[0];
+    workgroupBarrier();
+    part = 0.0;
+    for (var i = lane; i < P.width; i += LANES) {
+        part += exp(x[first + i] - most);
+    }
+    parts[lane] = part;
+    workgroupBarrier();
+    for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
+        if (lane < reach) {
+            parts[lane] += parts[lane + reach];
+        }
+        workgroupBarrier();
+    }
+    let sum = parts[0];
+    let lse = most + ln(sum);
+    for (var i = lane; i < P.width; i += LANES) {
+        let v = x[first + i];
+        y[first + i] = select(exp(v - most) / sum, v - lse, P.logarithm != 0u);
+    }
+}

@@ -1,0 +1,308 @@
+//! Attention on a GPU: longhand's plans with the layer's memory.
+
+use super::{Backend, Buffer, Gpu, lock};
+use crate::attention::{Globals, Mask};
+use crate::{Result, Tensor};
+use longhand::{Full, Longformer, Lsh, TransformerXl};
+use std::sync::Arc;
+
+/// What one launch reads and writes.
+struct Room {
+    out: Buffer,
+    lse: Buffer,
+}
+
+impl Gpu {
+    fn room(&self, q: &Tensor, lse: usize) -> Room {
+        Room { out: self.empty(q.len()), lse: self.empty(lse) }
+    }
+
+    /// The memory that a plan wants beside its tensors, if it wants any.
+    fn workspace(&self, bytes: u64) -> Option<Buffer> {
+        (bytes > 0).then(|| self.empty((bytes as usize).div_ceil(4)))
+    }
+
+    fn all<const N: usize>(&self, tensors: [&Tensor; N]) -> [Arc<Buffer>; N] {
+        tensors.map(|tensor| tensor.buffer(self))
+    }
+
+    /// The error that the device has met with, so that no plan is bound to memory that is not there.
+    fn sound(&self) -> Result<()> {
+        lock(&self.inner.failure).clone().map_or(Ok(()), Err)
+    }
+}
+
+pub(crate) fn full(
+    gpu: &Gpu,
+    problem: &Full,
+    tensors: [&Tensor; 3],
+    mask: &Mask<'_>,
+) -> Result<Tensor> {
+    let [q, k, v] = gpu.all(tensors);
+    let Room { out, lse } = gpu.room(tensors[0], problem.lse_len());
+    let bias = mask.bias.map(|bias| bias.buffer(gpu));
+    let table = mask.buckets.map(|(_, table)| table.buffer(gpu));
+    let valid = mask.key_valid.map(|valid| gpu.constant(valid));
+    gpu.sound()?;
+    match gpu.inner.backend {
+        #[cfg(feature = "webgpu")]
+        Backend::Webgpu(ref backend) => {
+            use super::webgpu::{binding, optional};
+            let plan = problem.plan_webgpu(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let args = longhand::full::webgpu::Args {
+                bias: optional(bias.as_deref())?,
+                bias_table: optional(table.as_deref())?,
+                key_valid: optional(valid.as_deref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::full::webgpu::Args::new(
+                    binding(&q)?,
+                    binding(&k)?,
+                    binding(&v)?,
+                    binding(&out)?,
+                    binding(&lse)?,
+                )
+            };
+            backend.queue(plan.bind(&args)?)?;
+        }
+        #[cfg(feature = "cuda")]
+        Backend::Cuda(ref backend) => {
+            use super::cuda::{address, optional};
+            let plan = problem.plan_cuda(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let args = longhand::full::cuda::Args {
+                bias: optional(bias.as_deref())?,
+                bias_table: optional(table.as_deref())?,
+                key_valid: optional(valid.as_deref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::full::cuda::Args::new(
+                    address(&q)?,
+                    address(&k)?,
+                    address(&v)?,
+                    address(&out)?,
+                    address(&lse)?,
+                )
+            };
+            // SAFETY: every buffer is as large as the problem says, on this device, and is written by
+            // later work of the same stream only.
+            #[allow(unsafe_code)]
+            unsafe { plan.launch(backend.stream(), &args) }?;
+        }
+    }
+    Ok(Tensor::on_gpu(tensors[0].shape(), out))
+}
+
+pub(crate) fn windowed(
+    gpu: &Gpu,
+    problem: &Longformer,
+    tensors: [&Tensor; 3],
+    globals: Option<(&Globals, [&Tensor; 3])>,
+    key_valid: Option<&[u8]>,
+) -> Result<Tensor> {
+    let [q, k, v] = gpu.all(tensors);
+    let Room { out, lse } = gpu.room(tensors[0], problem.lse_len());
+    let own = globals.map(|(_, tensors)| gpu.all(tensors));
+    let indices = globals.map(|(list, _)| gpu.constant(bytemuck::cast_slice(&list.indices)));
+    let valid = key_valid.map(|valid| gpu.constant(valid));
+    gpu.sound()?;
+    match gpu.inner.backend {
+        #[cfg(feature = "webgpu")]
+        Backend::Webgpu(ref backend) => {
+            use super::webgpu::{binding, optional};
+            let plan = problem.plan_webgpu(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let own = |n: usize| optional(own.as_ref().map(|own| &*own[n]));
+            let args = longhand::longformer::webgpu::Args {
+                q_global: own(0)?,
+                k_global: own(1)?,
+                v_global: own(2)?,
+                global_indices: optional(indices.as_deref())?,
+                key_valid: optional(valid.as_deref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::longformer::webgpu::Args::new(
+                    binding(&q)?,
+                    binding(&k)?,
+                    binding(&v)?,
+                    binding(&out)?,
+                    binding(&lse)?,
+                )
+            };
+            backend.queue(plan.bind(&args)?)?;
+        }
+        #[cfg(feature = "cuda")]
+        Backend::Cuda(ref backend) => {
+            use super::cuda::{address, optional};
+            let plan = problem.plan_cuda(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let own = |n: usize| optional(own.as_ref().map(|own| &*own[n]));
+            let args = longhand::longformer::cuda::Args {
+                q_global: own(0)?,
+                k_global: own(1)?,
+                v_global: own(2)?,
+                global_indices: optional(indices.as_deref())?,
+                key_valid: optional(valid.as_deref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::longformer::cuda::Args::new(
+                    address(&q)?,
+                    address(&k)?,
+                    address(&v)?,
+                    address(&out)?,
+                    address(&lse)?,
+                )
+            };
+            // SAFETY: as in `full`; the list's positions are distinct.
+            #[allow(unsafe_code)]
+            unsafe { plan.launch(backend.stream(), &args) }?;
+        }
+    }
+    Ok(Tensor::on_gpu(tensors[0].shape(), out))
+}
+
+/// What relative positions may have besides: XLNet's parts, masks and targets.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    pub(crate) bias_s: Option<&'a Tensor>,
+    pub(crate) seg_embed: Option<&'a Tensor>,
+    pub(crate) seg_q: Option<&'a [i32]>,
+    pub(crate) seg_k: Option<&'a [i32]>,
+    pub(crate) perm_mask: Option<&'a [u32]>,
+    pub(crate) key_valid: Option<&'a [u8]>,
+    pub(crate) targets: Option<&'a [i32]>,
+}
+
+pub(crate) fn relative(
+    gpu: &Gpu,
+    problem: &TransformerXl,
+    tensors: [&Tensor; 3],
+    r: &Tensor,
+    biases: [&Tensor; 2],
+    beside: &Beside<'_>,
+) -> Result<Tensor> {
+    let [q, k, v] = gpu.all(tensors);
+    let [bias_u, bias_v] = gpu.all(biases);
+    let r = r.buffer(gpu);
+    let [bias_s, seg_embed] = [beside.bias_s, beside.seg_embed].map(|x| x.map(|x| x.buffer(gpu)));
+    let words = |x: Option<&[i32]>| x.map(|x| gpu.constant(bytemuck::cast_slice(x)));
+    let [seg_q, seg_k, targets] = [beside.seg_q, beside.seg_k, beside.targets].map(words);
+    let perm_mask = beside.perm_mask.map(|x| gpu.constant(bytemuck::cast_slice(x)));
+    let key_valid = beside.key_valid.map(|x| gpu.constant(x));
+    let Room { out, lse } = gpu.room(tensors[0], problem.lse_len());
+    gpu.sound()?;
+    match gpu.inner.backend {
+        #[cfg(feature = "webgpu")]
+        Backend::Webgpu(ref backend) => {
+            use super::webgpu::{binding, optional};
+            let plan = problem.plan_webgpu(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let args = longhand::transformer_xl::webgpu::Args {
+                bias_s: optional(bias_s.as_deref())?,
+                seg_embed: optional(seg_embed.as_deref())?,
+                seg_q: optional(seg_q.as_deref())?,
+                seg_k: optional(seg_k.as_deref())?,
+                perm_mask: optional(perm_mask.as_deref())?,
+                key_valid: optional(key_valid.as_deref())?,
+                targets: optional(targets.as_deref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::transformer_xl::webgpu::Args::new(
+                    [binding(&q)?, binding(&k)?, binding(&v)?],
+                    binding(&r)?,
+                    [binding(&bias_u)?, binding(&bias_v)?],
+                    binding(&out)?,
+                    binding(&lse)?,
+                )
+            };
+            backend.queue(plan.bind(&args)?)?;
+        }
+        #[cfg(feature = "cuda")]
+        Backend::Cuda(ref backend) => {
+            use super::cuda::{address, optional};
+            let plan = problem.plan_cuda(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let args = longhand::transformer_xl::cuda::Args {
+                bias_s: optional(bias_s.as_deref())?,
+                seg_embed: optional(seg_embed.as_deref())?,
+                seg_q: optional(seg_q.as_deref())?,
+                seg_k: optional(seg_k.as_deref())?,
+                perm_mask: optional(perm_mask.as_deref())?,
+                key_valid: optional(key_valid.as_deref())?,
+                targets: optional(targets.as_deref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::transformer_xl::cuda::Args::new(
+                    [address(&q)?, address(&k)?, address(&v)?],
+                    address(&r)?,
+                    [address(&bias_u)?, address(&bias_v)?],
+                    [address(&out)?, address(&lse)?],
+                )
+            };
+            // SAFETY: as in `full`.
+            #[allow(unsafe_code)]
+            unsafe { plan.launch(backend.stream(), &args) }?;
+        }
+    }
+    Ok(Tensor::on_gpu(tensors[0].shape(), out))
+}
+
+/// Returns the buckets too, as bits of i32.
+pub(crate) fn hashed(
+    gpu: &Gpu,
+    problem: &Lsh,
+    tensors: [&Tensor; 2],
+    rotations: Option<&Tensor>,
+    key_valid: Option<&[u8]>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let [qk, v] = gpu.all(tensors);
+    let Room { out, lse } = gpu.room(tensors[0], problem.lse_len());
+    let rotations = rotations.map(|x| x.buffer(gpu));
+    let key_valid = key_valid.map(|x| gpu.constant(x));
+    let sorted = problem.is_sorted();
+    let buckets = sorted.then(|| gpu.empty(problem.buckets_len()));
+    let lse_rounds = sorted.then(|| gpu.empty(problem.lse_rounds_len()));
+    gpu.sound()?;
+    match gpu.inner.backend {
+        #[cfg(feature = "webgpu")]
+        Backend::Webgpu(ref backend) => {
+            use super::webgpu::{binding, optional};
+            let plan = problem.plan_webgpu(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let args = longhand::lsh::webgpu::Args {
+                rotations: optional(rotations.as_deref())?,
+                buckets: optional(buckets.as_ref())?,
+                key_valid: optional(key_valid.as_deref())?,
+                lse_rounds: optional(lse_rounds.as_ref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::lsh::webgpu::Args::new(
+                    binding(&qk)?,
+                    binding(&v)?,
+                    binding(&out)?,
+                    binding(&lse)?,
+                )
+            };
+            backend.queue(plan.bind(&args)?)?;
+        }
+        #[cfg(feature = "cuda")]
+        Backend::Cuda(ref backend) => {
+            use super::cuda::{address, optional};
+            let plan = problem.plan_cuda(backend.context())?;
+            let workspace = gpu.workspace(plan.workspace_bytes());
+            let args = longhand::lsh::cuda::Args {
+                rotations: optional(rotations.as_deref())?,
+                buckets: optional(buckets.as_ref())?,
+                key_valid: optional(key_valid.as_deref())?,
+                lse_rounds: optional(lse_rounds.as_ref())?,
+                workspace: optional(workspace.as_ref())?,
+                ..longhand::lsh::cuda::Args::new(
+                    address(&qk)?,
+                    address(&v)?,
+                    address(&out)?,
+                    address(&lse)?,
+                )
+            };
+            // SAFETY: as in `full`.
+            #[allow(unsafe_code)]
+            unsafe { plan.launch(backend.stream(), &args) }?;
+        }
+    }
+    let shape = tensors[0].shape();
+    let buckets = buckets.map(|x| Tensor::on_gpu(&[problem.buckets_len()], x));
+    Ok((Tensor::on_gpu(shape, out), buckets))
+}

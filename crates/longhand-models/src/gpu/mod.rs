@@ -1,0 +1,286 @@
+//! A GPU under the layer: tensors that lie there, and launches that nobody waits for.
+//!
+//! [`Gpu`] is a device with what the layer keeps on it. Operations reach it through
+//! `ops::launches`, attention through [`attention`]; either hands buffers over and gets buffers
+//! back. Work is queued in the order of the calls, so that memory whose tensor is gone may be
+//! written by the next launch.
+//!
+//! Operations cannot fail, devices can: the first error stays with the device, what would have come
+//! of it holds NaN, and the pass ends with that error (`Device::finish`).
+
+// A build without GPUs makes none: nothing after a `match` on one is reached.
+#![cfg_attr(
+    not(any(feature = "webgpu", feature = "cuda")),
+    allow(dead_code, unused_variables, unreachable_code)
+)]
+
+pub(crate) mod attention;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod kernels;
+#[cfg(feature = "webgpu")]
+mod webgpu;
+
+pub(crate) use kernels::{BLOCK, Kernel, TILE, WORDS};
+
+use crate::{Error, Result, Tensor};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An open GPU. Clones are the same device.
+#[derive(Clone)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    failure: Mutex<Option<Error>>,
+    read_backs: AtomicUsize,
+    free: Mutex<Vec<Memory>>,
+    /// Small tables that went up lately: masks and ids are the same for every layer.
+    constants: Mutex<Vec<(Vec<u8>, Arc<Buffer>)>>,
+}
+
+/// Who runs the launches. A build without GPUs has none.
+enum Backend {
+    #[cfg(feature = "webgpu")]
+    Webgpu(webgpu::Webgpu),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Cuda),
+}
+
+/// Memory of a device.
+enum Memory {
+    #[cfg(feature = "webgpu")]
+    Webgpu(longhand::webgpu::DeviceBuffer),
+    #[cfg(feature = "cuda")]
+    Cuda(longhand::cuda::DeviceBuffer),
+}
+
+/// Memory on a device, free for the next tensor when this is gone.
+pub(crate) struct Buffer {
+    gpu: Gpu,
+    /// Absent after the device has failed.
+    memory: Option<Memory>,
+    bytes: usize,
+}
+
+/// Pieces of memory that are kept for later tensors.
+const KEPT: usize = 64;
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({})", self.name())
+    }
+}
+
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            let mut free = lock(&self.gpu.inner.free);
+            if free.len() == KEPT {
+                free.remove(0);
+            }
+            free.push(memory);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes of the memory for `bytes`: lengths that are nearly the same share memory.
+fn size_for(bytes: usize) -> usize {
+    bytes.max(1).next_multiple_of(256)
+}
+
+impl Gpu {
+    fn new(backend: Backend) -> Self {
+        Gpu {
+            inner: Arc::new(Inner {
+                backend,
+                failure: Mutex::default(),
+                read_backs: AtomicUsize::new(0),
+                free: Mutex::default(),
+                constants: Mutex::default(),
+            }),
+        }
+    }
+
+    /// A WebGPU device, with its context.
+    #[cfg(feature = "webgpu")]
+    pub fn webgpu(context: longhand::webgpu::Context) -> Self {
+        Gpu::new(Backend::Webgpu(webgpu::Webgpu::new(context)))
+    }
+
+    /// A CUDA device, with its context.
+    ///
+    /// # Errors
+    ///
+    /// If the driver gives no stream.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(context: longhand::cuda::Context) -> Result<Self> {
+        Ok(Gpu::new(Backend::Cuda(cuda::Cuda::new(context)?)))
+    }
+
+    /// What the device is called.
+    pub fn name(&self) -> &str {
+        match self.inner.backend {
+            #[cfg(feature = "webgpu")]
+            Backend::Webgpu(ref backend) => backend.name(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(ref backend) => backend.name(),
+        }
+    }
+
+    /// How many tensors have come back to the host in the middle of a forward pass, because an
+    /// operation has no kernel yet.
+    pub fn read_backs(&self) -> usize {
+        self.inner.read_backs.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the first error.
+    fn fail(&self, error: Error) {
+        lock(&self.inner.failure).get_or_insert(error);
+    }
+
+    /// Keeps a request that no kernel computes as the device's error.
+    pub(crate) fn decline(&self, reason: String) {
+        self.fail(Error::Declined(reason));
+    }
+
+    /// What `result` holds, or nothing and the error kept.
+    fn ok<T>(&self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.fail(error)).ok()
+    }
+
+    /// Memory for `len` elements, holding anything.
+    pub(crate) fn empty(&self, len: usize) -> Buffer {
+        let bytes = 4 * len;
+        let mut free = lock(&self.inner.free);
+        let found = free.iter().position(|memory| memory.bytes() == size_for(bytes));
+        let found = found.map(|at| free.remove(at));
+        drop(free);
+        let memory = found.or_else(|| self.memory(&[], bytes));
+        Buffer { gpu: self.clone(), memory, bytes }
+    }
+
+    /// A copy of `data`.
+    pub(crate) fn upload(&self, data: &[u8]) -> Buffer {
+        Buffer { gpu: self.clone(), memory: self.memory(data, data.len()), bytes: data.len() }
+    }
+
+    fn memory(&self, data: &[u8], bytes: usize) -> Option<Memory> {
+        // Kernels count elements in 32 bits.
+        if bytes / 4 > i32::MAX as usize {
+            self.decline(format!("a tensor of {bytes} bytes: kernels count to 2^31 elements"));
+            return None;
+        }
+        let size = size_for(bytes);
+        self.ok(match self.inner.backend {
+            #[cfg(feature = "webgpu")]
+            Backend::Webgpu(ref backend) => backend.memory(data, size).map(Memory::Webgpu),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(ref backend) => backend.memory(data, size).map(Memory::Cuda),
+        })
+    }
+
+    /// A copy of a small table; the same memory again if it went up lately.
+    pub(crate) fn constant(&self, data: &[u8]) -> Arc<Buffer> {
+        const TABLES: usize = 16;
+        let find = |tables: &[(Vec<u8>, Arc<Buffer>)]| {
+            tables.iter().find(|(bytes, _)| bytes == data).map(|(_, buffer)| buffer.clone())
+        };
+        if let Some(found) = find(&lock(&self.inner.constants)) {
+            return found;
+        }
+        let buffer = Arc::new(self.upload(data));
+        let mut tables = lock(&self.inner.constants);
+        let oldest = (tables.len() == TABLES).then(|| tables.remove(0));
+        tables.push((data.to_vec(), buffer.clone()));
+        drop(tables);
+        drop(oldest);
+        buffer
+    }
+
+    /// Queues a kernel that reads `reads` (as many as there are, the last one again for those that
+    /// are missing) and writes into `out`.
+    pub(crate) fn launch(
+        &self,
+        kernel: Kernel,
+        reads: &[&Buffer],
+        out: &Buffer,
+        words: [u32; WORDS],
+        workgroups: usize,
+    ) {
+        if workgroups == 0 || lock(&self.inner.failure).is_some() {
+            return;
+        }
+        let launched = match self.inner.backend {
+            #[cfg(feature = "webgpu")]
+            Backend::Webgpu(ref backend) => backend.launch(kernel, reads, out, &words, workgroups),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(ref backend) => backend.launch(kernel, reads, out, &words, workgroups),
+        };
+        self.ok(launched);
+    }
+
+    /// The elements of a buffer in the middle of a pass; counted.
+    pub(crate) fn read_back(&self, buffer: &Buffer) -> Vec<f32> {
+        self.inner.read_backs.fetch_add(1, Ordering::Relaxed);
+        self.read(&[buffer]).pop().unwrap_or_default()
+    }
+
+    /// The elements of buffers, all fetched at once; NaN from a device that has failed.
+    fn read(&self, buffers: &[&Buffer]) -> Vec<Vec<f32>> {
+        let failed = lock(&self.inner.failure).is_some();
+        let read = || match self.inner.backend {
+            #[cfg(feature = "webgpu")]
+            Backend::Webgpu(ref backend) => backend.read(buffers),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(ref backend) => backend.read(buffers),
+        };
+        let fetched = if failed { None } else { self.ok(read()) };
+        fetched.unwrap_or_else(|| buffers.iter().map(|b| vec![f32::NAN; b.bytes / 4]).collect())
+    }
+
+    /// Brings tensors to the host together, and gives the first error of the device.
+    pub(crate) fn fetch(&self, tensors: &[&Tensor]) -> Result<()> {
+        let missing = tensors.iter().filter_map(|tensor| tensor.missing_on_host(self));
+        let missing: Vec<_> = missing.collect();
+        let buffers: Vec<&Buffer> = missing.iter().map(|(buffer, _)| *buffer).collect();
+        if !buffers.is_empty() {
+            for (data, (_, host)) in self.read(&buffers).into_iter().zip(&missing) {
+                // A clone of the tensor may have been fetched before it.
+                let _ = host.set(data);
+            }
+        }
+        lock(&self.inner.failure).take().map_or(Ok(()), Err)
+    }
+}
+
+impl Buffer {
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+}
+
+impl Memory {
+    /// Its size.
+    fn bytes(&self) -> usize {
+        match *self {
+            #[cfg(feature = "webgpu")]
+            Memory::Webgpu(ref memory) => memory.bytes(),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(ref memory) => memory.bytes(),
+        }
+    }
+}

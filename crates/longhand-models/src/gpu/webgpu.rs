@@ -1,0 +1,111 @@
+//! Launches on WebGPU: gathered, and submitted together when something is read or enough of them are
+//! there.
+
+use super::kernels::{Kernel, READS, WORDS};
+use super::{Buffer, Memory, lock};
+use crate::{Error, Result};
+use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
+use std::sync::{Mutex, OnceLock};
+
+pub(super) struct Webgpu {
+    context: Context,
+    functions: [OnceLock<Function>; Kernel::ALL.len()],
+    pending: Mutex<Vec<Bound>>,
+}
+
+/// Launches of one submission: enough that submitting costs little, few enough that the device has
+/// something to do meanwhile.
+const SUBMITTED: usize = 256;
+
+impl Webgpu {
+    pub(super) fn new(context: Context) -> Self {
+        let functions = Default::default();
+        Webgpu { context, functions, pending: Mutex::default() }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.context.info().name
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Memory of `bytes`, holding `data`.
+    pub(super) fn memory(&self, data: &[u8], bytes: usize) -> Result<DeviceBuffer> {
+        Ok(DeviceBuffer::with_bytes(&self.context, data, bytes)?)
+    }
+
+    fn function(&self, kernel: Kernel) -> Result<&Function> {
+        let slot = &self.functions[kernel as usize];
+        if let Some(function) = slot.get() {
+            return Ok(function);
+        }
+        let built = self.context.function(kernel.wgsl(), READS, 4 * WORDS)?;
+        Ok(slot.get_or_init(|| built))
+    }
+
+    pub(super) fn launch(
+        &self,
+        kernel: Kernel,
+        reads: &[&Buffer],
+        out: &Buffer,
+        words: &[u32; WORDS],
+        workgroups: usize,
+    ) -> Result<()> {
+        let mut bindings = Vec::with_capacity(READS);
+        for n in 0..READS {
+            bindings.push(binding(reads[n.min(reads.len() - 1)])?);
+        }
+        let params = bytemuck::cast_slice(words);
+        let function = self.function(kernel)?;
+        self.queue(function.bind(&bindings, binding(out)?, params, workgroups as u64)?)
+    }
+
+    /// Adds a launch to those that are submitted next.
+    pub(super) fn queue(&self, bound: Bound) -> Result<()> {
+        let mut pending = lock(&self.pending);
+        pending.push(bound);
+        match pending.len() >= SUBMITTED {
+            true => self.submit(&mut pending),
+            false => Ok(()),
+        }
+    }
+
+    fn submit(&self, pending: &mut Vec<Bound>) -> Result<()> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let launches = std::mem::take(pending);
+        Ok(self.context.submit(&launches)?)
+    }
+
+    pub(super) fn read(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<f32>>> {
+        self.submit(&mut lock(&self.pending))?;
+        let parts = buffers.iter().map(|buffer| Ok((memory(buffer)?, buffer.bytes)));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let bytes = DeviceBuffer::read_all(&self.context, &parts)?;
+        let mut rest = &bytes[..];
+        let take = |buffer: &&Buffer| {
+            let (own, after) = rest.split_at(buffer.bytes);
+            rest = after;
+            bytemuck::pod_collect_to_vec(own)
+        };
+        Ok(buffers.iter().map(take).collect())
+    }
+}
+
+fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
+    match &buffer.memory {
+        Some(Memory::Webgpu(memory)) => Ok(memory),
+        _ => Err(Error::Declined("a tensor that is not on this WebGPU device".to_owned())),
+    }
+}
+
+pub(super) fn binding(buffer: &Buffer) -> Result<Binding<'_>> {
+    Ok(memory(buffer)?.buffer().into())
+}
+
+pub(super) fn optional(buffer: Option<&Buffer>) -> Result<Option<Binding<'_>>> {
+    buffer.map(binding).transpose()
+}
