@@ -42,7 +42,7 @@ struct OnDevice {
 }
 
 impl OnHost {
-    fn new(data: Data) -> Elements {
+    fn elements(data: Data) -> Elements {
         Elements::Host(Arc::new(OnHost { data, copy: OnceLock::new() }))
     }
 
@@ -68,7 +68,7 @@ impl Tensor {
     /// If there are not as many as the shape says: a mistake of the caller's, never of an input.
     pub fn new(shape: &[usize], elements: Vec<f32>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), elements.len(), "elements of {shape:?}");
-        Tensor { shape: shape.to_vec(), elements: OnHost::new(Data::Owned(elements)) }
+        Tensor { shape: shape.to_vec(), elements: OnHost::elements(Data::Owned(elements)) }
     }
 
     /// Zeros.
@@ -86,7 +86,7 @@ impl Tensor {
         let fits = bytemuck::try_cast_slice::<u8, f32>(&file[bytes.clone()]).is_ok();
         (fits && cfg!(target_endian = "little")).then(|| Tensor {
             shape: shape.to_vec(),
-            elements: OnHost::new(Data::Mapped(file.clone(), bytes)),
+            elements: OnHost::elements(Data::Mapped(file.clone(), bytes)),
         })
     }
 
@@ -162,7 +162,7 @@ impl Tensor {
             Elements::Device(_) => false,
         };
         if !owned(&mut self.elements) {
-            self.elements = OnHost::new(Data::Owned(self.data().to_vec()));
+            self.elements = OnHost::elements(Data::Owned(self.data().to_vec()));
         }
         match &mut self.elements {
             Elements::Host(x) => match Arc::get_mut(x) {

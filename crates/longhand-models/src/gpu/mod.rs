@@ -45,7 +45,7 @@ struct Inner {
 /// Who runs the launches. A build without GPUs has none.
 enum Backend {
     #[cfg(feature = "webgpu")]
-    Webgpu(webgpu::Webgpu),
+    Webgpu(Box<webgpu::Webgpu>),
     #[cfg(feature = "cuda")]
     Cuda(cuda::Cuda),
 }
@@ -118,7 +118,7 @@ impl Gpu {
     /// A WebGPU device, with its context.
     #[cfg(feature = "webgpu")]
     pub fn webgpu(context: longhand::webgpu::Context) -> Self {
-        Gpu::new(Backend::Webgpu(webgpu::Webgpu::new(context)))
+        Gpu::new(Backend::Webgpu(Box::new(webgpu::Webgpu::new(context))))
     }
 
     /// A CUDA device, with its context.
