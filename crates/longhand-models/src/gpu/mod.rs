@@ -11,7 +11,7 @@
 // A build without GPUs makes none: nothing after a `match` on one is reached.
 #![cfg_attr(
     not(any(feature = "webgpu", feature = "cuda")),
-    allow(dead_code, unused_variables, unreachable_code)
+    allow(dead_code, unused_imports, unused_variables, unreachable_code)
 )]
 
 pub(crate) mod attention;
@@ -224,7 +224,7 @@ impl Gpu {
         if workgroups == 0 || lock(&self.inner.failure).is_some() {
             return;
         }
-        let launched = match self.inner.backend {
+        let launched: Result<()> = match self.inner.backend {
             #[cfg(feature = "webgpu")]
             Backend::Webgpu(ref backend) => backend.launch(kernel, reads, out, &words, workgroups),
             #[cfg(feature = "cuda")]
