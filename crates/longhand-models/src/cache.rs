@@ -29,7 +29,7 @@ impl KeysValues {
     }
 
     fn bytes(&self) -> usize {
-        self.0.iter().flatten().map(|x| 4 * x.data().len()).sum()
+        self.0.iter().flatten().map(|x| 4 * x.len()).sum()
     }
 }
 
@@ -69,11 +69,10 @@ impl Cache {
     /// Bytes of what it keeps.
     pub fn bytes(&self) -> usize {
         let of_block = |block: &BlockCache| {
-            let distances = block.distances.as_ref().map_or(0, |x| 4 * x.data().len());
+            let distances = block.distances.as_ref().map_or(0, |x| 4 * x.len());
             block.own.bytes() + block.cross.bytes() + distances
         };
-        let encoded =
-            self.encoded.as_ref().map_or(0, |(x, valid)| 4 * x.data().len() + valid.len());
+        let encoded = self.encoded.as_ref().map_or(0, |(x, valid)| 4 * x.len() + valid.len());
         self.blocks.iter().map(of_block).sum::<usize>() + encoded
     }
 }

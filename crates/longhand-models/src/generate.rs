@@ -148,9 +148,13 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// If the model does not generate.
+    /// If the model does not generate, or the device that the states lie on has failed.
     pub fn predict(&self, states: &Tensor) -> Result<Tensor> {
-        Ok(self.generator()?.predict(states))
+        let logits = self.generator()?.predict(states);
+        if let Some(gpu) = logits.gpu() {
+            gpu.fetch(&[&logits])?;
+        }
+        Ok(logits)
     }
 
     /// Continues each prompt; returns what was added. Of a model with an encoder, prompts are what

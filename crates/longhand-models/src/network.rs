@@ -268,7 +268,7 @@ impl Generator for Network {
         let valid: Vec<u8> = padding.iter().flat_map(there).collect();
         let padded = padding.iter().any(|&pad| pad > 0);
         let mask = Mask { key_valid: padded.then_some(&valid[..]), ..Mask::default() };
-        let embedded = self.embeddings.run(&inputs)?;
+        let embedded = self.embeddings.run(&inputs, device)?;
         let mut states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
         *read = all;
         states.pop().ok_or_else(|| Error::input("the model has no states"))
