@@ -182,6 +182,17 @@ fn xlnets_memory_is_that_of_its_segments_and_a_batch_is_padded() {
             }
             assert_eq!(segments[1..].concat(), *together, "by segments, {memory:?}");
         }
+        // Likeliest tokens forgive much: the states after two more.
+        let states = |prompts: &[&[i32]]| {
+            let (mut cache, first) = model.begin(prompts, memory, &Device::Cpu).unwrap();
+            model.advance(&first, &mut cache, &Device::Cpu).unwrap();
+            let step = Ints::new(&[prompts.len(), 2], [33, 71].repeat(prompts.len()));
+            model.advance(&step, &mut cache, &Device::Cpu).unwrap()
+        };
+        let together = states(&prompts);
+        for (prompt, together) in prompts.iter().zip(together.data().chunks_exact(64)) {
+            common::near(states(&[prompt]).data(), together, "states in a batch");
+        }
     }
 }
 
