@@ -173,6 +173,12 @@ pub(crate) struct RelativeOptions {
     /// transformer_xl, xlnet, rel_pos: queries at so many positions of the segment only
     #[arg(long, value_name = "N")]
     targets: Option<usize>,
+    /// xlnet: a term for keys of the same segment as the query and of another
+    #[arg(long)]
+    segments: bool,
+    /// xlnet: a bit for each pair that must not be attended
+    #[arg(long)]
+    perm_mask: bool,
 }
 
 impl RelativeOptions {
@@ -200,6 +206,17 @@ impl RelativeOptions {
         }
         if let Some(count) = self.targets {
             problem = problem.targets(count);
+        }
+        for (name, given) in [("--segments", self.segments), ("--perm-mask", self.perm_mask)] {
+            if given && op != "xlnet" {
+                return Err(Failure::input(format!("{name}: {op} has none")));
+            }
+        }
+        if self.segments {
+            problem = problem.segments();
+        }
+        if self.perm_mask {
+            problem = problem.perm_mask();
         }
         if let Some(scale) = common.scale {
             problem.softmax_scale = scale;

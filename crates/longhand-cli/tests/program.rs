@@ -92,6 +92,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
     assert_refused(&["run", "f", "--device", "cpu"], &["--output"]);
     assert_refused(&["bench", "full", "--device", "cpu", "--lengths", "x"], &["'x'"]);
     assert_refused(&["bench", "--device", "cpu", "--heads", "3", "--heads-kv", "2"], &["multiple"]);
+    assert_refused(&["bench", "transformer_xl", "--segments"], &["--segments", "has none"]);
     assert_refused(&["bench", "--device", "cpu", "--lengths", "2147483647"], &["bytes"]);
     assert_refused(&["bench", "--device", "cpu", "--lengths", "9999999999"], &["below 2^31"]);
     assert_refused(&["sources", "full", "--head-dim", "0"], &["head_dim"]);

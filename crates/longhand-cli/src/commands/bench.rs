@@ -58,6 +58,9 @@ pub(crate) struct Options {
     lsh: LshOptions,
     #[command(flatten)]
     relative: RelativeOptions,
+    /// transformer_xl, xlnet, rel_pos: a mask of valid keys
+    #[arg(long)]
+    key_padding: bool,
     /// Write the table as JSON ('-': to stdout, in place of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -233,7 +236,8 @@ fn generator(options: &Options, seqlen: usize) -> Result<Generator> {
             Box::new(move || generate::lsh(&problem))
         }
         "transformer_xl" | "xlnet" | "rel_pos" => {
-            let problem = options.relative.problem(&options.kind, &options.problem, seqlen)?;
+            let mut problem = options.relative.problem(&options.kind, &options.problem, seqlen)?;
+            problem.key_padding = options.key_padding;
             let op = OPS.into_iter().find(|op| *op == options.kind).unwrap_or_default();
             Box::new(move || generate::relative(op, &problem))
         }
