@@ -75,24 +75,66 @@ pub(super) fn add_segments<const FMA: bool>(sight: &Sight, of_keys: &[i32], s: &
     }
 }
 
-/// Masks the scores of the keys from `first` on. A bit of `blocked` masks a pair (word 0 begins at a
-/// multiple of 32 keys), a 0 of `valid` a key.
-#[inline(always)]
-pub(super) fn mask<const FMA: bool>(
-    sight: &Sight,
-    first: usize,
-    blocked: &[[u32; LANES]; WORDS],
-    valid: Option<&[u8]>,
-    s: &mut [Lanes],
-) {
-    for (n, s) in s.iter_mut().enumerate() {
-        let (key, bit) = ((first + n) as i32, (first + n) % WORD);
-        let blocked = &blocked[(first % WORD + n) / WORD];
-        let valid = valid.is_none_or(|valid| valid[n] != 0);
-        for (lane, s) in s.iter_mut().enumerate() {
-            let inside = (key >= sight.start[lane]) & (key < sight.end[lane]);
-            let open = inside & valid & (blocked[lane] >> bit & 1 == 0) | (key == sight.own[lane]);
-            *s = if open { *s } else { f32::NEG_INFINITY };
+/// A bit for each pair of a group and a tile: set where the score is masked. Word 0 begins at a
+/// multiple of 32 keys.
+pub(super) type Closed = [[u32; LANES]; WORDS];
+
+impl Sight {
+    /// The pairs with keys from `first` on that are masked: those outside of what a row sees, unless
+    /// it sees them all (`whole`), those of `blocked` and keys that are not in `valid`.
+    pub(super) fn closed(
+        &self,
+        first: usize,
+        whole: bool,
+        valid: &[u32; WORDS],
+        blocked: impl Fn(usize) -> [u32; WORDS],
+    ) -> Closed {
+        let mut closed = [[0; LANES]; WORDS];
+        let base = first / WORD * WORD;
+        for lane in 0..LANES {
+            let blocked = blocked(lane);
+            for n in 0..WORDS {
+                closed[n][lane] = blocked[n] | !valid[n];
+                if !whole {
+                    let (from, to) = (self.start[lane] as usize, self.end[lane] as usize);
+                    closed[n][lane] |= !bits_between(from, to, base + n * WORD);
+                }
+            }
+            let own = usize::try_from(self.own[lane]).ok().and_then(|own| own.checked_sub(base));
+            if let Some(own) = own.filter(|own| *own < WORDS * WORD) {
+                closed[own / WORD][lane] &= !(1 << (own % WORD));
+            }
         }
+        closed
+    }
+}
+
+/// Of the 32 keys from `base` on, a bit for each from `from` to `to - 1`.
+fn bits_between(from: usize, to: usize, base: usize) -> u32 {
+    let [from, to] = [from, to].map(|key| key.saturating_sub(base).min(WORD));
+    if from < to { u32::MAX >> (WORD - (to - from)) << from } else { 0 }
+}
+
+/// Masks the scores of the keys from `first` on.
+#[inline(always)]
+pub(super) fn mask<const FMA: bool>(closed: &Closed, first: usize, s: &mut [Lanes]) {
+    for (n, s) in (first % WORD..).zip(s) {
+        let (words, up) = (&closed[n / WORD], WORD - 1 - n % WORD);
+        for (word, s) in words.iter().zip(s) {
+            // The sign is what a register selects by. Adding 0 makes it a new number for the
+            // compiler, which would else store some lanes and not others: slow on many processors.
+            let all = ((word << up) as i32 >> (WORD - 1)) as u32;
+            *s = f32::from_bits((*s + 0.0).to_bits() & !all | f32::NEG_INFINITY.to_bits() & all);
+        }
+    }
+}
+
+#[test]
+fn bits_are_those_of_the_keys() {
+    for (from, to, base) in
+        [(0, 0, 0), (3, 40, 0), (3, 40, 32), (64, 70, 64), (0, 96, 32), (9, 5, 0)]
+    {
+        let expected = (0..WORD).filter(|n| (from..to).contains(&(base + n))).map(|n| 1 << n).sum();
+        assert_eq!(bits_between(from, to, base), expected, "{from} {to} {base}");
     }
 }

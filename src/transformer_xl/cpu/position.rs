@@ -20,7 +20,9 @@ const SPAN: usize = BLOCK_N + BLOCK_M - LANES + PADDED_MORE;
 /// Rows of the window: it is moved to the end when it has come to the beginning.
 const WINDOW: usize = SPAN + 6 * BLOCK_N;
 const BAND: usize = BLOCK_N + PADDED_MORE;
-const BITS: usize = LANES.ilog2() as usize;
+/// Lanes of a half, which are read from where their diagonals are.
+const HALF: usize = LANES / 2;
+const BITS: usize = HALF.ilog2() as usize;
 /// All ones for the lanes whose number has the bit.
 const MASKS: [[u32; LANES]; BITS] = {
     let mut masks = [[0; LANES]; BITS];
@@ -168,7 +170,8 @@ impl<'a> Positions<'a> {
 }
 
 /// Lane i of key n: row `len − 1 − n + i` of the band, which is left changed. Rows are selected, lanes
-/// stay: after the step of a bit, every lane whose number has it reads so many rows further.
+/// stay: after the step of a bit, every lane whose number has it reads so many rows further. The
+/// highest bit takes no step: the upper half is copied from further rows.
 #[inline(always)]
 fn diagonals<const FMA: bool>(band: &mut [Lanes], s: &mut [Lanes]) {
     // Hidden from the compiler, which would else find slower ways to select, lane by lane.
@@ -183,8 +186,9 @@ fn diagonals<const FMA: bool>(band: &mut [Lanes], s: &mut [Lanes]) {
             }
         }
     }
-    for (s, row) in s.iter_mut().rev().zip(band) {
-        *s = *row;
+    for (n, s) in s.iter_mut().rev().enumerate() {
+        s[..HALF].copy_from_slice(&band[n][..HALF]);
+        s[HALF..].copy_from_slice(&band[n + HALF][HALF..]);
     }
 }
 

@@ -4,7 +4,7 @@
 //! units.
 
 use super::Args;
-use super::mask::{Sight, WORD, WORDS, add_segments, mask};
+use super::mask::{Closed, Sight, WORD, WORDS, add_segments, mask};
 use super::position::{Positions, load_row};
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::cpu::tile::{BLOCK_N, GROUPS, Tile};
@@ -59,9 +59,10 @@ impl<T: Element> Block<'_, T> {
                 let s = tile.scores_from(self.isa, group, keys.len(), |s| {
                     self.begin_scores(positions, group, sight, from, s);
                 });
-                let masked = !sight.is_whole(&keys) || p.perm_mask || p.key_padding;
+                let whole = sight.is_whole(&keys);
+                let masked = !whole || p.perm_mask || p.key_padding;
                 if masked {
-                    self.mask(sight, group, from, s);
+                    self.mask(sight, whole, group, from, s);
                 }
                 tile.add(self.isa, group, keys.len(), masked && !finite);
             }
@@ -182,28 +183,28 @@ impl<T: Element> Block<'_, T> {
         first..self.rows.end.min(first + LANES)
     }
 
-    fn mask(&self, sight: &Sight, group: usize, first: usize, s: &mut [Lanes]) {
+    fn mask(&self, sight: &Sight, whole: bool, group: usize, first: usize, s: &mut [Lanes]) {
         let p = self.problem;
-        let at = self.batch * p.shape.seqlen_k + first;
-        let valid: Option<&[u8]> = self.args.key_valid.map(|valid| &valid[at..][..s.len()]);
-        let mut blocked = [[0; LANES]; WORDS];
-        if let Some(mask) = self.args.perm_mask {
-            for (lane, i) in self.rows_of(group).enumerate() {
-                let row = self.batch * p.segment_len() + self.position(i);
-                let words = &mask[row * p.perm_words()..][..p.perm_words()];
-                for (to, word) in blocked.iter_mut().zip(&words[first / WORD..]) {
-                    to[lane] = *word;
-                }
+        let mut valid = [u32::MAX; WORDS];
+        if let Some(bytes) = self.args.key_valid {
+            let bytes = &bytes[self.batch * p.shape.seqlen_k + first..][..s.len()];
+            for (n, byte) in (first % WORD..).zip(bytes) {
+                valid[n / WORD] ^= u32::from(*byte == 0) << (n % WORD);
             }
         }
-        let blocked: &[[u32; LANES]; WORDS] = &blocked;
-        with_isa!(self.isa, mask(
-            sight: &Sight,
-            first: usize,
-            blocked: &[[u32; LANES]; WORDS],
-            valid: Option<&[u8]>,
-            s: &mut [Lanes],
-        ));
+        let rows = self.rows_of(group);
+        let blocked = |lane: usize| {
+            let mut blocked = [0; WORDS];
+            let i = (lane < rows.len()).then_some(rows.start + lane);
+            if let (Some(mask), Some(i)) = (self.args.perm_mask, i) {
+                let row = self.batch * p.segment_len() + self.position(i);
+                let words = &mask[row * p.perm_words()..][..p.perm_words()];
+                blocked.iter_mut().zip(&words[first / WORD..]).for_each(|(to, word)| *to = *word);
+            }
+            blocked
+        };
+        let closed: &Closed = &sight.closed(first, whole, &valid, blocked);
+        with_isa!(self.isa, mask(closed: &Closed, first: usize, s: &mut [Lanes]));
     }
 
     fn load_r(&self, distance: i64, to: &mut [f32]) {
