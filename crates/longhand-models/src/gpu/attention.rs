@@ -53,7 +53,7 @@ pub(crate) fn full(
             let args = longhand::full::webgpu::Args {
                 bias: optional(bias.as_deref())?,
                 bias_table: optional(table.as_deref())?,
-                key_valid: optional(valid.as_deref())?,
+                key_valid: optional(valid.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::full::webgpu::Args::new(
                     binding(&q)?,
@@ -73,7 +73,7 @@ pub(crate) fn full(
             let args = longhand::full::cuda::Args {
                 bias: optional(bias.as_deref())?,
                 bias_table: optional(table.as_deref())?,
-                key_valid: optional(valid.as_deref())?,
+                key_valid: optional(valid.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::full::cuda::Args::new(
                     address(&q)?,
@@ -116,8 +116,8 @@ pub(crate) fn windowed(
                 q_global: own(0)?,
                 k_global: own(1)?,
                 v_global: own(2)?,
-                global_indices: optional(indices.as_deref())?,
-                key_valid: optional(valid.as_deref())?,
+                global_indices: optional(indices.as_ref())?,
+                key_valid: optional(valid.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::longformer::webgpu::Args::new(
                     binding(&q)?,
@@ -139,8 +139,8 @@ pub(crate) fn windowed(
                 q_global: own(0)?,
                 k_global: own(1)?,
                 v_global: own(2)?,
-                global_indices: optional(indices.as_deref())?,
-                key_valid: optional(valid.as_deref())?,
+                global_indices: optional(indices.as_ref())?,
+                key_valid: optional(valid.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::longformer::cuda::Args::new(
                     address(&q)?,
@@ -197,11 +197,11 @@ pub(crate) fn relative(
             let args = longhand::transformer_xl::webgpu::Args {
                 bias_s: optional(bias_s.as_deref())?,
                 seg_embed: optional(seg_embed.as_deref())?,
-                seg_q: optional(seg_q.as_deref())?,
-                seg_k: optional(seg_k.as_deref())?,
-                perm_mask: optional(perm_mask.as_deref())?,
-                key_valid: optional(key_valid.as_deref())?,
-                targets: optional(targets.as_deref())?,
+                seg_q: optional(seg_q.as_ref())?,
+                seg_k: optional(seg_k.as_ref())?,
+                perm_mask: optional(perm_mask.as_ref())?,
+                key_valid: optional(key_valid.as_ref())?,
+                targets: optional(targets.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::transformer_xl::webgpu::Args::new(
                     [binding(&q)?, binding(&k)?, binding(&v)?],
@@ -221,11 +221,11 @@ pub(crate) fn relative(
             let args = longhand::transformer_xl::cuda::Args {
                 bias_s: optional(bias_s.as_deref())?,
                 seg_embed: optional(seg_embed.as_deref())?,
-                seg_q: optional(seg_q.as_deref())?,
-                seg_k: optional(seg_k.as_deref())?,
-                perm_mask: optional(perm_mask.as_deref())?,
-                key_valid: optional(key_valid.as_deref())?,
-                targets: optional(targets.as_deref())?,
+                seg_q: optional(seg_q.as_ref())?,
+                seg_k: optional(seg_k.as_ref())?,
+                perm_mask: optional(perm_mask.as_ref())?,
+                key_valid: optional(key_valid.as_ref())?,
+                targets: optional(targets.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::transformer_xl::cuda::Args::new(
                     [address(&q)?, address(&k)?, address(&v)?],
@@ -267,7 +267,7 @@ pub(crate) fn hashed(
             let args = longhand::lsh::webgpu::Args {
                 rotations: optional(rotations.as_deref())?,
                 buckets: optional(buckets.as_ref())?,
-                key_valid: optional(key_valid.as_deref())?,
+                key_valid: optional(key_valid.as_ref())?,
                 lse_rounds: optional(lse_rounds.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::lsh::webgpu::Args::new(
@@ -287,7 +287,7 @@ pub(crate) fn hashed(
             let args = longhand::lsh::cuda::Args {
                 rotations: optional(rotations.as_deref())?,
                 buckets: optional(buckets.as_ref())?,
-                key_valid: optional(key_valid.as_deref())?,
+                key_valid: optional(key_valid.as_ref())?,
                 lse_rounds: optional(lse_rounds.as_ref())?,
                 workspace: optional(workspace.as_ref())?,
                 ..longhand::lsh::cuda::Args::new(

@@ -39,7 +39,7 @@ struct Inner {
     read_backs: AtomicUsize,
     free: Mutex<Vec<Memory>>,
     /// Small tables that went up lately: masks and ids are the same for every layer.
-    constants: Mutex<Vec<(Vec<u8>, Arc<Buffer>)>>,
+    constants: Mutex<Vec<(Vec<u8>, Arc<Memory>)>>,
 }
 
 /// Who runs the launches. A build without GPUs has none.
@@ -62,7 +62,7 @@ enum Memory {
 pub(crate) struct Buffer {
     gpu: Gpu,
     /// Absent after the device has failed.
-    memory: Option<Memory>,
+    memory: Option<Arc<Memory>>,
     bytes: usize,
 }
 
@@ -83,7 +83,7 @@ impl PartialEq for Gpu {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
+        if let Some(memory) = self.memory.take().and_then(Arc::into_inner) {
             let mut free = lock(&self.gpu.inner.free);
             if free.len() == KEPT {
                 free.remove(0);
@@ -169,13 +169,14 @@ impl Gpu {
         let found = free.iter().position(|memory| memory.bytes() == size_for(bytes));
         let found = found.map(|at| free.remove(at));
         drop(free);
-        let memory = found.or_else(|| self.memory(&[], bytes));
+        let memory = found.or_else(|| self.memory(&[], bytes)).map(Arc::new);
         Buffer { gpu: self.clone(), memory, bytes }
     }
 
     /// A copy of `data`.
     pub(crate) fn upload(&self, data: &[u8]) -> Buffer {
-        Buffer { gpu: self.clone(), memory: self.memory(data, data.len()), bytes: data.len() }
+        let memory = self.memory(data, data.len()).map(Arc::new);
+        Buffer { gpu: self.clone(), memory, bytes: data.len() }
     }
 
     fn memory(&self, data: &[u8], bytes: usize) -> Option<Memory> {
@@ -194,20 +195,20 @@ impl Gpu {
     }
 
     /// A copy of a small table; the same memory again if it went up lately.
-    pub(crate) fn constant(&self, data: &[u8]) -> Arc<Buffer> {
+    pub(crate) fn constant(&self, data: &[u8]) -> Buffer {
         const TABLES: usize = 16;
-        let find = |tables: &[(Vec<u8>, Arc<Buffer>)]| {
-            tables.iter().find(|(bytes, _)| bytes == data).map(|(_, buffer)| buffer.clone())
-        };
-        if let Some(found) = find(&lock(&self.inner.constants)) {
-            return found;
-        }
-        let buffer = Arc::new(self.upload(data));
         let mut tables = lock(&self.inner.constants);
-        let oldest = (tables.len() == TABLES).then(|| tables.remove(0));
-        tables.push((data.to_vec(), buffer.clone()));
-        drop(tables);
-        drop(oldest);
+        let found = tables.iter().find(|(bytes, _)| bytes == data);
+        if let Some(memory) = found.map(|(_, memory)| memory.clone()) {
+            return Buffer { gpu: self.clone(), memory: Some(memory), bytes: data.len() };
+        }
+        let buffer = self.upload(data);
+        if let Some(memory) = &buffer.memory {
+            if tables.len() == TABLES {
+                tables.remove(0);
+            }
+            tables.push((data.to_vec(), memory.clone()));
+        }
         buffer
     }
 

@@ -196,7 +196,7 @@ pub(super) fn gather(gpu: &Gpu, table: &Tensor, indices: &[usize], shape: &[usiz
     let groups = total.div_ceil(BLOCK);
     let out = gpu.empty(total);
     let words = words(gpu, &[groups, total, table.width().max(1)]);
-    gpu.launch(Kernel::Gather, &[&*table.buffer(gpu), &*index], &out, words, groups);
+    gpu.launch(Kernel::Gather, &[&*table.buffer(gpu), &index], &out, words, groups);
     Tensor::on_gpu(&super::with_width(&[shape, &[1]].concat(), table.width()), out)
 }
 
