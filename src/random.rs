@@ -1,4 +1,5 @@
-//! Numbers from a seed: the same on every machine, since nothing but integers is used.
+//! Numbers from a seed: the same on every machine, since nothing but integers and the pure-Rust
+//! functions of `libm` is used.
 
 /// 2^−53.
 pub(crate) const UNIT: f64 = 1.0 / (1u64 << 53) as f64;
@@ -16,6 +17,12 @@ pub fn uniform(seed: u64, n: u64) -> f64 {
     (split_mix(seed, n) >> 11) as f64 * UNIT
 }
 
+/// Gumbel noise, `−ln(−ln u)`, where u is the number of output `n` and half a step, so neither 0
+/// nor 1: the largest of scores with noise is each as often as their softmax says.
+pub fn gumbel(seed: u64, n: u64) -> f64 {
+    -libm::log(-libm::log(uniform(seed, n) + 0.5 * UNIT))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,5 +34,9 @@ mod tests {
         assert_eq!(split_mix(1234567, 1), 3203168211198807973);
         let mean = (0..10_000).map(|n| uniform(7, n)).sum::<f64>() / 1e4;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
+        // The larger of scores 0 and ln 3.
+        let wins = |n: &u64| gumbel(7, 2 * n) + 3f64.ln() > gumbel(7, 2 * n + 1);
+        let share = (0..10_000).filter(wins).count() as f64 / 1e4;
+        assert!((share - 0.75).abs() < 0.01, "{share}");
     }
 }

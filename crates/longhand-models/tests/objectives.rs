@@ -120,6 +120,15 @@ fn ties_and_ends_are_the_published_ones() {
 }
 
 #[test]
+fn a_replaced_token_that_is_the_original_counts_as_original() {
+    let labels = [NOT_SCORED, 7, 8, NOT_SCORED];
+    let out = mlm::replace_tokens(&[6, MASK, MASK, 9], &labels, &[6, 7, 8, 9], |i| 6 + i);
+    assert_eq!(out, Corrupted { input_ids: vec![6, 7, 8, 9], labels: vec![0; 4] });
+    let out = mlm::replace_tokens(&[6, MASK, MASK, 9], &labels, &[6, 7, 8, 9], |_| 8);
+    assert_eq!(out, Corrupted { input_ids: vec![6, 8, 8, 9], labels: vec![0, 1, 0, 0] });
+}
+
+#[test]
 fn a_bracket_alone_is_no_n_gram() {
     let of = |lengths| members::fasttext::ngrams("éa", lengths);
     assert_eq!(of([1, 2]), ["<é", "é", "éa", "a", "a>"]);
@@ -258,7 +267,8 @@ proptest! {
         let is_noise = |&&t: &&i32| t == MASK || t == 6;
         let ends = |x: &[i32]| [x.first().copied(), x.last().copied()];
 
-        let masked = noise.mask(&text, budget, &order, &draws, &random_tokens);
+        let words = bart::Words { order: &order, uniforms: &draws, random_tokens: &random_tokens };
+        let masked = noise.mask(&text, budget, words);
         prop_assert_eq!((masked.len(), masked.iter().filter(is_noise).count()), (n, budget));
         let deleted = noise.delete(&text, budget, &order);
         prop_assert_eq!(deleted.len(), n - budget);
@@ -268,7 +278,7 @@ proptest! {
         let spans = bart::Spans::covering(budget, &lengths).unwrap();
         prop_assert_eq!(spans.lengths.iter().sum::<usize>(), budget);
         prop_assert!(spans.lengths.iter().all(|&n| n > 0));
-        let short = noise.shrink(&text, &spans.lengths, &order, &draws, &random_tokens);
+        let short = noise.shrink(&text, &spans.lengths, words);
         let words: Vec<i32> = short.iter().filter(|t| !is_noise(t)).copied().collect();
         prop_assert!(is_subsequence(&words, &text) && words.len() >= n - budget);
         prop_assert!(short.len() - words.len() <= spans.lengths.len());

@@ -2,6 +2,7 @@
 
 use crate::family::Traits;
 use crate::network::{Member, Network, body};
+use crate::objectives::{Draws, mlm::replace_tokens};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::stack::{Embeddings, Sizes, Stack};
@@ -132,22 +133,12 @@ impl Pair {
         let shape = &logits.shape()[..2];
         let labels = inputs.ints_shaped("labels", shape)?;
         let original = inputs.ints_shaped("original_ids", shape)?;
-        let gumbel = inputs.floats("gumbel")?;
-        if gumbel.shape() != logits.shape() {
-            let rule = format!("must be {:?}", logits.shape());
-            let got = format!("{:?}", gumbel.shape());
-            return Err(crate::Error::invalid("the shape of input \"gumbel\"", got, rule));
-        }
-        let mut ids = inputs.ints("input_ids")?.clone();
-        let noisy = ops::add(logits.clone(), gumbel);
-        for (i, id) in ids.data.iter_mut().enumerate() {
-            if labels.data[i] != -100 {
-                *id = ops::argmax(noisy.row(i)) as i32;
-            }
-        }
-        let replaced = ids.data.iter().zip(&original.data).map(|(a, b)| i32::from(a != b));
-        let replaced = Ints::new(shape, replaced.collect());
-        Ok((ids, replaced))
+        let gumbel = Draws::new(inputs)?.gumbel("gumbel", logits.shape())?;
+        let ids = inputs.ints_shaped("input_ids", shape)?;
+        let noisy = ops::add(logits.clone(), &gumbel);
+        let sample = |i| ops::argmax(noisy.row(i));
+        let out = replace_tokens(&ids.data, &labels.data, &original.data, sample);
+        Ok((Ints::new(shape, out.input_ids), Ints::new(shape, out.labels)))
     }
 }
 

@@ -19,25 +19,29 @@ pub struct Noise {
     pub random_ratio: f64,
 }
 
+/// Which words noise takes, and what is put in their place.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'a> {
+    /// A permutation of the words, bos not counted.
+    pub order: &'a [usize],
+    /// In [0, 1), one for each word taken.
+    pub uniforms: &'a [f64],
+    /// One for each word taken at most.
+    pub random_tokens: &'a [i32],
+}
+
 /// Words that a share of them chooses: ⌈ratio · words⌉.
 pub fn budget(tokens: &[i32], ratio: f64) -> usize {
     (ratio * tokens.len().saturating_sub(2) as f64).ceil() as usize
 }
 
 impl Noise {
-    /// Token masking: the first `count` words of `order` (of words, bos not counted) become the
-    /// mask, or the next random token where the draw says so.
-    pub fn mask(
-        &self,
-        tokens: &[i32],
-        count: usize,
-        order: &[usize],
-        uniforms: &[f64],
-        random: &[i32],
-    ) -> Vec<i32> {
+    /// Token masking: the first `count` words drawn become the mask, or the next random token
+    /// where the draw says so.
+    pub fn mask(&self, tokens: &[i32], count: usize, draws: Words<'_>) -> Vec<i32> {
         let mut out = tokens.to_vec();
-        let mut random = random.iter();
-        for (&word, &u) in order.iter().zip(uniforms).take(count) {
+        let mut random = draws.random_tokens.iter();
+        for (&word, &u) in draws.order.iter().zip(draws.uniforms).take(count) {
             out[word + 1] = match u < self.random_ratio {
                 true => random.next().copied().unwrap_or(self.mask_id),
                 false => self.mask_id,
@@ -53,19 +57,12 @@ impl Noise {
         kept(tokens, &keep)
     }
 
-    /// Text infilling, the spans: each shrinks to one mask, which stands at the next word of
-    /// `order`. Those of no length are to be inserted after: [`Spans::inserts_into`].
-    pub fn shrink(
-        &self,
-        tokens: &[i32],
-        lengths: &[usize],
-        order: &[usize],
-        uniforms: &[f64],
-        random: &[i32],
-    ) -> Vec<i32> {
-        let masked = self.mask(tokens, lengths.len(), order, uniforms, random);
+    /// Text infilling, the spans: each shrinks to one mask, which stands at the next word
+    /// drawn. Those of no length are to be inserted after: [`Spans::inserts_into`].
+    pub fn shrink(&self, tokens: &[i32], lengths: &[usize], draws: Words<'_>) -> Vec<i32> {
+        let masked = self.mask(tokens, lengths.len(), draws);
         let mut keep = vec![true; tokens.len()];
-        for (&word, &length) in order.iter().zip(lengths) {
+        for (&word, &length) in draws.order.iter().zip(lengths) {
             // A span ends at eos; one that runs into another's mask deletes it too.
             let end = (word + 1 + length).min(tokens.len() - 1);
             keep[word + 2..end.max(word + 2)].fill(false);
@@ -204,6 +201,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
         let order = draws.orders("word_order", &[length - 2])?;
         let uniforms = draws.uniforms("mask_uniforms", &[length])?;
         let random = draws.below("random_tokens", &[length], vocab)?;
+        let words = Words { order: &order, uniforms: &uniforms, random_tokens: &random };
         let insert = |tokens: &[i32], count: usize| -> Result<Vec<i32>> {
             let lucky = (count as f64 * noise.random_ratio).ceil() as usize;
             let order = draws.orders("insert_order", &[tokens.len() + count - 2])?;
@@ -218,7 +216,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
             let rule = format!("must cover {infilled} words");
             Error::invalid("the spans that \"span_uniforms\" draws", sum, rule)
         })?;
-        let shrunk = noise.shrink(tokens, &spans.lengths, &order, &uniforms, &random);
+        let shrunk = noise.shrink(tokens, &spans.lengths, words);
 
         let ends = noise.sentence_ends(tokens);
         let moved = (ends.len() as f64 * 2.0 * permuted / 2.0).ceil() as usize;
@@ -228,7 +226,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
 
         let mut out = Outputs::default();
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
-        put("masking", noise.mask(tokens, masked, &order, &uniforms, &random));
+        put("masking", noise.mask(tokens, masked, words));
         put("deletion", noise.delete(tokens, deleted, &order));
         put("infilling", insert(&shrunk, spans.inserts_into(shrunk.len()))?);
         put("insertion", insert(tokens, (length as f64 * inserted).ceil() as usize)?);

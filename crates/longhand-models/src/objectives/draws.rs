@@ -1,6 +1,6 @@
 //! The random numbers of a rule.
 
-use crate::{Error, Inputs, Result};
+use crate::{Error, Inputs, Result, Tensor};
 use longhand::random;
 
 /// Random numbers from a seed, the same on every machine: outputs 0, 1, … of SplitMix64, of each
@@ -27,6 +27,12 @@ impl Random {
     pub fn uniform(&mut self) -> f64 {
         self.next += 1;
         random::uniform(self.seed, self.next - 1)
+    }
+
+    /// The next number with Gumbel's distribution (see [`longhand::random::gumbel`]).
+    pub fn gumbel(&mut self) -> f64 {
+        self.next += 1;
+        random::gumbel(self.seed, self.next - 1)
     }
 
     /// The next whole number below `end`, `⌊uniform · end⌋`; 0 if `end` is 0.
@@ -85,6 +91,24 @@ impl<'a> Draws<'a> {
         }
         let cut = crop(name, given.data(), given.shape(), shape)?;
         Ok(cut.into_iter().map(f64::from).collect())
+    }
+
+    /// Gumbel noise, of any size.
+    ///
+    /// # Errors
+    ///
+    /// As [`uniforms`](Self::uniforms).
+    pub fn gumbel(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let noise = match self.random(name, shape)? {
+            Some(mut random) => {
+                (0..shape.iter().product()).map(|_: usize| random.gumbel() as f32).collect()
+            }
+            None => {
+                let given = self.inputs.floats(name)?;
+                crop(name, given.data(), given.shape(), shape)?
+            }
+        };
+        Ok(Tensor::new(shape, noise))
     }
 
     /// Whole numbers below `end`.

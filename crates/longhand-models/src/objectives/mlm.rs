@@ -1,6 +1,7 @@
-//! Masked language modelling: BERT (Devlin et al., 2019, §3.1), RoBERTa (Liu et al., 2019, §4.1).
+//! Masked language modelling: BERT (Devlin et al., 2019, §3.1), RoBERTa (Liu et al., 2019, §4.1);
+//! ELECTRA's replaced tokens.
 
-use super::{Batch, Corrupted, put_corrupted, row, rule, share, token};
+use super::{Batch, Corrupted, NOT_SCORED, put_corrupted, row, rule, share, token};
 use crate::family::Traits;
 use crate::network::Member;
 use crate::{Config, Error, Outputs, Result, Weights};
@@ -75,6 +76,21 @@ pub fn choose_words(free: &[bool], word_ids: &[i32], budget: usize, order: &[usi
         }
     }
     chosen
+}
+
+/// ELECTRA's replaced tokens (Clark et al., 2020, §2): a generator's samples in place of what is
+/// scored, and for each position whether it is not the original token. A sample that is by luck
+/// counts as original.
+pub fn replace_tokens(
+    ids: &[i32],
+    labels: &[i32],
+    original: &[i32],
+    sample: impl Fn(usize) -> usize,
+) -> Corrupted {
+    let token = |i| if labels[i] == NOT_SCORED { ids[i] } else { sample(i) as i32 };
+    let input_ids: Vec<i32> = (0..ids.len()).map(token).collect();
+    let labels = input_ids.iter().zip(original).map(|(a, b)| i32::from(a != b)).collect();
+    Corrupted { input_ids, labels }
 }
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {

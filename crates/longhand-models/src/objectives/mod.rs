@@ -2,7 +2,7 @@
 //!
 //! | file | rule | source |
 //! | --- | --- | --- |
-//! | `mlm` | masked tokens, one by one or by whole words | BERT, §3.1; RoBERTa, §4.1 |
+//! | `mlm` | masked tokens, one by one or by whole words; replaced ones | BERT, §3.1; RoBERTa, §4.1; ELECTRA, §2 |
 //! | `ernie` | masked words, phrases, entities | ERNIE (Sun et al., 2019), §3.2 |
 //! | `mass` | one masked span, written by the decoder | MASS, §3.1 |
 //! | `t5` | masked spans, each behind a sentinel | T5, §3.1.4 |

@@ -57,8 +57,8 @@ impl<'a> Pair<'a> {
     /// Both cut to `most` tokens: one at a time from the longer (the second, if none is), in front
     /// where the next draw is below 0.5, else at its end. Takes as many draws as tokens are cut.
     pub fn truncated(mut self, most: usize, uniforms: &[f64]) -> Self {
-        for &u in uniforms.iter().take((self.first.len() + self.second.len()).saturating_sub(most))
-        {
+        let over = (self.first.len() + self.second.len()).saturating_sub(most);
+        for &u in uniforms.iter().take(over) {
             let longer = match self.first.len() > self.second.len() {
                 true => &mut self.first,
                 false => &mut self.second,
@@ -66,31 +66,6 @@ impl<'a> Pair<'a> {
             *longer = if u < 0.5 { &longer[1..] } else { &longer[..longer.len() - 1] };
         }
         self
-    }
-}
-
-/// What BERT reads of pairs: `[CLS] first [SEP] second [SEP]`, padded, all `[batch, length]`.
-struct Packed {
-    tokens: [i32; 3],
-    length: usize,
-    ids: Vec<i32>,
-    types: Vec<i32>,
-    mask: Vec<i32>,
-}
-
-impl Packed {
-    fn push(&mut self, pair: &Pair<'_>) {
-        let [cls, sep, pad] = self.tokens;
-        let front = pair.first.len() + 2;
-        let all = front + pair.second.len() + 1;
-        self.ids.push(cls);
-        self.ids.extend(pair.first);
-        self.ids.push(sep);
-        self.ids.extend(pair.second);
-        self.ids.push(sep);
-        self.ids.extend((all..self.length).map(|_| pad));
-        self.types.extend((0..self.length).map(|i| i32::from(i >= front && i < all)));
-        self.mask.extend((0..self.length).map(|i| i32::from(i < all)));
     }
 }
 
@@ -112,11 +87,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
         let (first, next, random) = (sentences("first")?, sentences("next")?, sentences("random")?);
         if first.len() != next.len() || first.len() != random.len() {
             let sizes = format!("{}, {}, {}", first.len(), next.len(), random.len());
-            return Err(Error::invalid(
-                "the rows of first, next, random",
-                sizes,
-                "must be as many",
-            ));
+            return Err(Error::invalid("rows of first, next, random", sizes, "must be as many"));
         }
         let uniforms = draws.uniforms("uniforms", &[first.len()])?;
         let mut out = Outputs::default();
@@ -133,28 +104,33 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
     })
 }
 
+/// What BERT reads of pairs: `[CLS] first [SEP] second [SEP]`, padded.
 fn pack(
     draws: &Draws<'_>,
     pairs: Vec<Pair<'_>>,
-    tokens: [i32; 3],
+    [cls, sep, pad]: [i32; 3],
     length: usize,
 ) -> Result<Outputs> {
     let size = |pair: &Pair<'_>| (pair.first.len() + pair.second.len() + 3).saturating_sub(length);
     // One at least, so that a file without them is always told so.
     let steps = pairs.iter().map(size).fold(1, usize::max);
-    let rows = pairs.len();
-    let uniforms = draws.uniforms("truncate_uniforms", &[rows, steps])?;
+    let shape = [pairs.len(), length];
+    let uniforms = draws.uniforms("truncate_uniforms", &[pairs.len(), steps])?;
     let labels = pairs.iter().map(|pair| pair.label).collect();
-    let (ids, types, mask) = (Vec::new(), Vec::new(), Vec::new());
-    let mut packed = Packed { tokens, length, ids, types, mask };
-    for (r, pair) in pairs.into_iter().enumerate() {
-        packed.push(&pair.truncated(length - 3, super::row(&uniforms, r, steps)));
+    let (mut ids, mut types, mut mask) = (Vec::new(), Vec::new(), Vec::new());
+    for (pair, uniforms) in pairs.into_iter().zip(uniforms.chunks(steps)) {
+        let pair = pair.truncated(length - 3, uniforms);
+        let front = pair.first.len() + 2;
+        let mut row = [&[cls], pair.first, &[sep], pair.second, &[sep]].concat();
+        mask.extend((0..length).map(|i| i32::from(i < row.len())));
+        types.extend((0..length).map(|i| i32::from((front..row.len()).contains(&i))));
+        row.resize(length, pad);
+        ids.append(&mut row);
     }
     let mut out = Outputs::default();
-    out.put_ints("labels", Ints::new(&[rows], labels));
-    let shape = [rows, length];
-    out.put_ints("input_ids", Ints::new(&shape, packed.ids));
-    out.put_ints("token_type_ids", Ints::new(&shape, packed.types));
-    out.put_ints("attention_mask", Ints::new(&shape, packed.mask));
+    out.put_ints("labels", Ints::new(&shape[..1], labels));
+    out.put_ints("input_ids", Ints::new(&shape, ids));
+    out.put_ints("token_type_ids", Ints::new(&shape, types));
+    out.put_ints("attention_mask", Ints::new(&shape, mask));
     Ok(out)
 }
