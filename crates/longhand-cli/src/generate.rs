@@ -93,7 +93,7 @@ pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile
     let mut random = random(9);
     let mut word = || (random() & random()) as u32;
     let words = s.batch * segment * problem.perm_words();
-    let valid = |n: usize| u8::from((n + 1) % s.seqlen_k != 0 || s.seqlen_k == 1);
+    let valid = |n: usize| u8::from(!(n + 1).is_multiple_of(s.seqlen_k) || s.seqlen_k == 1);
     Ok(ProblemFile::from(RelativeFile {
         name: "generated".to_owned(),
         op,

@@ -91,16 +91,16 @@ impl Sight {
     ) -> Closed {
         let mut closed = [[0; LANES]; WORDS];
         let base = first / WORD * WORD;
-        for lane in 0..LANES {
+        for (lane, own) in self.own.into_iter().enumerate() {
             let blocked = blocked(lane);
-            for n in 0..WORDS {
-                closed[n][lane] = blocked[n] | !valid[n];
+            for (n, closed) in closed.iter_mut().enumerate() {
+                closed[lane] = blocked[n] | !valid[n];
                 if !whole {
                     let (from, to) = (self.start[lane] as usize, self.end[lane] as usize);
-                    closed[n][lane] |= !bits_between(from, to, base + n * WORD);
+                    closed[lane] |= !bits_between(from, to, base + n * WORD);
                 }
             }
-            let own = usize::try_from(self.own[lane]).ok().and_then(|own| own.checked_sub(base));
+            let own = usize::try_from(own).ok().and_then(|own| own.checked_sub(base));
             if let Some(own) = own.filter(|own| *own < WORDS * WORD) {
                 closed[own / WORD][lane] &= !(1 << (own % WORD));
             }
