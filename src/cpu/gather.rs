@@ -3,7 +3,7 @@
 //! A key has a coordinate, and a row sees a range of coordinates; where the two come from, a kind
 //! says. Both ascend within a block, so that most tiles are seen whole or not at all.
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, keep_open};
 use super::tile::{BLOCK_M, BLOCK_N, GROUPS, Tile};
 use super::{Element, Isa, prefetch, with_isa};
 use crate::Strides;
@@ -167,7 +167,7 @@ fn mask<const FMA: bool>(s: &mut [Lanes], at: &[i32], start: &[i32; LANES], end:
     for (s, &at) in s.iter_mut().zip(at) {
         for n in 0..LANES {
             let seen = (at >= start[n]) & (at <= end[n]);
-            s[n] = if seen { s[n] } else { f32::NEG_INFINITY };
+            s[n] = keep_open(s[n], seen);
         }
     }
 }

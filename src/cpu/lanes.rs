@@ -13,6 +13,15 @@ pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// A score, or −∞ where it is not `open`. By bits, and with 0 added, which makes it a new number for
+/// the compiler: of a choice it makes a branch for each lane, or stores some lanes and not others,
+/// both slow.
+#[inline(always)]
+pub(crate) fn keep_open(score: f32, open: bool) -> f32 {
+    let all = u32::from(open).wrapping_neg();
+    f32::from_bits((score + 0.0).to_bits() & all | f32::NEG_INFINITY.to_bits() & !all)
+}
+
 /// 2^x of each, within 2 ulp for x up to 127; 0 below −126.5, and NaN of NaN.
 ///
 /// x = i + f with f in [−½, ½]; 2^f by a polynomial, 2^i by its exponent's bits. Each step is done for

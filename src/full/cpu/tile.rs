@@ -3,7 +3,7 @@
 //! Floor: 4·B·H·Lq·Lk·D operations (half if causal) by the processor's multiply-add units.
 
 use super::{Args, Full};
-use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::lanes::{LANES, Lanes, keep_open};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::real::row_start;
@@ -239,7 +239,7 @@ fn mask<const FMA: bool>(
         let valid = valid.is_none_or(|valid| valid[n] != 0);
         for (lane, s) in s.iter_mut().enumerate() {
             let open = (key >= see[0][lane]) & (key < see[1][lane]) & valid;
-            *s = if open { *s } else { f32::NEG_INFINITY };
+            *s = keep_open(*s, open);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the rows of a group of lanes see.
 
-use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::lanes::{LANES, Lanes, keep_open};
 use std::ops::Range;
 
 /// Bits of a word of `perm_mask`.
@@ -67,10 +67,12 @@ impl Sight {
 /// Adds the segments' term, of keys in segments `of_keys`.
 #[inline(always)]
 pub(super) fn add_segments<const FMA: bool>(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]) {
+    // Selected by bits: of a choice the compiler makes one of two addresses, lane by lane.
+    let [same, other] = [&sight.same, &sight.other].map(|x| x.map(f32::to_bits));
     for (s, of_key) in s.iter_mut().zip(of_keys) {
         for (lane, s) in s.iter_mut().enumerate() {
-            let same = sight.segment[lane] == *of_key;
-            *s += if same { sight.same[lane] } else { sight.other[lane] };
+            let all = u32::from(sight.segment[lane] == *of_key).wrapping_neg();
+            *s += f32::from_bits(same[lane] & all | other[lane] & !all);
         }
     }
 }
@@ -121,10 +123,8 @@ pub(super) fn mask<const FMA: bool>(closed: &Closed, first: usize, s: &mut [Lane
     for (n, s) in (first % WORD..).zip(s) {
         let (words, up) = (&closed[n / WORD], WORD - 1 - n % WORD);
         for (word, s) in words.iter().zip(s) {
-            // The sign is what a register selects by. Adding 0 makes it a new number for the
-            // compiler, which would else store some lanes and not others: slow on many processors.
-            let all = ((word << up) as i32 >> (WORD - 1)) as u32;
-            *s = f32::from_bits((*s + 0.0).to_bits() & !all | f32::NEG_INFINITY.to_bits() & all);
+            // The sign is what a register selects by.
+            *s = keep_open(*s, (word << up) as i32 >= 0);
         }
     }
 }
