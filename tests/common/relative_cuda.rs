@@ -75,7 +75,7 @@ pub fn run_guarded(
         key_valid: p.key_padding.then_some(valid.at()),
         targets: p.targets.map(|_| targets.at()),
         workspace: (bytes > 0).then_some(workspace.at()),
-        ..Args::new([q, k, v], r, [bias_u, bias_v], [out.at(), lse.at()])
+        ..Args::new([q, k, v], r, [bias_u, bias_v], out.at(), lse.at())
     };
     // SAFETY: every tensor is as large as the problem says, and lives until it was read.
     unsafe { plan.launch(&stream, &args) }?;

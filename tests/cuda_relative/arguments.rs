@@ -23,7 +23,7 @@ fn wrong_arguments_are_named() {
                 other => panic!("not an invalid argument: {other}"),
             }
         };
-        let least = Args::new([256; 3], 256, [256; 2], [256; 2]);
+        let least = Args::new([256; 3], 256, [256; 2], 256, 256);
         let given = Args {
             k_memory: Some(256),
             v_memory: Some(256),

@@ -6,135 +6,15 @@
 
 use crate::block::Place;
 use crate::members;
-use crate::names::{self, Keys, Names};
-use crate::network::{self, Member};
+use crate::names;
+use crate::network;
 use crate::objectives;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::{Config, Error, Result, Weights};
-
-/// Where the rows of the position table come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Positions {
-    /// 0, 1, 2, …
-    Counted,
-    /// Counted over what is not padding, from `pad_token_id + 1`; padding stays at `pad_token_id`.
-    FromPadding,
-}
-
-/// Whether the tables may be narrower than the blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Factorised {
-    /// They are not.
-    No,
-    /// They may be, and only then is there a map between.
-    IfNarrower,
-    /// There is always a map between.
-    Always,
-}
-
-/// How queries, keys and values are projected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Projections {
-    /// By three matrices.
-    Separate,
-    /// By one, whose columns the checkpoint's version sorts.
-    Fused,
-}
-
-/// How the parameters of the blocks are shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Not at all.
-    Own,
-    /// By groups of neighbouring blocks.
-    Groups,
-}
-
-/// What stands between the last states and the vocabulary.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenHead {
-    /// A linear map, an activation and a norm come first.
-    pub transform: bool,
-    /// The activation, if not the config's.
-    pub activation: Option<Activation>,
-    /// The logits have a bias of their own.
-    pub bias: bool,
-    /// What the logits are called among the results.
-    pub output: &'static str,
-}
-
-/// `tanh(W h + b)` of the first position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolerSpec {
-    /// Its linear map in the body.
-    pub name: &'static str,
-    /// The option that, when false, leaves the first position as it is.
-    pub option: Option<&'static str>,
-}
-
-/// A judgement about the two halves of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PairHead {
-    /// Its linear map among the weights.
-    pub name: &'static str,
-    /// Its labels among the inputs.
-    pub labels: &'static str,
-    /// Its logits among the results.
-    pub output: &'static str,
-}
-
-/// One row: everything that the common code asks about a model.
-#[derive(Clone, Copy)]
-pub struct Traits {
-    /// `model_type` in its configs.
-    pub model_type: &'static str,
-    /// An option that tells it from others of that type.
-    pub marker: Option<&'static str>,
-    /// The difference to BERT that is not in the fields, or the idea behind those that are.
-    pub idea: &'static str,
-    /// What its configs call the sizes.
-    pub keys: &'static Keys,
-    /// What its checkpoints call the parameters.
-    pub names: &'static Names,
-    /// How its checkpoints store matrices.
-    pub order: Order,
-    /// Where norms stand.
-    pub place: Place,
-    /// Which norm.
-    pub norm: NormKind,
-    /// A norm after the embeddings.
-    pub embedding_norm: bool,
-    /// Which rows of the position table.
-    pub positions: Positions,
-    /// A table of token types.
-    pub token_types: bool,
-    /// Tables narrower than the blocks, with a map between.
-    pub factorised: Factorised,
-    /// One more table, of tasks, if the config switches it on.
-    pub task_types: bool,
-    /// No position sees a later one.
-    pub causal: bool,
-    /// A position sees its neighbours and a few global ones.
-    pub windowed: bool,
-    /// Projections of queries, keys, values.
-    pub projections: Projections,
-    /// Parameters shared between blocks.
-    pub sharing: Sharing,
-    /// The head over the vocabulary.
-    pub head: TokenHead,
-    /// What is made of the first position.
-    pub pooler: Option<PoolerSpec>,
-    /// What is judged from it.
-    pub pair: Option<PairHead>,
-    /// There are parameters at all.
-    pub has_weights: bool,
-    /// Reads a member of this row.
-    pub read: Read,
-}
-
-/// Reads a member.
-pub type Read = fn(&'static Traits, &Config, &Weights) -> Result<Box<dyn Member>>;
+use crate::traits::{
+    Factorised, PairHead, PoolerSpec, Positions, Projections, Read, Sharing, TokenHead, Traits,
+};
+use crate::{Config, Error, Result};
 
 const MLM: TokenHead =
     TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };

@@ -1,9 +1,9 @@
 //! What stands on the last states: logits over the vocabulary, judgements of the whole input.
 
-use crate::family::Traits;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::stack::Sizes;
+use crate::traits::Traits;
 use crate::{Result, Tensor, Weights};
 
 /// Logits over the vocabulary.

@@ -35,6 +35,7 @@ mod sentence;
 pub mod stack;
 mod tensor;
 mod text;
+pub mod traits;
 mod values;
 mod weights;
 

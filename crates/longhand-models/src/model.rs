@@ -1,6 +1,7 @@
 //! A model folder.
 
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::weights::Progress;
 use crate::{Config, Device, Error, Generator, Inputs, Outputs, Result, Tensor, Weights, family};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::path::Path;
 /// A model, read from a folder of `config.json` and `model.safetensors`.
 pub struct Model {
     member: Box<dyn Member>,
-    traits: &'static family::Traits,
+    traits: &'static Traits,
     stop: Vec<i32>,
 }
 
@@ -81,7 +82,7 @@ impl Model {
     }
 
     /// Its row of the family's table.
-    pub fn traits(&self) -> &'static family::Traits {
+    pub fn traits(&self) -> &'static Traits {
         self.traits
     }
 

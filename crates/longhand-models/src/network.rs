@@ -3,12 +3,12 @@
 
 use crate::attention::{Globals, Mask};
 use crate::block::Seen;
-use crate::family::Traits;
 use crate::generate::{self, Generator};
 use crate::heads::{Vocabulary, first_positions};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::stack::{Embeddings, Sizes, Stack};
+use crate::traits::Traits;
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::longformer::globals_from_mask;
 

@@ -5,9 +5,9 @@ use crate::block::{
     Adapter, Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer,
 };
 use crate::cache::BlockCache;
-use crate::family::{Factorised, Positions, Projections, Sharing, Traits};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
+use crate::traits::{Factorised, Positions, Projections, Sharing, Traits};
 use crate::{Config, Device, Error, Inputs, Result, Tensor, Weights};
 
 /// A model's sizes, from its config.

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use tokenizers::Tokenizer;
 
-/// A language model and its tokenizer.
+/// A model that continues sequences, and its tokenizer.
 ///
 /// ```
 /// use longhand_models::{Device, Generation, TextModel};

@@ -97,7 +97,6 @@ impl Uploaded {
 
     fn launch(&self, plan: &Plan, stream: &Stream, workspace: &DeviceBuffer) -> Result<(), Error> {
         let at = |x: &Option<DeviceBuffer>| x.as_ref().map(DeviceBuffer::pointer);
-        let of = |x: [&DeviceBuffer; 2]| x.map(DeviceBuffer::pointer);
         let args = Args {
             k_memory: at(&self.k_memory),
             v_memory: at(&self.v_memory),
@@ -112,8 +111,9 @@ impl Uploaded {
             ..Args::new(
                 [&self.q, &self.k, &self.v].map(DeviceBuffer::pointer),
                 self.r.pointer(),
-                of([&self.bias_u, &self.bias_v]),
-                of([&self.out, &self.lse]),
+                [&self.bias_u, &self.bias_v].map(DeviceBuffer::pointer),
+                self.out.pointer(),
+                self.lse.pointer(),
             )
         };
         // SAFETY: every buffer was made for this problem, in this context; each outlives the

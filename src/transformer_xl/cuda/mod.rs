@@ -62,7 +62,8 @@ impl Args {
         [q, k, v]: [u64; 3],
         r: u64,
         [bias_u, bias_v]: [u64; 2],
-        [out, lse]: [u64; 2],
+        out: u64,
+        lse: u64,
     ) -> Self {
         Args {
             q,

@@ -32,6 +32,43 @@ impl Gpu {
     }
 }
 
+/// Plans `problem` of the kind in module `kind`, binds its tensors and queues it. A backend's `Args` have
+/// the same fields on WebGPU and on CUDA; `at` is where a buffer lies, a binding here, an address there.
+macro_rules! queue {
+    ($gpu:ident, $problem:ident, $kind:ident $new:tt, { $($field:ident: $buffer:expr),* $(,)? }) => {{
+        $gpu.sound()?;
+        match $gpu.inner.backend {
+            #[cfg(feature = "webgpu")]
+            Backend::Webgpu(ref backend) => {
+                use super::webgpu::{binding as at, optional};
+                let plan = $problem.plan_webgpu(backend.context())?;
+                let workspace = $gpu.workspace(plan.workspace_bytes());
+                let args = longhand::$kind::webgpu::Args {
+                    $($field: optional($buffer)?,)*
+                    workspace: optional(workspace.as_ref())?,
+                    ..longhand::$kind::webgpu::Args::new $new
+                };
+                backend.queue(plan.bind(&args)?)?;
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(ref backend) => {
+                use super::cuda::{address as at, optional};
+                let plan = $problem.plan_cuda(backend.context())?;
+                let workspace = $gpu.workspace(plan.workspace_bytes());
+                let args = longhand::$kind::cuda::Args {
+                    $($field: optional($buffer)?,)*
+                    workspace: optional(workspace.as_ref())?,
+                    ..longhand::$kind::cuda::Args::new $new
+                };
+                // SAFETY: every buffer is as large as the problem says, on this device, and is written
+                // by later work of the same stream only; positions of a list of globals are distinct.
+                #[allow(unsafe_code)]
+                unsafe { plan.launch(backend.stream(), &args) }?;
+            }
+        }
+    }};
+}
+
 pub(crate) fn full(
     gpu: &Gpu,
     problem: &Full,
@@ -43,52 +80,11 @@ pub(crate) fn full(
     let bias = mask.bias.map(|bias| bias.buffer(gpu));
     let table = mask.buckets.map(|(_, table)| table.buffer(gpu));
     let valid = mask.key_valid.map(|valid| gpu.constant(valid));
-    gpu.sound()?;
-    match gpu.inner.backend {
-        #[cfg(feature = "webgpu")]
-        Backend::Webgpu(ref backend) => {
-            use super::webgpu::{binding, optional};
-            let plan = problem.plan_webgpu(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let args = longhand::full::webgpu::Args {
-                bias: optional(bias.as_deref())?,
-                bias_table: optional(table.as_deref())?,
-                key_valid: optional(valid.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::full::webgpu::Args::new(
-                    binding(&q)?,
-                    binding(&k)?,
-                    binding(&v)?,
-                    binding(&out)?,
-                    binding(&lse)?,
-                )
-            };
-            backend.queue(plan.bind(&args)?)?;
-        }
-        #[cfg(feature = "cuda")]
-        Backend::Cuda(ref backend) => {
-            use super::cuda::{address, optional};
-            let plan = problem.plan_cuda(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let args = longhand::full::cuda::Args {
-                bias: optional(bias.as_deref())?,
-                bias_table: optional(table.as_deref())?,
-                key_valid: optional(valid.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::full::cuda::Args::new(
-                    address(&q)?,
-                    address(&k)?,
-                    address(&v)?,
-                    address(&out)?,
-                    address(&lse)?,
-                )
-            };
-            // SAFETY: every buffer is as large as the problem says, on this device, and is written by
-            // later work of the same stream only.
-            #[allow(unsafe_code)]
-            unsafe { plan.launch(backend.stream(), &args) }?;
-        }
-    }
+    queue!(gpu, problem, full(at(&q)?, at(&k)?, at(&v)?, at(&out)?, at(&lse)?), {
+        bias: bias.as_deref(),
+        bias_table: table.as_deref(),
+        key_valid: valid.as_ref(),
+    });
     Ok(Tensor::on_gpu(tensors[0].shape(), out))
 }
 
@@ -102,59 +98,16 @@ pub(crate) fn windowed(
     let [q, k, v] = gpu.all(tensors);
     let Room { out, lse } = gpu.room(tensors[0], problem.lse_len());
     let own = globals.map(|(_, tensors)| gpu.all(tensors));
+    let own = |n: usize| own.as_ref().map(|own| &*own[n]);
     let indices = globals.map(|(list, _)| gpu.constant(bytemuck::cast_slice(&list.indices)));
     let valid = key_valid.map(|valid| gpu.constant(valid));
-    gpu.sound()?;
-    match gpu.inner.backend {
-        #[cfg(feature = "webgpu")]
-        Backend::Webgpu(ref backend) => {
-            use super::webgpu::{binding, optional};
-            let plan = problem.plan_webgpu(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let own = |n: usize| optional(own.as_ref().map(|own| &*own[n]));
-            let args = longhand::longformer::webgpu::Args {
-                q_global: own(0)?,
-                k_global: own(1)?,
-                v_global: own(2)?,
-                global_indices: optional(indices.as_ref())?,
-                key_valid: optional(valid.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::longformer::webgpu::Args::new(
-                    binding(&q)?,
-                    binding(&k)?,
-                    binding(&v)?,
-                    binding(&out)?,
-                    binding(&lse)?,
-                )
-            };
-            backend.queue(plan.bind(&args)?)?;
-        }
-        #[cfg(feature = "cuda")]
-        Backend::Cuda(ref backend) => {
-            use super::cuda::{address, optional};
-            let plan = problem.plan_cuda(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let own = |n: usize| optional(own.as_ref().map(|own| &*own[n]));
-            let args = longhand::longformer::cuda::Args {
-                q_global: own(0)?,
-                k_global: own(1)?,
-                v_global: own(2)?,
-                global_indices: optional(indices.as_ref())?,
-                key_valid: optional(valid.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::longformer::cuda::Args::new(
-                    address(&q)?,
-                    address(&k)?,
-                    address(&v)?,
-                    address(&out)?,
-                    address(&lse)?,
-                )
-            };
-            // SAFETY: as in `full`; the list's positions are distinct.
-            #[allow(unsafe_code)]
-            unsafe { plan.launch(backend.stream(), &args) }?;
-        }
-    }
+    queue!(gpu, problem, longformer(at(&q)?, at(&k)?, at(&v)?, at(&out)?, at(&lse)?), {
+        q_global: own(0),
+        k_global: own(1),
+        v_global: own(2),
+        global_indices: indices.as_ref(),
+        key_valid: valid.as_ref(),
+    });
     Ok(Tensor::on_gpu(tensors[0].shape(), out))
 }
 
@@ -187,58 +140,15 @@ pub(crate) fn relative(
     let perm_mask = beside.perm_mask.map(|x| gpu.constant(bytemuck::cast_slice(x)));
     let key_valid = beside.key_valid.map(|x| gpu.constant(x));
     let Room { out, lse } = gpu.room(tensors[0], problem.lse_len());
-    gpu.sound()?;
-    match gpu.inner.backend {
-        #[cfg(feature = "webgpu")]
-        Backend::Webgpu(ref backend) => {
-            use super::webgpu::{binding, optional};
-            let plan = problem.plan_webgpu(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let args = longhand::transformer_xl::webgpu::Args {
-                bias_s: optional(bias_s.as_deref())?,
-                seg_embed: optional(seg_embed.as_deref())?,
-                seg_q: optional(seg_q.as_ref())?,
-                seg_k: optional(seg_k.as_ref())?,
-                perm_mask: optional(perm_mask.as_ref())?,
-                key_valid: optional(key_valid.as_ref())?,
-                targets: optional(targets.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::transformer_xl::webgpu::Args::new(
-                    [binding(&q)?, binding(&k)?, binding(&v)?],
-                    binding(&r)?,
-                    [binding(&bias_u)?, binding(&bias_v)?],
-                    binding(&out)?,
-                    binding(&lse)?,
-                )
-            };
-            backend.queue(plan.bind(&args)?)?;
-        }
-        #[cfg(feature = "cuda")]
-        Backend::Cuda(ref backend) => {
-            use super::cuda::{address, optional};
-            let plan = problem.plan_cuda(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let args = longhand::transformer_xl::cuda::Args {
-                bias_s: optional(bias_s.as_deref())?,
-                seg_embed: optional(seg_embed.as_deref())?,
-                seg_q: optional(seg_q.as_ref())?,
-                seg_k: optional(seg_k.as_ref())?,
-                perm_mask: optional(perm_mask.as_ref())?,
-                key_valid: optional(key_valid.as_ref())?,
-                targets: optional(targets.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::transformer_xl::cuda::Args::new(
-                    [address(&q)?, address(&k)?, address(&v)?],
-                    address(&r)?,
-                    [address(&bias_u)?, address(&bias_v)?],
-                    [address(&out)?, address(&lse)?],
-                )
-            };
-            // SAFETY: as in `full`.
-            #[allow(unsafe_code)]
-            unsafe { plan.launch(backend.stream(), &args) }?;
-        }
-    }
+    queue!(gpu, problem, transformer_xl([at(&q)?, at(&k)?, at(&v)?], at(&r)?, [at(&bias_u)?, at(&bias_v)?], at(&out)?, at(&lse)?), {
+        bias_s: bias_s.as_deref(),
+        seg_embed: seg_embed.as_deref(),
+        seg_q: seg_q.as_ref(),
+        seg_k: seg_k.as_ref(),
+        perm_mask: perm_mask.as_ref(),
+        key_valid: key_valid.as_ref(),
+        targets: targets.as_ref(),
+    });
     Ok(Tensor::on_gpu(tensors[0].shape(), out))
 }
 
@@ -257,51 +167,12 @@ pub(crate) fn hashed(
     let sorted = problem.is_sorted();
     let buckets = sorted.then(|| gpu.empty(problem.buckets_len()));
     let lse_rounds = sorted.then(|| gpu.empty(problem.lse_rounds_len()));
-    gpu.sound()?;
-    match gpu.inner.backend {
-        #[cfg(feature = "webgpu")]
-        Backend::Webgpu(ref backend) => {
-            use super::webgpu::{binding, optional};
-            let plan = problem.plan_webgpu(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let args = longhand::lsh::webgpu::Args {
-                rotations: optional(rotations.as_deref())?,
-                buckets: optional(buckets.as_ref())?,
-                key_valid: optional(key_valid.as_ref())?,
-                lse_rounds: optional(lse_rounds.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::lsh::webgpu::Args::new(
-                    binding(&qk)?,
-                    binding(&v)?,
-                    binding(&out)?,
-                    binding(&lse)?,
-                )
-            };
-            backend.queue(plan.bind(&args)?)?;
-        }
-        #[cfg(feature = "cuda")]
-        Backend::Cuda(ref backend) => {
-            use super::cuda::{address, optional};
-            let plan = problem.plan_cuda(backend.context())?;
-            let workspace = gpu.workspace(plan.workspace_bytes());
-            let args = longhand::lsh::cuda::Args {
-                rotations: optional(rotations.as_deref())?,
-                buckets: optional(buckets.as_ref())?,
-                key_valid: optional(key_valid.as_ref())?,
-                lse_rounds: optional(lse_rounds.as_ref())?,
-                workspace: optional(workspace.as_ref())?,
-                ..longhand::lsh::cuda::Args::new(
-                    address(&qk)?,
-                    address(&v)?,
-                    address(&out)?,
-                    address(&lse)?,
-                )
-            };
-            // SAFETY: as in `full`.
-            #[allow(unsafe_code)]
-            unsafe { plan.launch(backend.stream(), &args) }?;
-        }
-    }
+    queue!(gpu, problem, lsh(at(&qk)?, at(&v)?, at(&out)?, at(&lse)?), {
+        rotations: rotations.as_deref(),
+        buckets: buckets.as_ref(),
+        key_valid: key_valid.as_ref(),
+        lse_rounds: lse_rounds.as_ref(),
+    });
     let shape = tensors[0].shape();
     let buckets = buckets.map(|x| Tensor::on_gpu(&[problem.buckets_len()], x));
     Ok((Tensor::on_gpu(shape, out), buckets))

@@ -2,10 +2,11 @@
 
 use crate::attention::Mask;
 use crate::block::Seen;
-use crate::family::{self, Traits};
+use crate::family;
 use crate::network::{Member, Network, key_valid};
 use crate::ops;
 use crate::parts::Linear;
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
 use std::cell::RefCell;
 

@@ -1,11 +1,11 @@
 //! ELECTRA: a generator replaces tokens, a discriminator tells which.
 
-use crate::family::Traits;
 use crate::network::{Member, Network, body};
 use crate::objectives::{Draws, mlm::replace_tokens};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::stack::{Embeddings, Sizes, Stack};
+use crate::traits::Traits;
 use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 /// One logit a token: real or replaced.

@@ -1,10 +1,10 @@
 //! ELMo: recurrent layers in each direction over words from characters, and a mix of them.
 
 use super::characters::{Convolutions, highway};
-use crate::family::Traits;
 use crate::network::Member;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Order};
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 // Characters that no byte has; ids are bytes + 1, and 0 is a masked token.

@@ -2,10 +2,10 @@
 //! character n-grams, so that unknown words have vectors too.
 
 use super::word2vec::floats;
-use crate::family::Traits;
 use crate::network::Member;
 use crate::objectives::fnv1a;
 use crate::ops;
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 /// The word that ends a sentence; it has no n-grams.

@@ -2,10 +2,10 @@
 //! stand together.
 
 use super::word2vec::floats;
-use crate::family::Traits;
 use crate::network::Member;
 use crate::objectives::ragged;
 use crate::ops;
+use crate::traits::Traits;
 use crate::{Config, Device, Inputs, Outputs, Result, Tensor, Weights};
 use std::collections::BTreeMap;
 

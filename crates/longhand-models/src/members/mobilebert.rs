@@ -2,10 +2,10 @@
 
 use crate::attention::Heads;
 use crate::block::{Attention, Block, Bottleneck, FeedForward, Kind, Projection, Sublayer};
-use crate::family::Traits;
 use crate::network::{Member, Network, body};
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::stack::{Embeddings, Sizes, Stack};
+use crate::traits::Traits;
 use crate::{Config, Error, Result, Weights};
 
 /// What a config says of the bottleneck.

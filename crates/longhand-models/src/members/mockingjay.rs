@@ -2,11 +2,11 @@
 
 use crate::attention::Mask;
 use crate::block::Seen;
-use crate::family::Traits;
 use crate::network::Member;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind};
 use crate::stack::{Sizes, Stack};
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
 
 struct Mockingjay {

@@ -6,10 +6,10 @@ mod positions;
 
 use crate::attention::{self, Heads, Ring, Rotations};
 use crate::block::FeedForward;
-use crate::family::Traits;
 use crate::network::{Member, key_valid};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use positions::Positions;
 

@@ -3,12 +3,12 @@
 use crate::attention::{Heads, Mask};
 use crate::block::{Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer};
 use crate::cache::BlockCache;
-use crate::family::Traits;
 use crate::generate::{self, Generator};
 use crate::network::Member;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
 use crate::stack::Stack;
+use crate::traits::Traits;
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::full::Buckets;
 

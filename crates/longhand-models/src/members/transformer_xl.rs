@@ -3,11 +3,11 @@
 use crate::attention::{self, Heads};
 use crate::block::{FeedForward, Place};
 use crate::cache::{BlockCache, KeysValues};
-use crate::family::Traits;
 use crate::generate;
 use crate::network::Member;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
+use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
 };

@@ -2,8 +2,8 @@
 
 use crate::attention::Mask;
 use crate::block::Seen;
-use crate::family::Traits;
 use crate::network::{Member, Network};
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 struct Unilm(Network);

@@ -6,11 +6,11 @@ mod sound;
 
 use crate::attention::Mask;
 use crate::block::{Place, Seen};
-use crate::family::Traits;
 use crate::network::{Member, zeros_and_ones};
 use crate::ops;
 use crate::parts::{Linear, Norm, NormKind};
 use crate::stack::{Sizes, Stack};
+use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use codebooks::{Codebooks, read_codebooks};
 use sound::{Extractor, Positional, read_extractor, read_positional};

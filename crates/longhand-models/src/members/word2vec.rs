@@ -1,9 +1,9 @@
 //! word2vec (Mikolov et al., 2013): a word from its neighbours, told from words drawn at random.
 
-use crate::family::Traits;
 use crate::network::Member;
 use crate::objectives::{Draws, negatives, ragged};
 use crate::ops;
+use crate::traits::Traits;
 use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 struct Word2Vec {

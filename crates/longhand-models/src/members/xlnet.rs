@@ -5,11 +5,11 @@
 use crate::attention::{Heads, StreamMask, Streams, distances};
 use crate::block::{FeedForward, Place, Sublayer};
 use crate::cache::KeysValues;
-use crate::family::Traits;
 use crate::generate::{self, Generator};
 use crate::network::{Member, zeros_and_ones};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
+use crate::traits::Traits;
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;

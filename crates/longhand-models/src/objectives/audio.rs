@@ -2,8 +2,8 @@
 //! distractors of wav2vec 2.0 (Baevski et al., 2020, §3.1, §3.2) as Hugging Face does it.
 
 use super::{Draws, row, rule, share};
-use crate::family::Traits;
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
 /// What Mockingjay reads in place of each frame.

@@ -4,8 +4,8 @@
 //! A text is `[bos, …, eos]`. Neither end is ever touched; what is between are its words.
 
 use super::{Draws, rule, share, token};
-use crate::family::Traits;
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
 /// Tokens and shares that all kinds of noise use.

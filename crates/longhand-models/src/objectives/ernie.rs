@@ -1,9 +1,9 @@
 //! Knowledge masking: ERNIE (Sun et al., 2019, §3.2), as its published data program does it.
 
 use super::{Batch, Corrupted, flags, put_corrupted, row, rule, share, token};
-use crate::family::Traits;
 use crate::network::Member;
 use crate::objectives::mlm::Actions;
+use crate::traits::Traits;
 use crate::{Config, Error, Outputs, Result, Weights};
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
 //! One masked span: MASS (Song et al., 2019, §3.1), as its published data program does it.
 
 use super::{Batch, rule, share, token};
-use crate::family::Traits;
 use crate::network::Member;
 use crate::objectives::mlm::Actions;
+use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 use std::ops::Range;
 

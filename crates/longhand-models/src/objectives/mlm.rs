@@ -2,8 +2,8 @@
 //! ELECTRA's replaced tokens.
 
 use super::{Batch, Corrupted, NOT_SCORED, put_corrupted, row, rule, share, token};
-use crate::family::Traits;
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::{Config, Error, Outputs, Result, Weights};
 
 /// What becomes of a chosen token: BERT's 80/10/10.

@@ -2,8 +2,8 @@
 //! al., 2020, §3.1), previous, next or random (StructBERT, Wang et al., 2020, §2.2.2).
 
 use super::{Draws, ragged, rule};
-use crate::family::Traits;
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
 /// Two sentences and how the second relates to the first.

@@ -1,8 +1,8 @@
 //! Shuffled words: StructBERT (Wang et al., 2020, §2.2.1).
 
 use super::{Corrupted, flags, put_corrupted, row, rule, share, tokens};
-use crate::family::Traits;
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::{Config, Outputs, Result, Weights};
 
 /// How many runs of words are shuffled in a sequence: at least one.

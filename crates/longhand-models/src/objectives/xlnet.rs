@@ -1,8 +1,8 @@
 //! Orders of factorisation: XLNet (Yang et al., 2019, §2.2), as its published data program does it.
 
 use super::{NOT_SCORED, flags, row, rule, tokens};
-use crate::family::Traits;
 use crate::network::Member;
+use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
 /// Which positions may not be seen, `[length, length]`: row i does not see column j where this is
