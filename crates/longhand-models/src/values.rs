@@ -88,6 +88,25 @@ impl Inputs {
         }
     }
 
+    /// Segments of a text, one after another: `input_ids.0`, `input_ids.1`, …, each with its name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one is not a matrix with as many rows as the first.
+    pub fn segments(&self) -> Result<Vec<(String, &Ints)>> {
+        let batch = self.ints("input_ids.0")?.matrix("input_ids.0")?[0];
+        let segment = |name: String| {
+            let ids = self.ints(&name)?;
+            if ids.matrix(&name)?[0] != batch {
+                let rule = format!("must have {batch} rows, as the first segment");
+                return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
+            }
+            Ok((name, ids))
+        };
+        let names = (0..).map(|s| format!("input_ids.{s}"));
+        names.take_while(|name| self.has(name)).map(segment).collect()
+    }
+
     /// The float tensor `name`.
     ///
     /// # Errors

@@ -285,18 +285,12 @@ impl Member for TransformerXl {
     /// Segments `input_ids.0`, `input_ids.1`, … one after another.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        let first = inputs.ints("input_ids.0")?;
-        let batch = first.matrix("input_ids.0")?[0];
+        let segments = inputs.segments()?;
+        let batch = segments[0].1.shape[0];
         let mut cache = self.start(batch, self.memory);
         let empty = Tensor::zeros(&[batch, self.memory, self.width]);
         let mut memories = vec![empty; self.layers.len()];
-        let names = (0..).map(|s| (s, format!("input_ids.{s}")));
-        for (s, name) in names.take_while(|(_, name)| inputs.has(name)) {
-            let ids = inputs.ints(&name)?;
-            if ids.matrix(&name)?[0] != batch {
-                let rule = format!("must have {batch} rows, as the first segment");
-                return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
-            }
+        for (s, (_, ids)) in segments.into_iter().enumerate() {
             let states = self.step(ids, &mut cache, device)?;
             for (memory, state) in memories.iter_mut().zip(&states) {
                 *memory = ops::last_rows(&ops::join_rows(memory, state), self.memory);

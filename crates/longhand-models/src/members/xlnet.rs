@@ -343,18 +343,13 @@ impl Member for XlNet {
     /// itself, as for fine-tuning.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        let first = inputs.ints("input_ids.0")?;
-        let batch = first.matrix("input_ids.0")?[0];
+        let segments = inputs.segments()?;
+        let batch = segments[0].1.shape[0];
         let mut cache = self.start(batch);
         let empty = Tensor::zeros(&[batch, 0, self.words.width()]);
         let mut memories = vec![empty; self.layers.len()];
-        let names = (0..).map(|s| (s, format!("input_ids.{s}")));
-        for (s, name) in names.take_while(|(_, name)| inputs.has(name)) {
-            let ids = inputs.ints(&name)?;
-            if ids.matrix(&name)?[0] != batch {
-                let rule = format!("must have {batch} rows, as the first segment");
-                return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
-            }
+        let last = segments.len() - 1;
+        for (s, (name, ids)) in segments.into_iter().enumerate() {
             let given = |what: &str| -> Result<Option<&Ints>> {
                 let name = format!("{what}.{s}");
                 inputs.has(&name).then(|| inputs.ints(&name)).transpose()
@@ -392,7 +387,7 @@ impl Member for XlNet {
                 *memory = newest(&all, self.memory);
                 out.put(format!("segment.{s}.mems.{k}"), memory.clone());
             }
-            if !inputs.has(&format!("input_ids.{}", s + 1)) {
+            if s == last {
                 let nothing = (&mut self.start(batch), 0);
                 let read = self.step((&name, ids), &alone, nothing, device)?;
                 out.put("single_stream.last_hidden_state", read.last().clone());
