@@ -6,6 +6,7 @@ use crate::longformer_file::{LongformerFile, LongformerInputs};
 use crate::lsh_file::{LshFile, LshInputs};
 use crate::problem_file::ProblemFile;
 use crate::transformer_xl_file::{RelativeFile, RelativeInputs};
+use longhand::random::split_mix;
 use longhand::{Full, Longformer, Lsh, TransformerXl};
 use std::collections::BTreeMap;
 
@@ -90,8 +91,7 @@ pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile
     let targets: Vec<i32> = (0..s.seqlen_q).map(|n| (n * segment / s.seqlen_q) as i32).collect();
     // Two segments, a quarter of the pairs masked, the last key padding.
     let segments = |len: usize| (0..s.batch * len).map(|n| i32::from(n % len >= len / 2)).collect();
-    let mut random = random(9);
-    let mut word = || (random() & random()) as u32;
+    let word = |n: usize| (split_mix(9, n as u64) & split_mix(10, n as u64)) as u32;
     let words = s.batch * segment * problem.perm_words();
     let valid = |n: usize| u8::from(!(n + 1).is_multiple_of(s.seqlen_k) || s.seqlen_k == 1);
     Ok(ProblemFile::from(RelativeFile {
@@ -110,7 +110,7 @@ pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile
             seg_embed: problem.segments.then(|| normal(8, 2 * of_heads)),
             seg_q: problem.segments.then(|| segments(segment)),
             seg_k: problem.segments.then(|| segments(s.seqlen_k)),
-            perm_mask: problem.perm_mask.then(|| (0..words).map(|_| word()).collect()),
+            perm_mask: problem.perm_mask.then(|| (0..words).map(word).collect()),
             key_valid: problem.key_padding.then(|| (0..s.batch * s.seqlen_k).map(valid).collect()),
             ..RelativeInputs::default()
         },
@@ -149,25 +149,12 @@ pub fn inputs(problem: &Full) -> Result<OwnedInputs<f32>> {
 
 /// `len` numbers of mean 0 and variance 1: sums of eight uniform bytes, in steps of 1/32.
 fn normal(seed: u64, len: usize) -> Vec<f32> {
-    let mut next = random(seed);
     let number = |x: u64| {
         let sum: u32 = x.to_le_bytes().iter().map(|&b| u32::from(b)).sum();
         // Mean 1020, standard deviation 209.
         ((sum as f32 - 1020.0) / 209.0 * 32.0).round() / 32.0
     };
-    (0..len).map(|_| number(next())).collect()
-}
-
-/// Random words: SplitMix64.
-fn random(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = state;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
+    (0..len as u64).map(|n| number(split_mix(seed, n))).collect()
 }
 
 #[cfg(test)]
