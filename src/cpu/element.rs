@@ -3,6 +3,7 @@
 use crate::{DType, Error};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::borrow::Cow;
 
 /// f32, f16 or bf16: how the large tensors are stored. Everything is computed in f32.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -12,6 +13,20 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     fn load(from: &[Self], to: &mut [f32]);
     /// Writes a row, rounded to nearest even.
     fn store(from: &[f32], to: &mut [Self]);
+
+    /// A tensor of f32 as one of this type; f32 are left where they are.
+    fn stored(x: &[f32]) -> Cow<'_, [Self]> {
+        let mut all = vec![Self::default(); x.len()];
+        Self::store(x, &mut all);
+        Cow::Owned(all)
+    }
+
+    /// A tensor of this type as one of f32.
+    fn loaded(x: Vec<Self>) -> Vec<f32> {
+        let mut all = vec![0.0; x.len()];
+        Self::load(&x, &mut all);
+        all
+    }
 }
 
 /// An error unless `T` is what a problem of `dtype` stores.
@@ -52,6 +67,14 @@ impl Element for f32 {
 
     fn store(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
+    }
+
+    fn stored(x: &[f32]) -> Cow<'_, [f32]> {
+        Cow::Borrowed(x)
+    }
+
+    fn loaded(x: Vec<f32>) -> Vec<f32> {
+        x
     }
 }
 

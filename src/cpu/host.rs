@@ -1,23 +1,8 @@
 //! From f32 tensors to f32 results: what the kinds' first steps share.
 
-use super::Element;
 use crate::Error;
 use crate::timing::{Clock, Timing, milliseconds};
 use std::time::Instant;
-
-/// `x` as `T` stores it.
-pub(crate) fn stored<T: Element>(x: &[f32]) -> Vec<T> {
-    let mut all = vec![T::default(); x.len()];
-    T::store(x, &mut all);
-    all
-}
-
-/// What `x` stores.
-pub(crate) fn loaded<T: Element>(x: &[T]) -> Vec<f32> {
-    let mut all = vec![0.0; x.len()];
-    T::load(x, &mut all);
-    all
-}
 
 /// A workspace for the threads of the pool, whose length `len` tells of their number.
 pub(crate) fn workspace(len: impl Fn(usize) -> usize) -> Vec<f32> {

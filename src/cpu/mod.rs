@@ -19,7 +19,7 @@ pub(crate) mod tile;
 pub use crate::timing::{Clock, Timing};
 pub use element::Element;
 pub(crate) use element::{expect_dtype, with_dtype};
-pub(crate) use host::{loaded, stored, time, workspace};
+pub(crate) use host::{time, workspace};
 pub use isa::Isa;
 pub(crate) use isa::with_isa;
 pub use peak::peak_flops;

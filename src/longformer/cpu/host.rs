@@ -2,9 +2,10 @@
 
 use super::{Args, Plan};
 use crate::Error;
-use crate::cpu::{Element, loaded, stored, time, with_dtype, workspace};
+use crate::cpu::{Element, time, with_dtype, workspace};
 use crate::longformer::{Inputs, Longformer, Output};
 use crate::timing::Timing;
+use std::borrow::Cow;
 
 impl Longformer {
     /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
@@ -16,7 +17,7 @@ impl Longformer {
     pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
         let plan = self.plan_cpu()?;
         with_dtype!(self.dtype, T => {
-            let mut stored = Stored::<T>::new(self, inputs)?;
+            let mut stored = Stored::<'_, T>::new(self, inputs)?;
             let workspace = workspace(|threads| plan.workspace_len(threads));
             time(workspace, repeats, |workspace| plan.run(stored.args(inputs), workspace))
         })
@@ -27,39 +28,39 @@ impl Plan {
     /// As [`Longformer::run_cpu`], by this plan.
     pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
         with_dtype!(self.problem.dtype, T => {
-            let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+            let mut stored = Stored::<'_, T>::new(&self.problem, inputs)?;
             let mut workspace = workspace(|threads| self.workspace_len(threads));
             self.run(stored.args(inputs), &mut workspace)?;
-            Ok(Output { out: loaded(&stored.out), lse: stored.lse })
+            Ok(Output { out: T::loaded(stored.out), lse: stored.lse })
         })
     }
 }
 
 /// A problem's large tensors in its dtype, and room for its results.
-struct Stored<T> {
-    q: Vec<T>,
-    k: Vec<T>,
-    v: Vec<T>,
-    global: [Option<Vec<T>>; 3],
+struct Stored<'a, T: Element> {
+    q: Cow<'a, [T]>,
+    k: Cow<'a, [T]>,
+    v: Cow<'a, [T]>,
+    global: [Option<Cow<'a, [T]>>; 3],
     out: Vec<T>,
     lse: Vec<f32>,
 }
 
-impl<T: Element> Stored<T> {
-    fn new(problem: &Longformer, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+impl<'a, T: Element> Stored<'a, T> {
+    fn new(problem: &Longformer, inputs: &Inputs<'a, f32>) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
         let global = [inputs.q_global, inputs.k_global, inputs.v_global];
         Ok(Stored {
-            q: stored(inputs.q),
-            k: stored(inputs.k),
-            v: stored(inputs.v),
-            global: global.map(|x| x.map(stored)),
+            q: T::stored(inputs.q),
+            k: T::stored(inputs.k),
+            v: T::stored(inputs.v),
+            global: global.map(|x| x.map(T::stored)),
             out: vec![T::default(); problem.span(&problem.layout.out)],
             lse: vec![0.0; problem.lse_len()],
         })
     }
 
-    fn args<'a>(&'a mut self, inputs: &Inputs<'a, f32>) -> Args<'a, T> {
+    fn args<'b>(&'b mut self, inputs: &Inputs<'b, f32>) -> Args<'b, T> {
         let [q_global, k_global, v_global] = self.global.each_ref().map(Option::as_deref);
         Args {
             q_global,

@@ -2,9 +2,10 @@
 
 use super::{Args, Plan};
 use crate::Error;
-use crate::cpu::{Element, loaded, stored, time, with_dtype, workspace};
+use crate::cpu::{Element, time, with_dtype, workspace};
 use crate::lsh::{Inputs, Lsh, Output};
 use crate::timing::Timing;
+use std::borrow::Cow;
 
 impl Lsh {
     /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
@@ -16,7 +17,7 @@ impl Lsh {
     pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
         let plan = self.plan_cpu()?;
         with_dtype!(self.dtype, T => {
-            let mut stored = Stored::<T>::new(self, inputs)?;
+            let mut stored = Stored::<'_, T>::new(self, inputs)?;
             let workspace = workspace(|threads| plan.workspace_len(threads));
             time(workspace, repeats, |workspace| plan.run(stored.args(inputs), workspace))
         })
@@ -28,11 +29,11 @@ impl Plan {
     pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
         let p = &self.problem;
         with_dtype!(p.dtype, T => {
-            let mut stored = Stored::<T>::new(p, inputs)?;
+            let mut stored = Stored::<'_, T>::new(p, inputs)?;
             let mut workspace = workspace(|threads| self.workspace_len(threads));
             self.run(stored.args(inputs), &mut workspace)?;
             Ok(Output {
-                out: loaded(&stored.out),
+                out: T::loaded(stored.out),
                 lse_rounds: stored.lse_rounds.unwrap_or_else(|| stored.lse.clone()),
                 lse: stored.lse,
                 buckets: stored.buckets.unwrap_or_default(),
@@ -43,24 +44,24 @@ impl Plan {
 }
 
 /// A problem's large tensors in its dtype, and room for its results.
-struct Stored<T> {
-    qk: Vec<T>,
-    v: Vec<T>,
+struct Stored<'a, T: Element> {
+    qk: Cow<'a, [T]>,
+    v: Cow<'a, [T]>,
     buckets: Option<Vec<i32>>,
     out: Vec<T>,
     lse: Vec<f32>,
     lse_rounds: Option<Vec<f32>>,
 }
 
-impl<T: Element> Stored<T> {
-    fn new(problem: &Lsh, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+impl<'a, T: Element> Stored<'a, T> {
+    fn new(problem: &Lsh, inputs: &Inputs<'a, f32>) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
         let sorted = problem.is_sorted();
         let buckets =
             || inputs.buckets.map_or_else(|| vec![0; problem.buckets_len()], <[i32]>::to_vec);
         Ok(Stored {
-            qk: stored(inputs.qk),
-            v: stored(inputs.v),
+            qk: T::stored(inputs.qk),
+            v: T::stored(inputs.v),
             buckets: sorted.then(buckets),
             out: vec![T::default(); problem.span(&problem.layout.out)],
             lse: vec![0.0; problem.lse_len()],
@@ -68,7 +69,7 @@ impl<T: Element> Stored<T> {
         })
     }
 
-    fn args<'a>(&'a mut self, inputs: &Inputs<'a, f32>) -> Args<'a, T> {
+    fn args<'b>(&'b mut self, inputs: &Inputs<'b, f32>) -> Args<'b, T> {
         Args {
             rotations: inputs.rotations,
             buckets: self.buckets.as_deref_mut(),

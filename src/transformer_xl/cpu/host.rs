@@ -2,9 +2,10 @@
 
 use super::{Args, Plan};
 use crate::Error;
-use crate::cpu::{Element, loaded, stored, time, with_dtype, workspace};
+use crate::cpu::{Element, time, with_dtype, workspace};
 use crate::timing::Timing;
 use crate::transformer_xl::{Inputs, Output, TransformerXl};
+use std::borrow::Cow;
 
 impl TransformerXl {
     /// Stores `inputs` as the problem's dtype and computes on this machine's processor.
@@ -16,7 +17,7 @@ impl TransformerXl {
     pub fn time_cpu(&self, inputs: &Inputs<'_, f32>, repeats: usize) -> Result<Timing, Error> {
         let plan = self.plan_cpu()?;
         with_dtype!(self.dtype, T => {
-            let mut stored = Stored::<T>::new(self, inputs)?;
+            let mut stored = Stored::<'_, T>::new(self, inputs)?;
             let workspace = workspace(|threads| plan.workspace_len(threads));
             time(workspace, repeats, |workspace| plan.run(stored.args(inputs), workspace))
         })
@@ -27,37 +28,37 @@ impl Plan {
     /// As [`TransformerXl::run_cpu`], by this plan.
     pub fn run_inputs(&self, inputs: &Inputs<'_, f32>) -> Result<Output<f32>, Error> {
         with_dtype!(self.problem.dtype, T => {
-            let mut stored = Stored::<T>::new(&self.problem, inputs)?;
+            let mut stored = Stored::<'_, T>::new(&self.problem, inputs)?;
             let mut workspace = workspace(|threads| self.workspace_len(threads));
             self.run(stored.args(inputs), &mut workspace)?;
-            Ok(Output { out: loaded(&stored.out), lse: stored.lse })
+            Ok(Output { out: T::loaded(stored.out), lse: stored.lse })
         })
     }
 }
 
 /// A problem's large tensors in its dtype, and room for its results.
-struct Stored<T> {
+struct Stored<'a, T: Element> {
     /// q, k, v and r.
-    given: [Vec<T>; 4],
+    given: [Cow<'a, [T]>; 4],
     /// k and v of the memory.
-    memory: [Option<Vec<T>>; 2],
+    memory: [Option<Cow<'a, [T]>>; 2],
     out: Vec<T>,
     lse: Vec<f32>,
 }
 
-impl<T: Element> Stored<T> {
-    fn new(problem: &TransformerXl, inputs: &Inputs<'_, f32>) -> Result<Self, Error> {
+impl<'a, T: Element> Stored<'a, T> {
+    fn new(problem: &TransformerXl, inputs: &Inputs<'a, f32>) -> Result<Self, Error> {
         problem.validate_inputs(inputs)?;
         Ok(Stored {
-            given: [inputs.q, inputs.k, inputs.v, inputs.r].map(stored),
-            memory: [inputs.k_memory, inputs.v_memory].map(|x| x.map(stored)),
+            given: [inputs.q, inputs.k, inputs.v, inputs.r].map(T::stored),
+            memory: [inputs.k_memory, inputs.v_memory].map(|x| x.map(T::stored)),
             out: vec![T::default(); problem.span("out")],
             lse: vec![0.0; problem.lse_len()],
         })
     }
 
-    fn args<'a>(&'a mut self, inputs: &Inputs<'a, f32>) -> Args<'a, T> {
-        let [q, k, v, r] = self.given.each_ref().map(Vec::as_slice);
+    fn args<'b>(&'b mut self, inputs: &Inputs<'b, f32>) -> Args<'b, T> {
+        let [q, k, v, r] = self.given.each_ref().map(|x| &**x);
         let [k_memory, v_memory] = self.memory.each_ref().map(Option::as_deref);
         let biases = [inputs.bias_u, inputs.bias_v];
         Args {
