@@ -12,8 +12,6 @@ struct Params {
     w_column: u32,      // steps of w from one n to the next, and from one k to the next
     w_inner: u32,
     biased: u32,
-    y_row: u32,         // elements between rows of y
-    y_base: u32,        // element at which y begins
     tiles: u32,         // tiles along N
 }
 
@@ -87,7 +85,7 @@ fn main(
             let column = first_column + tx + j * SIDE;
             if (row < P.rows && column < P.columns) {
                 let added = select(0.0, bias[min(column, arrayLength(&bias) - 1u)], P.biased != 0u);
-                y[P.y_base + row * P.y_row + column] = sums[i][j] + added;
+                y[row * P.columns + column] = sums[i][j] + added;
             }
         }
     }

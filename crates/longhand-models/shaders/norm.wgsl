@@ -6,7 +6,6 @@ struct Params {
     width: u32,
     kind: u32,
     eps: f32,
-    channels: u32,      // weight and bias are those of row % channels; of the column, if it is 0
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -64,8 +63,7 @@ fn main(
         scale = 1.0 / sqrt(total(lane, squares) / n + P.eps);
     }
     for (var i = lane; i < P.width; i += LANES) {
-        let c = select(i, row % max(P.channels, 1u), P.channels != 0u);
-        let v = (x[first + i] - mean) * scale * weight[c];
-        y[first + i] = select(v + bias[c], v, P.kind == 1u);
+        let v = (x[first + i] - mean) * scale * weight[i];
+        y[first + i] = select(v + bias[i], v, P.kind == 1u);
     }
 }

@@ -9,7 +9,6 @@ pub use streams::{StreamMask, Streams, distances};
 
 use crate::gpu::attention as on_gpu;
 use crate::{Device, Result, Tensor};
-use longhand::full::cpu::Args;
 use longhand::full::{Bias, Buckets};
 use longhand::{DType, Full, Longformer, Shape, TransformerXl, longformer, transformer_xl};
 
@@ -26,6 +25,13 @@ pub struct Mask<'a> {
     pub buckets: Option<(Buckets, &'a Tensor)>,
 }
 
+impl<'a> Mask<'a> {
+    /// Of padding alone.
+    pub fn of(key_valid: Option<&'a [u8]>) -> Self {
+        Mask { key_valid, ..Mask::default() }
+    }
+}
+
 /// Sizes and the scale of one attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
@@ -38,30 +44,9 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// Heads that share `width`, with the scale `1/√dim`.
-    pub fn of_width(count: usize, width: usize) -> Self {
-        let dim = width / count.max(1);
+    /// Heads of `dim` elements, with the scale `1/√dim`.
+    pub fn new(count: usize, dim: usize) -> Self {
         Heads { count, dim, scale: 1.0 / (dim.max(1) as f64).sqrt() }
-    }
-}
-
-/// What a run on the processor writes.
-struct Room {
-    out: Vec<f32>,
-    lse: Vec<f32>,
-    workspace: Vec<f32>,
-}
-
-impl Room {
-    /// For results of `q`'s size; `workspace` tells its length of the number of threads.
-    fn new(q: &Tensor, lse: usize, workspace: impl Fn(usize) -> usize) -> Self {
-        Room::of(q.len(), lse, workspace)
-    }
-
-    /// For `len` results.
-    fn of(len: usize, lse: usize, workspace: impl Fn(usize) -> usize) -> Self {
-        let workspace = vec![0.0; workspace(rayon::current_num_threads())];
-        Room { out: vec![0.0; len], lse: vec![0.0; lse], workspace }
     }
 }
 
@@ -94,29 +79,17 @@ pub fn full(
     if let Device::Gpu(gpu) = device {
         return on_gpu::full(gpu, &problem, [q, k, v], mask);
     }
-    let bias = mask.bias.map(Tensor::data);
-    let bias_table = mask.buckets.map(|(_, table)| table.data());
-    let out_shape = q.shape();
-    match device {
-        Device::Reference => {
-            let mut inputs = longhand::full::Inputs::new(q.data(), k.data(), v.data());
-            inputs.key_valid = mask.key_valid;
-            inputs.bias = bias;
-            inputs.bias_table = bias_table;
-            Ok(Tensor::new(out_shape, problem.reference(&inputs)?.out))
-        }
-        _ => {
-            let plan = problem.plan_cpu()?;
-            let Room { mut out, mut lse, mut workspace } =
-                Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
-            let mut args = Args::new([q.data(), k.data(), v.data()], &mut out, &mut lse);
-            args.key_valid = mask.key_valid;
-            args.bias = bias;
-            args.bias_table = bias_table;
-            plan.run(args, &mut workspace)?;
-            Ok(Tensor::new(out_shape, out))
-        }
-    }
+    let inputs = longhand::full::Inputs {
+        key_valid: mask.key_valid,
+        bias: mask.bias.map(Tensor::data),
+        bias_table: mask.buckets.map(|(_, table)| table.data()),
+        ..longhand::full::Inputs::new(q.data(), k.data(), v.data())
+    };
+    let result = match device {
+        Device::Reference => problem.reference(&inputs)?,
+        _ => problem.run_cpu(&inputs)?,
+    };
+    Ok(Tensor::new(q.shape(), result.out))
 }
 
 /// Global positions: `[batch, count]`, distinct, filled up with −1.
@@ -152,33 +125,19 @@ pub fn windowed(
         return on_gpu::windowed(gpu, &problem, [q, k, v], globals, key_valid);
     }
     let [q_global, k_global, v_global] = [0, 1, 2].map(|i| globals.map(|(_, x)| x[i].data()));
-    let global_indices = globals.map(|(globals, _)| &globals.indices[..]);
-    let [local_q, local_k, local_v] = [q.data(), k.data(), v.data()];
-    match device {
-        Device::Reference => {
-            let mut inputs = longformer::Inputs::new(local_q, local_k, local_v);
-            inputs.q_global = q_global;
-            inputs.k_global = k_global;
-            inputs.v_global = v_global;
-            inputs.global_indices = global_indices;
-            inputs.key_valid = key_valid;
-            Ok(Tensor::new(q.shape(), problem.reference(&inputs)?.out))
-        }
-        _ => {
-            let plan = problem.plan_cpu()?;
-            let Room { mut out, mut lse, mut workspace } =
-                Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
-            let mut args =
-                longformer::cpu::Args::new([local_q, local_k, local_v], &mut out, &mut lse);
-            args.q_global = q_global;
-            args.k_global = k_global;
-            args.v_global = v_global;
-            args.global_indices = global_indices;
-            args.key_valid = key_valid;
-            plan.run(args, &mut workspace)?;
-            Ok(Tensor::new(q.shape(), out))
-        }
-    }
+    let inputs = longformer::Inputs {
+        q_global,
+        k_global,
+        v_global,
+        global_indices: globals.map(|(globals, _)| &globals.indices[..]),
+        key_valid,
+        ..longformer::Inputs::new(q.data(), k.data(), v.data())
+    };
+    let result = match device {
+        Device::Reference => problem.reference(&inputs)?,
+        _ => problem.run_cpu(&inputs)?,
+    };
+    Ok(Tensor::new(q.shape(), result.out))
 }
 
 /// Transformer-XL's attention of the segment's `q` over `k` and `v` of memory and segment; `r`
@@ -202,25 +161,48 @@ pub fn relative(
     problem.softmax_scale = heads.scale;
     problem.window.left = left;
     problem.clamp_len = clamp_len;
+    attend(device, &problem, [q, k, v], r, [bias_u, bias_v], &Beside::default())
+}
+
+/// What relative positions may have besides: XLNet's parts, masks and targets.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    pub(crate) bias_s: Option<&'a Tensor>,
+    pub(crate) seg_embed: Option<&'a Tensor>,
+    pub(crate) seg_q: Option<&'a [i32]>,
+    pub(crate) seg_k: Option<&'a [i32]>,
+    pub(crate) perm_mask: Option<&'a [u32]>,
+    pub(crate) key_valid: Option<&'a [u8]>,
+    pub(crate) targets: Option<&'a [i32]>,
+}
+
+/// Relative positions, where `device` says.
+fn attend(
+    device: &Device,
+    problem: &TransformerXl,
+    tensors: [&Tensor; 3],
+    r: &Tensor,
+    biases: [&Tensor; 2],
+    beside: &Beside<'_>,
+) -> Result<Tensor> {
     if let Device::Gpu(gpu) = device {
-        let beside = on_gpu::Beside::default();
-        return on_gpu::relative(gpu, &problem, [q, k, v], r, [bias_u, bias_v], &beside);
+        return on_gpu::relative(gpu, problem, tensors, r, biases, beside);
     }
-    let (rows, biases) = ([q.data(), k.data(), v.data()], [bias_u.data(), bias_v.data()]);
-    match device {
-        Device::Reference => {
-            let inputs = transformer_xl::Inputs::new(rows, r.data(), biases);
-            Ok(Tensor::new(q.shape(), problem.reference(&inputs)?.out))
-        }
-        _ => {
-            let plan = problem.plan_cpu()?;
-            let Room { mut out, mut lse, mut workspace } =
-                Room::new(q, problem.lse_len(), |threads| plan.workspace_len(threads));
-            let args = transformer_xl::cpu::Args::new(rows, r.data(), biases, &mut out, &mut lse);
-            plan.run(args, &mut workspace)?;
-            Ok(Tensor::new(q.shape(), out))
-        }
-    }
+    let inputs = transformer_xl::Inputs {
+        bias_s: beside.bias_s.map(Tensor::data),
+        seg_embed: beside.seg_embed.map(Tensor::data),
+        seg_q: beside.seg_q,
+        seg_k: beside.seg_k,
+        perm_mask: beside.perm_mask,
+        key_valid: beside.key_valid,
+        targets: beside.targets,
+        ..transformer_xl::Inputs::new(tensors.map(Tensor::data), r.data(), biases.map(Tensor::data))
+    };
+    let result = match device {
+        Device::Reference => problem.reference(&inputs)?,
+        _ => problem.run_cpu(&inputs)?,
+    };
+    Ok(Tensor::new(tensors[0].shape(), result.out))
 }
 
 /// The scaled scores before the softmax, `[batch, heads, seqlen_q, seqlen_k]`, `hidden` added at

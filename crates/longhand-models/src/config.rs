@@ -1,6 +1,7 @@
 //! `config.json`: every option is asked for by name, and one that nobody asks for is an error,
 //! unless it is known to leave the results alone.
 
+use crate::ops::Activation;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -14,98 +15,30 @@ pub struct Config {
     used: RefCell<BTreeSet<String>>,
 }
 
-/// Options that do not change what a forward pass computes: of training, of generation, of files.
-/// Dropout is one of them, since a forward pass has none.
-const HARMLESS: &[&str] = &[
-    "activation_dropout",
-    "architectures",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_pdrop",
-    "auto_map",
-    "bos_token_id",
-    "classif_dropout",
-    "classifier_dropout",
-    "classifier_dropout_prob",
-    "decoder_layerdrop",
-    "do_sample",
-    "down_scale_factor",
-    "dropatt",
-    "dropout",
-    "dropout_rate",
-    "dtype",
-    "early_stopping",
-    "embd_pdrop",
-    "encoder_layerdrop",
-    "eos_token_id",
-    "finetuning_task",
-    "force_bos_token_to_be_generated",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "freeze_feat_extract_train",
-    "gap_size",
-    "gradient_checkpointing",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "id2label",
-    "init",
-    "init_range",
-    "init_std",
-    "initializer_factor",
-    "initializer_range",
-    "label2id",
-    "language",
-    "layerdrop",
-    "layers_to_keep",
-    "learning_rate",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "model_max_length",
-    "n_ctx",
-    "name",
-    "name_or_path",
-    "no_mask_channel_overlap",
-    "no_mask_time_overlap",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "num_memory_blocks",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "pad_token_id",
-    "pooler_fc_size",
-    "pooler_num_attention_heads",
-    "pooler_num_fc_layers",
-    "pooler_size_per_head",
-    "pooler_type",
-    "predict_special_tokens",
-    "prefix",
-    "proj_init_std",
-    "qa_dropout",
-    "repetition_penalty",
-    "resid_pdrop",
-    "return_dict",
-    "sep_token_id",
-    "seq_classif_dropout",
-    "sinusoidal_pos_embds",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_last_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "task_specific_params",
-    "tgt_len",
-    "tie_weights_",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-];
+/// Options that do not change what a forward pass computes: of files, of training, of generation, of
+/// heads that are not built, and of dropout, which a forward pass has not.
+const HARMLESS: &str = "
+    architectures auto_map dtype finetuning_task id2label label2id language model_max_length n_ctx name
+    name_or_path output_attentions output_hidden_states output_past prefix return_dict
+    task_specific_params tie_weights_ tokenizer_class torch_dtype transformers_version use_cache
+
+    freeze_feat_extract_train gradient_checkpointing init init_range init_std initializer_factor
+    initializer_range layers_to_keep learning_rate no_mask_channel_overlap no_mask_time_overlap
+    predict_special_tokens proj_init_std sinusoidal_pos_embds tgt_len
+
+    bos_token_id do_sample early_stopping eos_token_id force_bos_token_to_be_generated
+    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size
+    num_beams num_return_sequences pad_token_id repetition_penalty sep_token_id top_k top_p
+
+    down_scale_factor gap_size num_memory_blocks pooler_fc_size pooler_num_attention_heads
+    pooler_num_fc_layers pooler_size_per_head pooler_type summary_activation summary_proj_to_labels
+    summary_type summary_use_proj
+
+    activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop classif_dropout
+    classifier_dropout classifier_dropout_prob decoder_layerdrop dropatt dropout dropout_rate
+    embd_pdrop encoder_layerdrop hidden_dropout hidden_dropout_prob layerdrop qa_dropout resid_pdrop
+    seq_classif_dropout summary_first_dropout summary_last_dropout
+";
 
 /// Options of published models that nobody asks for, and the one value of each that is supported.
 const FIXED: &[(&str, &str)] = &[
@@ -174,13 +107,43 @@ impl Config {
         self.options.get(key).filter(|v| !v.is_null())
     }
 
+    /// The option as `of` reads it, if it is there; `rule` says what it must be.
+    ///
+    /// # Errors
+    ///
+    /// If `of` makes nothing of it.
+    pub fn optional<T>(
+        &self,
+        key: &str,
+        rule: &str,
+        of: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        of(value).map(Some).ok_or_else(|| wrong(key, value, rule))
+    }
+
+    /// As [`optional`](Self::optional), of an option that must be there.
+    ///
+    /// # Errors
+    ///
+    /// As there, and if it is absent.
+    pub fn needed<T>(
+        &self,
+        key: &str,
+        rule: &str,
+        of: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T> {
+        let absent = || Error::input(format!("config: {key:?} is absent"));
+        self.optional(key, rule, of)?.ok_or_else(absent)
+    }
+
     /// A size or an id.
     ///
     /// # Errors
     ///
     /// If it is absent or not a whole number from 0 to 2^31 − 1.
     pub fn size(&self, key: &str) -> Result<usize> {
-        self.optional_size(key)?.ok_or_else(|| Error::input(format!("config: {key:?} is absent")))
+        self.needed(key, SIZE, size)
     }
 
     /// A size, or what the library takes where there is none.
@@ -198,17 +161,12 @@ impl Config {
     ///
     /// If it is not a whole number from 0 to 2^31 − 1.
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let size = value.as_u64().filter(|&n| n <= i32::MAX as u64);
-        match size {
-            Some(n) => Ok(Some(n as usize)),
-            None => Err(wrong(key, value, "must be a whole number from 0 to 2^31 - 1")),
-        }
+        self.optional(key, SIZE, size)
     }
 
     /// Whether the option stands there as `null`.
     pub fn is_null(&self, key: &str) -> bool {
-        self.used.borrow_mut().insert(key.to_owned());
+        self.ignore(&[key]);
         self.options.get(key).is_some_and(Value::is_null)
     }
 
@@ -218,11 +176,9 @@ impl Config {
     ///
     /// If it is not a whole number.
     pub fn length(&self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_i64().filter(|&n| n <= i64::from(i32::MAX)) {
-            Some(n) => Ok(usize::try_from(n).ok().filter(|&n| n > 0)),
-            None => Err(wrong(key, value, "must be a whole number below 2^31")),
-        }
+        let below = |v: &Value| v.as_i64().filter(|&n| n <= i64::from(i32::MAX));
+        let length = self.optional(key, "must be a whole number below 2^31", below)?;
+        Ok(length.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0))
     }
 
     /// A list of sizes from 1.
@@ -231,13 +187,9 @@ impl Config {
     ///
     /// If it is absent or not such a list.
     pub fn sizes(&self, key: &str) -> Result<Vec<usize>> {
-        let Some(value) = self.get(key) else {
-            return Err(Error::input(format!("config: {key:?} is absent")));
-        };
-        let size = |v: &Value| v.as_u64().filter(|&n| n > 0 && n <= i32::MAX as u64);
-        let list = value.as_array().filter(|list| !list.is_empty());
-        let sizes = list.and_then(|list| list.iter().map(|v| Some(size(v)? as usize)).collect());
-        sizes.ok_or_else(|| wrong(key, value, "must be a list of whole numbers from 1"))
+        let rule = "must be a list of whole numbers from 1";
+        let sizes = |v: &Value| list(v, |v| size(v).filter(|&n| n > 0));
+        self.needed(key, rule, |v| sizes(v).filter(|list| !list.is_empty()))
     }
 
     /// A size from 1.
@@ -258,13 +210,18 @@ impl Config {
     ///
     /// If it is not a finite number.
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(v) => v
-                .as_f64()
-                .filter(|x| x.is_finite())
-                .ok_or_else(|| wrong(key, v, "must be a finite number")),
-        }
+        let finite = |v: &Value| v.as_f64().filter(|x| x.is_finite());
+        Ok(self.optional(key, "must be a finite number", finite)?.unwrap_or(default))
+    }
+
+    /// A number above 0, or what the library takes where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is not such a number.
+    pub fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
+        let positive = |v: &Value| v.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        Ok(self.optional(key, "must be a positive number", positive)?.unwrap_or(default))
     }
 
     /// A number of a range.
@@ -273,10 +230,8 @@ impl Config {
     ///
     /// If it is absent, or not in the range.
     pub fn number_in(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
-        let absent = || Error::input(format!("config: {key:?} is absent"));
-        let value = self.get(key).ok_or_else(absent)?;
         let rule = format!("must be a number from {} to {}", range.start(), range.end());
-        value.as_f64().filter(|x| range.contains(x)).ok_or_else(|| wrong(key, value, &rule))
+        self.needed(key, &rule, |v| v.as_f64().filter(|x| range.contains(x)))
     }
 
     /// A size or an id of a range.
@@ -296,10 +251,7 @@ impl Config {
     ///
     /// If it is absent, no list, or `of` makes nothing of an element.
     pub fn list<T>(&self, key: &str, rule: &str, of: fn(&Value) -> Option<T>) -> Result<Vec<T>> {
-        let value = self.get(key);
-        let value = value.ok_or_else(|| Error::input(format!("config: {key:?} is absent")))?;
-        let list = value.as_array().and_then(|list| list.iter().map(of).collect());
-        list.ok_or_else(|| wrong(key, value, rule))
+        self.needed(key, rule, |v| list(v, of))
     }
 
     /// A switch, or what the library takes where there is none.
@@ -308,10 +260,7 @@ impl Config {
     ///
     /// If it is neither `true` nor `false`.
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(v) => v.as_bool().ok_or_else(|| wrong(key, v, "must be true or false")),
-        }
+        Ok(self.optional(key, "must be true or false", Value::as_bool)?.unwrap_or(default))
     }
 
     /// A word, or what the library takes where there is none.
@@ -320,13 +269,29 @@ impl Config {
     ///
     /// If it is not text.
     pub fn text_or(&self, key: &str, default: &str) -> Result<String> {
-        match self.get(key) {
-            None => Ok(default.to_owned()),
-            Some(v) => match v.as_str() {
-                Some(s) => Ok(s.to_owned()),
-                None => Err(wrong(key, v, "must be text")),
-            },
-        }
+        let text = self.optional(key, "must be text", |v| v.as_str().map(str::to_owned))?;
+        Ok(text.unwrap_or_else(|| default.to_owned()))
+    }
+
+    /// Whether a word is the second of two that it may be; the first is what the library takes where
+    /// there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither.
+    pub fn is_second(&self, key: &str, [first, second]: [&str; 2]) -> Result<bool> {
+        let rule = format!("must be {first} or {second}");
+        let word = |v: &Value| Some(v.as_str()? == second).filter(|&is| is || *v == first);
+        Ok(self.optional(key, &rule, word)?.unwrap_or(false))
+    }
+
+    /// An activation, or what the library takes where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a known one.
+    pub fn activation_or(&self, key: &str, default: &str) -> Result<Activation> {
+        Activation::named(&self.text_or(key, default)?)
     }
 
     /// An option that changes the results and of which one value is supported: that, or absent.
@@ -367,8 +332,9 @@ impl Config {
             }
         }
         let used = self.used.borrow();
+        let harmless: Vec<&str> = HARMLESS.split_whitespace().collect();
         let known =
-            |key: &str| key.starts_with('_') || used.contains(key) || HARMLESS.contains(&key);
+            |key: &str| key.starts_with('_') || used.contains(key) || harmless.contains(&key);
         match self.options.iter().find(|(key, value)| !known(key) && !value.is_null()) {
             Some((key, value)) => {
                 Err(wrong(key, value, "this model has no such option: it might change the results"))
@@ -376,6 +342,17 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+/// What [`size`] makes something of.
+const SIZE: &str = "must be a whole number from 0 to 2^31 - 1";
+
+fn size(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|&n| n <= i32::MAX as u64).map(|n| n as usize)
+}
+
+fn list<T>(value: &Value, of: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    value.as_array()?.iter().map(of).collect()
 }
 
 fn wrong(key: &str, value: &Value, rule: &str) -> Error {

@@ -33,6 +33,15 @@ impl Error {
         Error::Input(format!("{field} = {value}: {rule}"))
     }
 
+    /// The tensor `name` has the sizes `got`, against `rule`.
+    pub fn shape(
+        name: impl std::fmt::Display,
+        got: &[usize],
+        rule: impl std::fmt::Display,
+    ) -> Self {
+        Error::invalid(format_args!("the shape of {name}"), format_args!("{got:?}"), rule)
+    }
+
     /// The same, with the place (a file name) before it.
     pub fn at(self, place: impl std::fmt::Display) -> Self {
         match self {

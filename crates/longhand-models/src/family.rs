@@ -12,7 +12,8 @@ use crate::objectives;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
 use crate::traits::{
-    Factorised, PairHead, PoolerSpec, Positions, Projections, Read, Sharing, TokenHead, Traits,
+    Factorised, PairHead, PoolerSpec, Positions, Projections, Read, Sharing, Side, TokenHead,
+    Traits,
 };
 use crate::{Config, Error, Result};
 
@@ -41,9 +42,12 @@ pub const BERT: Traits = Traits {
     token_types: true,
     factorised: Factorised::No,
     task_types: false,
+    side: Side::Alone,
     causal: false,
     windowed: false,
     projections: Projections::Separate,
+    biased: true,
+    scaled: true,
     sharing: Sharing::Own,
     head: MLM,
     pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
@@ -148,14 +152,14 @@ const DISTILBERT: Traits = Traits {
 
 const DISTILLATION: Traits = Traits {
     model_type: "distilbert_distillation",
-    read: members::distillation::read_distilbert,
+    read: members::distillation::distilbert,
     ..DISTILBERT
 };
 
 const TINYBERT: Traits = Traits {
     model_type: "tinybert_distillation",
     idea: "narrower too, taught by BERT's scores and states layer by layer",
-    read: members::distillation::read_tinybert,
+    read: members::distillation::tinybert,
     ..BERT
 };
 
@@ -301,7 +305,10 @@ const REFORMER: Traits = Traits {
 const BART: Traits = Traits {
     model_type: "bart",
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
+    keys: &names::BART_ENCODER_KEYS,
+    names: &names::BART_NAMES,
     token_types: false,
+    side: Side::Encoder,
     head: TokenHead { bias: true, ..LM },
     pooler: None,
     pair: None,
@@ -319,9 +326,13 @@ const MASS: Traits = Traits {
 const T5: Traits = Traits {
     model_type: "t5",
     idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
+    keys: &names::T5_KEYS,
+    names: &names::T5_NAMES,
     place: Place::Pre,
     norm: NormKind::Rms,
     embedding_norm: false,
+    biased: false,
+    scaled: false,
     head: LM,
     read: members::seq2seq::read_t5,
     ..BART

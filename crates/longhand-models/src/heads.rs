@@ -42,13 +42,14 @@ impl Vocabulary {
         };
         let bias = || weights.tensor(names.head_bias, &[sizes.vocab]);
         let bias = traits.head.bias.then(bias).transpose()?;
-        let decoder = match sizes.tied {
-            true => Linear::tied(table, bias),
+        let table = match sizes.tied {
+            true => table.clone(),
             false => {
                 let name = format!("{}.weight", names.head_decoder);
-                Linear::tied(&weights.tensor(&name, &[sizes.vocab, table.width()])?, bias)
+                weights.tensor(&name, &[sizes.vocab, table.width()])?
             }
         };
+        let decoder = Linear::of(table, bias, Order::OutIn);
         let transform = traits.head.transform.then(transform).transpose()?;
         Ok(Vocabulary { transform, decoder, rest: None })
     }
@@ -60,7 +61,7 @@ impl Vocabulary {
             None => h.clone(),
         };
         let Some(rest) = &self.rest else { return self.decoder.run(&h) };
-        let tied = self.decoder.weight().width();
+        let tied = self.decoder.weight.width();
         let halves = ops::split_last(&h, &[tied, h.width() - tied]);
         ops::add(self.decoder.run(&halves[0]), &rest.run(&halves[1]))
     }

@@ -8,6 +8,8 @@ pub struct Keys {
     pub layers: &'static str,
     /// Heads of a block.
     pub heads: &'static str,
+    /// Width of a head, where it is not the states' width shared by the heads.
+    pub head_dim: Option<&'static str>,
     /// Width inside the feed-forward.
     pub inner: &'static str,
     /// Rows of the position table.
@@ -24,6 +26,7 @@ pub(crate) const BERT_KEYS: Keys = Keys {
     hidden: "hidden_size",
     layers: "num_hidden_layers",
     heads: "num_attention_heads",
+    head_dim: None,
     inner: "intermediate_size",
     positions: "max_position_embeddings",
     activation: ("hidden_act", "gelu"),
@@ -38,12 +41,42 @@ pub(crate) const DISTIL_KEYS: Keys = Keys {
     layers: "n_layers",
     heads: "n_heads",
     inner: "hidden_dim",
-    positions: "max_position_embeddings",
     activation: ("activation", "gelu"),
-    gelu_is_tanh: false,
     // Fixed in this family: no such option.
     eps: ("", 1e-12),
+    ..BERT_KEYS
 };
+
+pub(crate) const BART_ENCODER_KEYS: Keys = Keys {
+    hidden: "d_model",
+    layers: "encoder_layers",
+    heads: "encoder_attention_heads",
+    inner: "encoder_ffn_dim",
+    activation: ("activation_function", "gelu"),
+    eps: ("", 1e-5),
+    ..BERT_KEYS
+};
+
+pub(crate) const BART_DECODER_KEYS: Keys = Keys {
+    layers: "decoder_layers",
+    heads: "decoder_attention_heads",
+    inner: "decoder_ffn_dim",
+    ..BART_ENCODER_KEYS
+};
+
+pub(crate) const T5_KEYS: Keys = Keys {
+    hidden: "d_model",
+    layers: "num_layers",
+    heads: "num_heads",
+    head_dim: Some("d_kv"),
+    inner: "d_ff",
+    // Of the option that also says whether there is a gate.
+    activation: ("", "relu"),
+    eps: ("layer_norm_epsilon", 1e-6),
+    ..BERT_KEYS
+};
+
+pub(crate) const T5_DECODER_KEYS: Keys = Keys { layers: "num_decoder_layers", ..T5_KEYS };
 
 pub(crate) const GPT1_KEYS: Keys =
     Keys { activation: ("afn", "gelu"), gelu_is_tanh: true, ..GPT2_KEYS };
@@ -55,8 +88,8 @@ pub(crate) const GPT2_KEYS: Keys = Keys {
     inner: "n_inner",
     positions: "n_positions",
     activation: ("activation_function", "gelu_new"),
-    gelu_is_tanh: false,
     eps: ("layer_norm_epsilon", 1e-5),
+    ..BERT_KEYS
 };
 
 /// The parameters. Those of `body` stand under `prefix` (or, in a file of the body alone, under
@@ -86,7 +119,12 @@ pub struct Names {
     pub out: &'static str,
     /// The attention's norm.
     pub attention_norm: &'static str,
-    /// Into the feed-forward.
+    /// Of attention over an encoder's states: what stands in the four projections' names, and what
+    /// in its place.
+    pub cross: [&'static str; 2],
+    /// And its norm.
+    pub cross_norm: &'static str,
+    /// Into the feed-forward; with a gate, `_1` after it, and the gate's `_0`.
     pub up: &'static str,
     /// Out of it.
     pub down: &'static str,
@@ -118,6 +156,8 @@ pub(crate) const BERT_NAMES: Names = Names {
     value: "attention.self.value",
     out: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
+    cross: ["", ""],
+    cross_norm: "",
     up: "intermediate.dense",
     down: "output.dense",
     feed_norm: "output.LayerNorm",
@@ -212,6 +252,46 @@ pub(crate) const DISTIL_NAMES: Names = Names {
     head_bias: "vocab_projector.bias",
     head_decoder: "vocab_projector",
     ..BERT_NAMES
+};
+
+pub(crate) const BART_NAMES: Names = Names {
+    prefix: "model.",
+    layer: "layers.{}.",
+    query: "self_attn.q_proj",
+    key: "self_attn.k_proj",
+    value: "self_attn.v_proj",
+    out: "self_attn.out_proj",
+    attention_norm: "self_attn_layer_norm",
+    cross: ["self_attn", "encoder_attn"],
+    cross_norm: "encoder_attn_layer_norm",
+    up: "fc1",
+    down: "fc2",
+    feed_norm: "final_layer_norm",
+    ..BERT_NAMES
+};
+
+pub(crate) const T5_NAMES: Names = Names {
+    prefix: "",
+    layer: "block.{}.",
+    query: "layer.0.SelfAttention.q",
+    key: "layer.0.SelfAttention.k",
+    value: "layer.0.SelfAttention.v",
+    out: "layer.0.SelfAttention.o",
+    attention_norm: "layer.0.layer_norm",
+    up: "layer.1.DenseReluDense.wi",
+    down: "layer.1.DenseReluDense.wo",
+    feed_norm: "layer.1.layer_norm",
+    final_norm: "final_layer_norm",
+    ..BERT_NAMES
+};
+
+pub(crate) const T5_DECODER_NAMES: Names = Names {
+    cross: ["layer.0.SelfAttention", "layer.1.EncDecAttention"],
+    cross_norm: "layer.1.layer_norm",
+    up: "layer.2.DenseReluDense.wi",
+    down: "layer.2.DenseReluDense.wo",
+    feed_norm: "layer.2.layer_norm",
+    ..T5_NAMES
 };
 
 pub(crate) const GPT_NAMES: Names = Names {

@@ -7,7 +7,7 @@ use crate::generate::{self, Generator};
 use crate::heads::{Vocabulary, first_positions};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
-use crate::stack::{Embeddings, Sizes, Stack};
+use crate::stack::{Embeddings, Sizes, Stack, last};
 use crate::traits::Traits;
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::longformer::globals_from_mask;
@@ -35,6 +35,9 @@ pub trait Member: Send + Sync {
         Err(Error::Declined("this model gives no states of tokens".to_owned()))
     }
 }
+
+/// A member, read.
+pub type Built = Result<Box<dyn Member>>;
 
 /// What is made of the first position's state.
 pub enum Pooler {
@@ -69,11 +72,7 @@ pub struct Network {
 /// # Errors
 ///
 /// If the config or the weights are not those of its row.
-pub fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     Ok(Box::new(Network::read(traits, config, weights)?))
 }
 
@@ -90,7 +89,7 @@ impl Network {
         let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         if traits.task_types && config.flag_or("use_task_id", false)? {
             let name = "embeddings.task_type_embeddings.weight";
-            embeddings = embeddings.with_tasks(body.tensor(name, &[tasks, sizes.hidden])?);
+            embeddings.tasks = Some(body.tensor(name, &[tasks, sizes.hidden])?);
         }
         let stack = Stack::read(traits, &sizes, config, &body)?;
         Network::with_heads(traits, sizes, embeddings, stack, config, weights)
@@ -113,7 +112,7 @@ impl Network {
         let body = body(traits, weights);
         let has_head = Vocabulary::is_in(traits, weights);
         let head = has_head
-            .then(|| Vocabulary::read(traits, &sizes, weights, embeddings.word()))
+            .then(|| Vocabulary::read(traits, &sizes, weights, &embeddings.word))
             .transpose()?;
         let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
         // Its classes are as many as the weights say: two, or with the previous sentence three.
@@ -153,7 +152,7 @@ impl Network {
     /// If an input is absent, misshapen or out of range.
     pub fn states(&self, inputs: &Inputs, device: &Device) -> Result<Vec<Tensor>> {
         let valid = key_valid(inputs)?;
-        let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+        let mask = Mask::of(valid.as_deref());
         let globals = match self.traits.windowed {
             true => globals(inputs, valid.as_deref())?,
             false => None,
@@ -252,7 +251,7 @@ impl Generator for Network {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let [batch, length] = ids.matrix("input_ids")?;
+        let [batch, length] = ids.sizes("input_ids")?;
         let Cache { blocks, read, padding, .. } = cache;
         let all = *read + length;
         if all > self.sizes.positions {
@@ -267,11 +266,11 @@ impl Generator for Network {
         let there = |&pad: &usize| (0..all).map(move |i| u8::from(i >= pad));
         let valid: Vec<u8> = padding.iter().flat_map(there).collect();
         let padded = padding.iter().any(|&pad| pad > 0);
-        let mask = Mask { key_valid: padded.then_some(&valid[..]), ..Mask::default() };
+        let mask = Mask::of(padded.then_some(&valid[..]));
         let embedded = self.embeddings.run(&inputs, device)?;
-        let mut states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
+        let states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
         *read = all;
-        states.pop().ok_or_else(|| Error::input("the model has no states"))
+        Ok(last(states))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
@@ -289,8 +288,7 @@ impl Member for Network {
     }
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
-        let states = self.states(inputs, device)?.pop();
-        states.ok_or_else(|| Error::input("the model has no states"))
+        Ok(last(self.states(inputs, device)?))
     }
 }
 

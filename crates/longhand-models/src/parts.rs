@@ -9,10 +9,14 @@ use std::sync::Arc;
 /// `y = x Wᵀ + b`.
 #[derive(Clone)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    order: Order,
-    quantiser: Option<Arc<Quantiser>>,
+    /// The matrix as stored.
+    pub weight: Tensor,
+    /// What is added, `[out]`.
+    pub bias: Option<Tensor>,
+    /// How the matrix is stored.
+    pub order: Order,
+    /// Makes the products 8-bit.
+    pub quantiser: Option<Arc<Quantiser>>,
 }
 
 impl Linear {
@@ -44,24 +48,9 @@ impl Linear {
         Ok(Linear { weight, bias, order, quantiser: None })
     }
 
-    /// A map whose matrix is a table that is also something else: a tied head.
-    pub fn tied(table: &Tensor, bias: Option<Tensor>) -> Self {
-        Linear::of(table.clone(), bias, Order::OutIn)
-    }
-
-    /// A map of a matrix that files hold in another shape.
+    /// A map of a matrix that is also something else, or that files hold in another shape.
     pub fn of(weight: Tensor, bias: Option<Tensor>, order: Order) -> Self {
         Linear { weight, bias, order, quantiser: None }
-    }
-
-    /// The same with 8-bit products.
-    pub fn quantised(self, quantiser: Arc<Quantiser>) -> Self {
-        Linear { quantiser: Some(quantiser), ..self }
-    }
-
-    /// The matrix as stored.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
     }
 
     /// Of every row of `x`.
@@ -90,7 +79,8 @@ pub struct Norm {
     kind: NormKind,
     weight: Tensor,
     bias: Option<Tensor>,
-    eps: f64,
+    /// Added to the variance.
+    pub eps: f64,
 }
 
 impl Norm {

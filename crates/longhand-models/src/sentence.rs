@@ -1,6 +1,7 @@
 //! Sentences to vectors, as sentence-transformers makes them: a folder of modules (a transformer,
 //! pooling, normalisation), each with a small configuration of its own.
 
+use crate::generate::padded_after;
 use crate::{Config, Device, Error, Inputs, Model, Result, Tensor};
 use rayon::prelude::*;
 use std::path::Path;
@@ -80,7 +81,7 @@ impl SentenceEncoder {
     ///
     /// If the tokenizer fails or gives ids that the model does not have.
     pub fn embed(&self, sentences: &[&str], device: &Device) -> Result<Tensor> {
-        let ids: Vec<Vec<u32>> =
+        let ids: Vec<Vec<i32>> =
             sentences.par_iter().map(|text| self.tokens(text)).collect::<Result<_>>()?;
         // Sentences of a length together: little padding.
         let mut order: Vec<usize> = (0..ids.len()).collect();
@@ -90,7 +91,15 @@ impl SentenceEncoder {
         while let Some(&first) = rest.first() {
             let count = (TOKENS_OF_BATCH / ids[first].len().max(1)).clamp(1, rest.len());
             let (batch, after) = rest.split_at(count);
-            let states = self.states(batch.iter().map(|&i| &ids[i][..]), device)?;
+            let batch_ids: Vec<&[i32]> = batch.iter().map(|&i| &ids[i][..]).collect();
+            let (padded, valid) = padded_after(&batch_ids, 0);
+            let valid = valid.into_iter().map(i32::from).collect();
+            let inputs = Inputs::new().ints_of("attention_mask", &padded.shape, valid).ints_of(
+                "input_ids",
+                &padded.shape,
+                padded.data,
+            );
+            let states = self.model.encode(&inputs, device)?;
             for (row, &i) in batch.iter().enumerate() {
                 vectors[i] = self.pool(&states, row, ids[i].len());
             }
@@ -100,32 +109,12 @@ impl SentenceEncoder {
         Ok(Tensor::new(&[ids.len(), width], vectors.concat()))
     }
 
-    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+    fn tokens(&self, text: &str) -> Result<Vec<i32>> {
         let text = text.trim();
-        let encoding = match self.lowers {
-            true => self.tokenizer.encode_fast(text.to_lowercase(), true),
-            false => self.tokenizer.encode_fast(text, true),
-        };
-        let encoding = encoding.map_err(|e| Error::input(format!("the tokenizer: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// The states of a batch, padded to its longest.
-    fn states<'a>(
-        &self,
-        batch: impl ExactSizeIterator<Item = &'a [u32]> + Clone,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let shape = [batch.len(), batch.clone().map(<[u32]>::len).max().unwrap_or(0)];
-        let (mut ids, mut mask) = (Vec::new(), Vec::new());
-        for row in batch {
-            let pad = shape[1] - row.len();
-            ids.extend(row.iter().map(|&id| id as i32).chain(std::iter::repeat_n(0, pad)));
-            mask.extend(row.iter().map(|_| 1).chain(std::iter::repeat_n(0, pad)));
+        match self.lowers {
+            true => tokens(&self.tokenizer, &text.to_lowercase(), true),
+            false => tokens(&self.tokenizer, text, true),
         }
-        let inputs =
-            Inputs::new().ints_of("input_ids", &shape, ids).ints_of("attention_mask", &shape, mask);
-        self.model.encode(&inputs, device)
     }
 
     /// The vector of sentence `row` of a batch, which has `length` tokens.
@@ -170,6 +159,16 @@ pub(crate) fn read_tokenizer(folder: &Path, longest: Option<usize>) -> Result<To
         longest.map(|max_length| TruncationParams { max_length, ..Default::default() });
     tokenizer.with_truncation(truncation).map_err(|e| bad(&e))?;
     Ok(tokenizer)
+}
+
+/// The ids of a text, special tokens with it or not.
+pub(crate) fn tokens(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<i32>> {
+    let encoding = tokenizer.encode_fast(text, special).map_err(failed)?;
+    Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
+}
+
+pub(crate) fn failed(e: tokenizers::Error) -> Error {
+    Error::input(format!("the tokenizer: {e}"))
 }
 
 /// The modes of a pooling module, in the order in which their vectors are put together.

@@ -7,7 +7,7 @@ use crate::block::{
 use crate::cache::BlockCache;
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
-use crate::traits::{Factorised, Positions, Projections, Sharing, Traits};
+use crate::traits::{Factorised, Positions, Projections, Sharing, Side, Traits};
 use crate::{Config, Device, Error, Inputs, Result, Tensor, Weights};
 
 /// A model's sizes, from its config.
@@ -18,7 +18,9 @@ pub struct Sizes {
     /// Blocks.
     pub layers: usize,
     /// Heads of a block.
-    pub heads: usize,
+    pub heads: Heads,
+    /// Widths that queries, keys and values are projected from.
+    pub projected_from: [usize; 3],
     /// Width inside the feed-forward.
     pub inner: usize,
     /// Rows of the word table.
@@ -31,6 +33,8 @@ pub struct Sizes {
     pub embedding: usize,
     /// Between the maps of the feed-forward.
     pub activation: Activation,
+    /// The feed-forward has a gate.
+    pub gated: bool,
     /// The norms' epsilon.
     pub eps: f64,
     /// The padding's id.
@@ -68,13 +72,17 @@ impl Sizes {
     pub fn read_blocks(traits: &Traits, config: &Config) -> Result<Self> {
         let keys = traits.keys;
         let hidden = config.positive(keys.hidden)?;
-        let heads = config.positive(keys.heads)?;
-        if !hidden.is_multiple_of(heads) {
-            let rule = format!("must be a multiple of {} = {heads}", keys.heads);
-            return Err(Error::invalid(format!("config: {}", keys.hidden), hidden, rule));
-        }
+        let count = config.positive(keys.heads)?;
+        let dim = match keys.head_dim {
+            Some(key) => config.positive(key)?,
+            None if hidden.is_multiple_of(count) => hidden / count,
+            None => {
+                let rule = format!("must be a multiple of {} = {count}", keys.heads);
+                return Err(Error::invalid(format!("config: {}", keys.hidden), hidden, rule));
+            }
+        };
         config.only("is_decoder", false)?;
-        config.only("is_encoder_decoder", false)?;
+        config.only("is_encoder_decoder", traits.side != Side::Alone)?;
         config.only("add_cross_attention", false)?;
         config.only("position_embedding_type", "absolute")?;
         config.only("chunk_size_feed_forward", 0)?;
@@ -82,8 +90,13 @@ impl Sizes {
         let (activation, default) = keys.activation;
         Ok(Sizes {
             hidden,
-            heads,
+            heads: if traits.scaled {
+                Heads::new(count, dim)
+            } else {
+                Heads { count, dim, scale: 1.0 }
+            },
             layers: config.size(keys.layers)?,
+            projected_from: [hidden; 3],
             inner: match config.optional_size(keys.inner)? {
                 Some(n) => n,
                 None => 4 * hidden,
@@ -92,10 +105,11 @@ impl Sizes {
             positions: 0,
             types: 0,
             embedding: hidden,
-            activation: match Activation::named(&config.text_or(activation, default)?)? {
+            activation: match config.activation_or(activation, default)? {
                 Activation::Gelu if keys.gelu_is_tanh => Activation::GeluTanh,
                 other => other,
             },
+            gated: false,
             eps: config.number_or(keys.eps.0, keys.eps.1)?,
             pad: 0,
             tied: config.flag_or("tie_word_embeddings", true)?,
@@ -105,15 +119,24 @@ impl Sizes {
 
 /// The tables, what is added to them, and what follows.
 pub struct Embeddings {
-    word: Tensor,
-    position: Tensor,
-    token_type: Option<Tensor>,
-    tasks: Option<Tensor>,
-    widen: Option<(Linear, bool)>,
-    norm: Option<Norm>,
-    map: Option<Linear>,
-    positions: Positions,
-    pad: usize,
+    /// Of words; heads are tied to it.
+    pub word: Tensor,
+    /// Of positions.
+    pub position: Tensor,
+    /// Of token types, looked up by `token_type_ids` (all 0 where there are none).
+    pub token_type: Option<Tensor>,
+    /// Of tasks, looked up by `task_type_ids` (all 0 where there are none).
+    pub tasks: Option<Tensor>,
+    /// A map that widens words, each one alone or, if true, with its two neighbours.
+    pub widen: Option<(Linear, bool)>,
+    /// After the sum.
+    pub norm: Option<Norm>,
+    /// From the width of the tables to that of the states.
+    pub map: Option<Linear>,
+    /// Which rows of the table of positions.
+    pub positions: Positions,
+    /// The padding's id.
+    pub pad: usize,
 }
 
 impl Embeddings {
@@ -170,16 +193,6 @@ impl Embeddings {
         })
     }
 
-    /// With words widened by a map, over each one alone or with its two neighbours.
-    pub fn with_widening(self, map: Linear, trigram: bool) -> Self {
-        Embeddings { widen: Some((map, trigram)), ..self }
-    }
-
-    /// With a table of tasks, looked up by `task_type_ids` (all 0 where there are none).
-    pub fn with_tasks(self, table: Tensor) -> Self {
-        Embeddings { tasks: Some(table), ..self }
-    }
-
     /// The same with every table changed.
     pub fn map_tables(self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         Embeddings {
@@ -190,11 +203,6 @@ impl Embeddings {
         }
     }
 
-    /// The word table: heads are tied to it.
-    pub fn word(&self) -> &Tensor {
-        &self.word
-    }
-
     /// The vectors of `input_ids`, with `token_type_ids` (all 0 where there are none), on `device`.
     ///
     /// # Errors
@@ -202,7 +210,7 @@ impl Embeddings {
     /// If an id is outside its table, or the sequence longer than the positions.
     pub fn run(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
-        let [batch, length] = ids.matrix("input_ids")?;
+        let [batch, length] = ids.sizes("input_ids")?;
         let words = ids.indices("input_ids", self.word.rows())?;
         let mut x = ops::gather(&self.word.on(device), &words, &ids.shape);
         if let Some((map, trigram)) = &self.widen {
@@ -288,29 +296,22 @@ impl Stack {
     ) -> Result<Self> {
         let mut blocks = Vec::new();
         let mut order = Vec::new();
-        match traits.sharing {
-            Sharing::Own => {
-                for i in 0..sizes.layers {
-                    let own = weights.under(&traits.names.layer.replace("{}", &i.to_string()));
-                    blocks.push(read_block(traits, sizes, config, &own, i)?);
-                    order.push(vec![i]);
-                }
-            }
-            Sharing::Groups => {
-                let groups = config.size_or("num_hidden_groups", 1)?.max(1);
-                let inner = config.size_or("inner_group_num", 1)?.max(1);
-                for i in 0..groups * inner {
-                    let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
-                    let own = weights.under(&name.replace("{}", &(i % inner).to_string()));
-                    blocks.push(read_block(traits, sizes, config, &own, i)?);
-                }
-                let group = |i: usize| i * groups / sizes.layers;
-                order.extend(
-                    (0..sizes.layers).map(|i| {
-                        (group(i) * inner..(group(i) + 1) * inner).collect::<Vec<usize>>()
-                    }),
-                );
-            }
+        // An inner stack of blocks for each group; each block is one, if nothing is shared.
+        let (groups, inner) = match traits.sharing {
+            Sharing::Own => (sizes.layers, 1),
+            Sharing::Groups => (
+                config.size_or("num_hidden_groups", 1)?.max(1),
+                config.size_or("inner_group_num", 1)?.max(1),
+            ),
+        };
+        for i in 0..groups * inner {
+            let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
+            let own = weights.under(&name.replace("{}", &(i % inner).to_string()));
+            blocks.push(read_block(traits, sizes, config, &own, i)?);
+        }
+        for layer in 0..sizes.layers {
+            let group = layer * groups / sizes.layers;
+            order.push((group * inner..(group + 1) * inner).collect());
         }
         let final_norm =
             || Norm::read(weights, traits.names.final_norm, sizes.hidden, traits.norm, sizes.eps);
@@ -354,6 +355,12 @@ impl Stack {
     }
 }
 
+/// The last of a stack's states.
+pub fn last(mut states: Vec<Tensor>) -> Tensor {
+    // There is one before the first block.
+    states.swap_remove(states.len() - 1)
+}
+
 /// A block of a row, from the parameters under its name.
 fn read_block(
     traits: &Traits,
@@ -364,23 +371,28 @@ fn read_block(
 ) -> Result<Block> {
     let (names, hidden) = (traits.names, sizes.hidden);
     let map = |name: &str, from: usize, to: usize| {
-        Linear::read_as(own, name, from, to, traits.order, true)
+        Linear::read_as(own, name, from, to, traits.order, traits.biased)
     };
     let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, sizes.eps);
-    let mut heads = Heads::of_width(sizes.heads, hidden);
-    if traits.causal && !config.flag_or("scale_attn_weights", true)? {
-        heads.scale = 1.0;
+    let mut heads = sizes.heads;
+    let width = heads.count * heads.dim;
+    if traits.projections == Projections::Fused {
+        if !config.flag_or("scale_attn_weights", true)? {
+            heads.scale = 1.0;
+        }
+        if config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
+            heads.scale /= (layer + 1) as f64;
+        }
+        // More bits on the way to the same numbers.
+        config.ignore(&["reorder_and_upcast_attn"]);
     }
-    // More bits on the way to the same numbers.
-    config.ignore(if traits.causal { &["reorder_and_upcast_attn"] } else { &[] });
-    if traits.causal && config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
-        heads.scale /= (layer + 1) as f64;
-    }
+    let separate = |[q, k, v]: [&str; 3], from: [usize; 3]| -> Result<Projection> {
+        let maps = [map(q, from[0], width)?, map(k, from[1], width)?, map(v, from[2], width)?];
+        Ok(Projection::Separate(maps))
+    };
     let projection = match traits.projections {
         Projections::Separate => {
-            let maps = [names.query, names.key, names.value].map(|name| map(name, hidden, hidden));
-            let [q, k, v] = maps;
-            Projection::Separate([q?, k?, v?])
+            separate([names.query, names.key, names.value], sizes.projected_from)?
         }
         Projections::Fused => {
             let steps = fused_steps(config, &heads)?;
@@ -397,22 +409,30 @@ fn read_block(
         false if traits.causal => Kind::Causal,
         false => Kind::Full,
     };
-    let out = map(names.out, hidden, hidden)?;
-    let attention = Attention { projection, out, heads, kind };
+    let cross = || -> Result<Sublayer<Attention>> {
+        let [own, cross] = names.cross;
+        let [q, k, v, out] =
+            [names.query, names.key, names.value, names.out].map(|name| name.replace(own, cross));
+        let (projection, out) = (separate([&q, &k, &v], [hidden; 3])?, map(&out, width, hidden)?);
+        let inner = Attention { projection, out, heads, kind: Kind::Full };
+        Ok(Sublayer::of(inner, norm(names.cross_norm)?))
+    };
+    let up = if sizes.gated { &format!("{}_1", names.up) } else { names.up };
+    let gate = || map(&format!("{}_0", names.up), hidden, sizes.inner);
     let feed = FeedForward {
-        up: map(names.up, hidden, sizes.inner)?,
-        gate: None,
+        up: map(up, hidden, sizes.inner)?,
+        gate: sizes.gated.then(gate).transpose()?,
         activation: sizes.activation,
         down: map(names.down, sizes.inner, hidden)?,
     };
     Ok(Block {
         place: traits.place,
         attention: Sublayer {
-            inner: attention,
+            inner: Attention { projection, out: map(names.out, width, hidden)?, heads, kind },
             norm: norm(names.attention_norm)?,
             adapter: read_adapter(&own.under("attention.output."), config, hidden)?,
         },
-        cross: None,
+        cross: (traits.side == Side::Decoder).then(cross).transpose()?,
         feed: vec![Sublayer {
             inner: feed,
             norm: norm(names.feed_norm)?,
@@ -470,7 +490,7 @@ fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Opt
     let own = weights.under(&format!("adapters.{name}."));
     Ok(Some(Adapter {
         down: Linear::read(&own, "adapter_down.0", hidden, width)?,
-        activation: Activation::named(&config.text_or("adapter_non_linearity", "swish")?)?,
+        activation: config.activation_or("adapter_non_linearity", "swish")?,
         up: Linear::read(&own, "adapter_up", width, hidden)?,
     }))
 }

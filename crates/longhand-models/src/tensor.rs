@@ -140,6 +140,15 @@ impl Tensor {
         &self.shape
     }
 
+    /// Its sizes; `name` is what an error calls it.
+    ///
+    /// # Errors
+    ///
+    /// If it has another number of dimensions, or is empty.
+    pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
+        sizes(name, &self.shape)
+    }
+
     /// The elements. From a GPU they come once, and what is queued there is waited for; from one that
     /// has failed they are NaN.
     pub fn data(&self) -> &[f32] {
@@ -151,25 +160,20 @@ impl Tensor {
 
     /// The elements on the host, to change them; copied first if they are shared.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        let owned = |elements: &mut Elements| match elements {
-            Elements::Host(x) => match Arc::get_mut(x) {
-                Some(OnHost { data: Data::Owned(_), copy }) => {
-                    copy.take();
-                    true
-                }
-                _ => false,
-            },
+        let owned = match &mut self.elements {
+            Elements::Host(x) => Arc::get_mut(x).is_some_and(|x| matches!(x.data, Data::Owned(_))),
             Elements::Device(_) => false,
         };
-        if !owned(&mut self.elements) {
+        if !owned {
             self.elements = OnHost::elements(Data::Owned(self.data().to_vec()));
         }
-        match &mut self.elements {
-            Elements::Host(x) => match Arc::get_mut(x) {
-                Some(OnHost { data: Data::Owned(data), .. }) => data,
-                _ => unreachable!("just made"),
-            },
-            Elements::Device(_) => unreachable!("just made"),
+        let Elements::Host(x) = &mut self.elements else { unreachable!("just made") };
+        match Arc::get_mut(x) {
+            Some(OnHost { data: Data::Owned(data), copy }) => {
+                copy.take();
+                data
+            }
+            _ => unreachable!("just made"),
         }
     }
 
@@ -241,19 +245,13 @@ impl Ints {
         Ints::new(bits.shape(), bits.data().iter().map(|x| x.to_bits() as i32).collect())
     }
 
-    /// The two sizes of a matrix.
+    /// Its sizes; `name` is what an error calls it.
     ///
     /// # Errors
     ///
-    /// If it is none or empty; `name` is what the error calls it.
-    pub fn matrix(&self, name: &str) -> Result<[usize; 2]> {
-        match self.shape[..] {
-            [_, 0] | [0, _] => {
-                Err(Error::invalid(name, format!("{:?}", self.shape), "must not be empty"))
-            }
-            [rows, columns] => Ok([rows, columns]),
-            _ => Err(Error::invalid(name, format!("{:?}", self.shape), "must have 2 dimensions")),
-        }
+    /// If it has another number of dimensions, or is empty.
+    pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
+        sizes(name, &self.shape)
     }
 
     /// The elements as indices below `end`.
@@ -267,5 +265,14 @@ impl Ints {
             usize::try_from(x).ok().filter(|&x| x < end).ok_or_else(bad)
         };
         self.data.iter().enumerate().map(index).collect()
+    }
+}
+
+fn sizes<const N: usize>(name: &str, shape: &[usize]) -> Result<[usize; N]> {
+    let rule = || format!("must have {N} dimension{}", if N == 1 { "" } else { "s" });
+    let sizes = shape.try_into().map_err(|_| Error::shape(name, shape, rule()))?;
+    match shape.contains(&0) {
+        true => Err(Error::shape(name, shape, "must not be empty")),
+        false => Ok(sizes),
     }
 }

@@ -1,6 +1,6 @@
 //! Texts: a model that continues sequences, with its tokenizer.
 
-use crate::sentence::read_tokenizer;
+use crate::sentence::{failed, read_tokenizer, tokens};
 use crate::{Device, Error, Generation, Ints, Model, Result, ops};
 use std::io::Read;
 use std::path::Path;
@@ -89,8 +89,10 @@ impl TextModel {
         device: &Device,
         each: &mut dyn FnMut(usize),
     ) -> Result<Vec<String>> {
-        let ids: Vec<Vec<i32>> =
-            prompts.iter().map(|text| self.tokens(text, true)).collect::<Result<_>>()?;
+        let ids: Vec<Vec<i32>> = prompts
+            .iter()
+            .map(|text| tokens(&self.tokenizer, text, true))
+            .collect::<Result<_>>()?;
         let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
         let stop = [&options.stop[..], self.model.stop()].concat();
         let options = Generation { stop, ..options.clone() };
@@ -155,15 +157,6 @@ impl TextModel {
             _ => Ok(reading),
         }
     }
-
-    fn tokens(&self, text: &str, special: bool) -> Result<Vec<i32>> {
-        let encoding = self.tokenizer.encode_fast(text, special).map_err(failed)?;
-        Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
-    }
-}
-
-fn failed(e: tokenizers::Error) -> Error {
-    Error::input(format!("the tokenizer: {e}"))
 }
 
 /// A text as the tokens of its bytes, read as they are asked for.
@@ -204,7 +197,7 @@ impl Bytes<'_> {
             }
         };
         let text = std::str::from_utf8(&self.waiting[..whole]).unwrap_or_default();
-        let ids = self.model.tokens(text, false)?;
+        let ids = tokens(&self.model.tokenizer, text, false)?;
         if ids.len() != whole {
             return Err(Error::Declined(format!(
                 "the tokenizer makes {} tokens of {whole} bytes: a text is read by models of bytes",

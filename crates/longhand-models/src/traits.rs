@@ -2,10 +2,10 @@
 
 use crate::block::Place;
 use crate::names::{Keys, Names};
-use crate::network::Member;
+use crate::network::Built;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::{Config, Result, Weights};
+use crate::{Config, Weights};
 
 /// Where the rows of the position table come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,17 @@ pub enum Projections {
     Separate,
     /// By one, whose columns the checkpoint's version sorts.
     Fused,
+}
+
+/// Whether a stack is one of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// It is not.
+    Alone,
+    /// Its states are what a decoder looks at.
+    Encoder,
+    /// Its blocks also attend over an encoder's states.
+    Decoder,
 }
 
 /// How the parameters of the blocks are shared.
@@ -107,12 +118,18 @@ pub struct Traits {
     pub factorised: Factorised,
     /// One more table, of tasks, if the config switches it on.
     pub task_types: bool,
+    /// Which of two stacks.
+    pub side: Side,
     /// No position sees a later one.
     pub causal: bool,
     /// A position sees its neighbours and a few global ones.
     pub windowed: bool,
     /// Projections of queries, keys, values.
     pub projections: Projections,
+    /// The maps of the blocks have biases.
+    pub biased: bool,
+    /// Scores are divided by the root of a head's width.
+    pub scaled: bool,
     /// Parameters shared between blocks.
     pub sharing: Sharing,
     /// The head over the vocabulary.
@@ -128,4 +145,4 @@ pub struct Traits {
 }
 
 /// Reads a member.
-pub type Read = fn(&'static Traits, &Config, &Weights) -> Result<Box<dyn Member>>;
+pub type Read = fn(&'static Traits, &Config, &Weights) -> Built;

@@ -94,14 +94,16 @@ impl Inputs {
     ///
     /// If there is none, or one is not a matrix with as many rows as the first.
     pub fn segments(&self) -> Result<Vec<(String, &Ints)>> {
-        let batch = self.ints("input_ids.0")?.matrix("input_ids.0")?[0];
+        let [batch, _] = self.ints("input_ids.0")?.sizes("input_ids.0")?;
         let segment = |name: String| {
             let ids = self.ints(&name)?;
-            if ids.matrix(&name)?[0] != batch {
-                let rule = format!("must have {batch} rows, as the first segment");
-                return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
+            match ids.sizes(&name)? {
+                [rows, _] if rows == batch => Ok((name, ids)),
+                _ => {
+                    let rule = format!("must have {batch} rows, as the first segment");
+                    Err(Error::shape(name, &ids.shape, rule))
+                }
             }
-            Ok((name, ids))
         };
         let names = (0..).map(|s| format!("input_ids.{s}"));
         names.take_while(|name| self.has(name)).map(segment).collect()
@@ -128,14 +130,19 @@ impl Inputs {
     pub fn optional_ints(&self, name: &str, shape: &[usize]) -> Result<Option<&Ints>> {
         let Some(value) = self.values.get(name) else { return Ok(None) };
         if value.shape() != shape {
-            let got = format!("{:?}", value.shape());
-            return Err(Error::invalid(
-                format!("the shape of input {name:?}"),
-                got,
-                format!("must be {shape:?}"),
-            ));
+            return Err(misshapen(name, value.shape(), shape));
         }
         self.ints(name).map(Some)
+    }
+
+    /// The float tensor `name`, which must have `shape`.
+    ///
+    /// # Errors
+    ///
+    /// As [`floats`](Self::floats), and if it has another shape.
+    pub fn floats_shaped(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
+        let x = self.floats(name)?;
+        if x.shape() == shape { Ok(x) } else { Err(misshapen(name, x.shape(), shape)) }
     }
 
     /// The integer tensor `name`, which must have `shape`.
@@ -149,6 +156,10 @@ impl Inputs {
             None => self.ints(name),
         }
     }
+}
+
+fn misshapen(name: &str, got: &[usize], want: &[usize]) -> Error {
+    Error::shape(format_args!("input {name:?}"), got, format_args!("must be {want:?}"))
 }
 
 /// A model's results by name.

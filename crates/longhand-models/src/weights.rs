@@ -124,9 +124,8 @@ impl Weights {
         let entry = self.entry(name)?;
         let full = self.full(name);
         if entry.shape != shape {
-            let got = format!("{:?}", entry.shape);
             let rule = format!("the config says {shape:?}");
-            return Err(Error::invalid(format!("the shape of tensor {full:?}"), got, rule));
+            return Err(Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule));
         }
         let mapped = (entry.dtype == Dtype::F32)
             .then(|| Tensor::mapped(shape, &entry.file, entry.bytes.clone()))

@@ -1,6 +1,6 @@
 //! Reformer's two kinds: by hashing, and by chunks of neighbours.
 
-use super::{Heads, Mask, Room, full};
+use super::{Heads, Mask, full};
 use crate::gpu::attention as on_gpu;
 use crate::{Device, Result, Tensor};
 use longhand::{DType, Lsh, lsh};
@@ -69,36 +69,18 @@ pub fn hashed(
         let (out, buckets) = on_gpu::hashed(gpu, &problem, [qk, v], rotations, key_valid)?;
         return Ok((out, buckets.map(|buckets| buckets.reshape(&shape))));
     }
-    let rotations = rotations.map(Tensor::data);
-    let [rows_qk, rows_v] = [qk.data(), v.data()];
-    let (out, buckets) = match device {
-        Device::Reference => {
-            let mut inputs = lsh::Inputs::new(rows_qk, rows_v);
-            inputs.rotations = rotations;
-            inputs.key_valid = key_valid;
-            let result = problem.reference(&inputs)?;
-            (result.out, result.buckets)
-        }
-        _ => {
-            let plan = problem.plan_cpu()?;
-            let Room { mut out, mut lse, mut workspace } =
-                Room::new(qk, problem.lse_len(), |threads| plan.workspace_len(threads));
-            let mut buckets = vec![0; problem.buckets_len()];
-            let mut lse_rounds = vec![0.0; problem.lse_rounds_len()];
-            let mut args = lsh::cpu::Args::new(rows_qk, rows_v, &mut out, &mut lse);
-            args.rotations = rotations;
-            args.key_valid = key_valid;
-            if problem.is_sorted() {
-                args.buckets = Some(&mut buckets);
-                args.lse_rounds = Some(&mut lse_rounds);
-            }
-            plan.run(args, &mut workspace)?;
-            (out, buckets)
-        }
+    let inputs = lsh::Inputs {
+        rotations: rotations.map(Tensor::data),
+        key_valid,
+        ..lsh::Inputs::new(qk.data(), v.data())
+    };
+    let result = match device {
+        Device::Reference => problem.reference(&inputs)?,
+        _ => problem.run_cpu(&inputs)?,
     };
     let bits = |buckets: Vec<i32>| buckets.into_iter().map(|b| f32::from_bits(b as u32)).collect();
-    let buckets = problem.is_sorted().then(|| Tensor::new(&shape, bits(buckets)));
-    Ok((Tensor::new(qk.shape(), out), buckets))
+    let buckets = problem.is_sorted().then(|| Tensor::new(&shape, bits(result.buckets)));
+    Ok((Tensor::new(qk.shape(), result.out), buckets))
 }
 
 /// Attention of each chunk over the chunks that it sees, by [`full`] with a chunk as a sequence of
@@ -203,7 +185,7 @@ mod tests {
 
     #[test]
     fn chunks_see_their_neighbours_round_the_ring() {
-        let heads = Heads::of_width(2, 8);
+        let heads = Heads::new(2, 4);
         let random = |seed: usize| {
             let numbers = (0..2 * 24 * 8).map(|n| ((n * 7919 + seed) as f64).sin() as f32);
             Tensor::new(&[2, 24, 8], numbers.collect())

@@ -1,9 +1,8 @@
 //! XLNet's two streams: contents, which see themselves, and queries, which do not.
 
-use super::{Heads, Room};
-use crate::gpu::attention as on_gpu;
+use super::{Beside, Heads, attend};
 use crate::{Device, Result, Tensor, ops};
-use longhand::transformer_xl::{self, SinCos, sinusoids};
+use longhand::transformer_xl::{SinCos, sinusoids};
 use longhand::{DType, TransformerXl, Window};
 
 /// What a position of a segment may see, the same in every layer. Keys are the memory's, then the
@@ -105,53 +104,17 @@ impl Streams<'_> {
         }
         let rows = [q, k, v].map(|x| sequences(x, first, each));
         let [bias_u, bias_v, bias_s] = self.biases;
-        let bias_s = mask.parts.is_some().then_some(bias_s);
-        let seg_embed = mask.parts.is_some().then_some(self.seg_embed);
         let part = |i: usize| mask.parts.as_ref().map(|x| of_batch(&x[i], [first, each, batch]));
-        let blocked = mask.blocked.as_deref().map(|x| of_batch(x, [first, each, batch]));
-        let valid = mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch]));
-        let targets = targets.map(|x| of_batch(x, [first, each, batch]));
-        if let Device::Gpu(gpu) = device {
-            let beside = on_gpu::Beside {
-                bias_s,
-                seg_embed,
-                seg_q: part(0),
-                seg_k: part(1),
-                perm_mask: blocked,
-                key_valid: valid,
-                targets,
-            };
-            return on_gpu::relative(gpu, &problem, rows.each_ref(), r, [bias_u, bias_v], &beside);
-        }
-        let shape = rows[0].shape();
-        let (rows, biases) = (rows.each_ref().map(Tensor::data), [bias_u.data(), bias_v.data()]);
-        let (bias_s, seg_embed) = (bias_s.map(Tensor::data), seg_embed.map(Tensor::data));
-        match device {
-            Device::Reference => {
-                let mut inputs = transformer_xl::Inputs::new(rows, r.data(), biases);
-                (inputs.bias_s, inputs.seg_embed) = (bias_s, seg_embed);
-                (inputs.seg_q, inputs.seg_k) = (part(0), part(1));
-                (inputs.perm_mask, inputs.key_valid) = (blocked, valid);
-                inputs.targets = targets;
-                Ok(Tensor::new(shape, problem.reference(&inputs)?.out))
-            }
-            _ => {
-                let plan = problem.plan_cpu()?;
-                let Room { mut out, mut lse, mut workspace } =
-                    Room::of(rows[0].len(), problem.lse_len(), |threads| {
-                        plan.workspace_len(threads)
-                    });
-                let (out_to, lse_to) = (&mut out, &mut lse);
-                let mut args =
-                    transformer_xl::cpu::Args::new(rows, r.data(), biases, out_to, lse_to);
-                (args.bias_s, args.seg_embed) = (bias_s, seg_embed);
-                (args.seg_q, args.seg_k) = (part(0), part(1));
-                (args.perm_mask, args.key_valid) = (blocked, valid);
-                args.targets = targets;
-                plan.run(args, &mut workspace)?;
-                Ok(Tensor::new(shape, out))
-            }
-        }
+        let beside = Beside {
+            bias_s: mask.parts.is_some().then_some(bias_s),
+            seg_embed: mask.parts.is_some().then_some(self.seg_embed),
+            seg_q: part(0),
+            seg_k: part(1),
+            perm_mask: mask.blocked.as_deref().map(|x| of_batch(x, [first, each, batch])),
+            key_valid: mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch])),
+            targets: targets.map(|x| of_batch(x, [first, each, batch])),
+        };
+        attend(device, &problem, rows.each_ref(), r, [bias_u, bias_v], &beside)
     }
 }
 

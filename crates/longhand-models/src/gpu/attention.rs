@@ -1,7 +1,7 @@
 //! Attention on a GPU: longhand's plans with the layer's memory.
 
 use super::{Backend, Buffer, Gpu, lock};
-use crate::attention::{Globals, Mask};
+use crate::attention::{Beside, Globals, Mask};
 use crate::{Result, Tensor};
 use longhand::{Full, Longformer, Lsh, TransformerXl};
 use std::sync::Arc;
@@ -109,18 +109,6 @@ pub(crate) fn windowed(
         key_valid: valid.as_ref(),
     });
     Ok(Tensor::on_gpu(tensors[0].shape(), out))
-}
-
-/// What relative positions may have besides: XLNet's parts, masks and targets.
-#[derive(Default)]
-pub(crate) struct Beside<'a> {
-    pub(crate) bias_s: Option<&'a Tensor>,
-    pub(crate) seg_embed: Option<&'a Tensor>,
-    pub(crate) seg_q: Option<&'a [i32]>,
-    pub(crate) seg_k: Option<&'a [i32]>,
-    pub(crate) perm_mask: Option<&'a [u32]>,
-    pub(crate) key_valid: Option<&'a [u8]>,
-    pub(crate) targets: Option<&'a [i32]>,
 }
 
 pub(crate) fn relative(

@@ -1,7 +1,7 @@
 //! Words from characters: convolutions of several widths, the largest of each filter, highways.
 //! Kim et al.'s network is this and nothing else; ELMo's begins with it.
 
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::traits::Traits;
@@ -26,21 +26,20 @@ impl Convolutions {
     ) -> Result<Self> {
         let width = config.positive("char_dim")?;
         let table = weights.tensor(table, &[config.positive("n_chars")?, width])?;
-        let activation = Activation::named(&config.text_or("conv_activation", "tanh")?)?;
-        let bad = || Error::input("config: filters: must be a list of [width, count]");
-        let list = config.get("filters").and_then(|f| f.as_array()).ok_or_else(bad)?;
-        let mut filters = Vec::new();
-        for (i, pair) in list.iter().enumerate() {
-            let size = |k: usize| pair.get(k).and_then(serde_json::Value::as_u64);
-            let sizes = (size(0), size(1));
-            let (Some(of @ 1..1_000), Some(count @ 1..1_000_000)) = sizes else {
-                return Err(bad());
+        let activation = config.activation_or("conv_activation", "tanh")?;
+        let rule = "must be a list of [width, count]";
+        let filters = config.list("filters", rule, |pair| {
+            let size = |k: usize, end: usize| {
+                let size = pair.get(k)?.as_u64()? as usize;
+                (1..end).contains(&size).then_some(size)
             };
-            let shape = [count as usize, width, of as usize];
-            let weight = weights.tensor(&format!("{filter}{i}.weight"), &shape)?;
-            let bias = weights.tensor(&format!("{filter}{i}.bias"), &[count as usize])?;
-            filters.push((weight, bias));
-        }
+            Some([size(0, 1_000)?, size(1, 1_000_000)?])
+        })?;
+        let read = |(i, &[of, count]): (usize, &[usize; 2])| {
+            let weight = weights.tensor(&format!("{filter}{i}.weight"), &[count, width, of])?;
+            Ok((weight, weights.tensor(&format!("{filter}{i}.bias"), &[count])?))
+        };
+        let filters = filters.iter().enumerate().map(read).collect::<Result<_>>()?;
         Ok(Convolutions { table, filters, activation, first })
     }
 
@@ -55,7 +54,7 @@ impl Convolutions {
         let widest = self.filters.iter().map(|(w, _)| w.width()).max().unwrap_or(1);
         if length < widest || ids.data.is_empty() {
             let rule = format!("the widest filter needs {widest} characters a word");
-            return Err(Error::invalid(name, format!("{:?}", ids.shape), rule));
+            return Err(Error::shape(name, &ids.shape, rule));
         }
         let rows = ids.indices(name, self.table.rows())?;
         let words = rows.len() / length;
@@ -89,11 +88,7 @@ struct CharCnn {
     activation: Activation,
 }
 
-pub(crate) fn read(
-    _: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // Padding takes part like any character, and words may have any length.
     config.ignore(&["padding_char", "max_chars"]);
     let names = ["char_embeddings.weight", "conv."];
@@ -107,7 +102,7 @@ pub(crate) fn read(
         ))
     };
     let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
-    let activation = Activation::named(&config.text_or("highway_activation", "relu")?)?;
+    let activation = config.activation_or("highway_activation", "relu")?;
     Ok(Box::new(CharCnn { convolutions, highways, activation }))
 }
 
@@ -123,12 +118,7 @@ impl Member for CharCnn {
         let shape = [&ids.shape[..ids.shape.len() - 1], &[x.width()]].concat();
         let mut out = Outputs::default();
         if inputs.has("cotangent") {
-            let cotangent = inputs.floats("cotangent")?;
-            if cotangent.data().len() != x.data().len() {
-                let got = format!("{:?}", cotangent.shape());
-                let rule = format!("must be {shape:?}");
-                return Err(Error::invalid("the shape of cotangent", got, rule));
-            }
+            let cotangent = inputs.floats_shaped("cotangent", &shape)?;
             out.put_scalar("loss", ops::dot(x.data(), cotangent.data()));
         }
         out.put("conv_features", features.reshape(&shape));

@@ -3,7 +3,7 @@
 use crate::attention::Mask;
 use crate::block::Seen;
 use crate::family;
-use crate::network::{Member, Network, key_valid};
+use crate::network::{Built, Member, Network, key_valid};
 use crate::ops;
 use crate::parts::Linear;
 use crate::traits::Traits;
@@ -25,14 +25,10 @@ impl Networks {
             own.finish().map_err(|e| e.at(name))?;
             Ok::<_, Error>(network)
         };
-        let temperature = config.number_or("temperature", 1.0)?;
-        if temperature <= 0.0 {
-            return Err(Error::invalid("config: temperature", temperature, "must be positive"));
-        }
         // The logits of a masked-token head, without sentence pairs.
         let networks = [read("student", student)?, read("teacher", &family::BERT)?];
         let [student, teacher] = networks;
-        Ok(Networks { student, teacher, temperature })
+        Ok(Networks { student, teacher, temperature: config.positive_or("temperature", 1.0)? })
     }
 }
 
@@ -41,11 +37,7 @@ struct DistilBert {
     alphas: [f64; 3],
 }
 
-pub(crate) fn read_distilbert(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let networks = Networks::read(traits, config, weights)?;
     let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)]
         .map(|(key, default)| config.number_or(key, default));
@@ -99,15 +91,11 @@ struct TinyBert {
     fit: Linear,
 }
 
-pub(crate) fn read_tinybert(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let networks = Networks::read(traits, config, weights)?;
     config.ignore(&["num_labels"]);
     let (student, teacher) = (&networks.student.sizes, &networks.teacher.sizes);
-    if student.heads != teacher.heads
+    if student.heads.count != teacher.heads.count
         || student.layers == 0
         || !teacher.layers.is_multiple_of(student.layers)
     {
@@ -167,7 +155,7 @@ fn classified(
 ) -> Result<(Vec<Tensor>, Vec<Tensor>, Tensor)> {
     let valid = key_valid(inputs)?;
     let scores = RefCell::default();
-    let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+    let mask = Mask::of(valid.as_deref());
     let seen = Seen { scores: Some(&scores), ..Seen::new(device, mask) };
     let states = network.states_under(inputs, &seen)?;
     let absent = || Error::input("the network has no classifier");

@@ -1,6 +1,6 @@
 //! ELECTRA: a generator replaces tokens, a discriminator tells which.
 
-use crate::network::{Member, Network, body};
+use crate::network::{Built, Member, Network, body};
 use crate::objectives::{Draws, mlm::replace_tokens};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
@@ -37,11 +37,7 @@ struct One {
     judge: Option<Judge>,
 }
 
-pub(crate) fn read_one(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read_one(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let network = Network::read(traits, config, weights)?;
     let judge = weights.has_any("discriminator_predictions.");
     let judge = judge.then(|| Judge::read(weights, &network.sizes)).transpose()?;
@@ -75,11 +71,7 @@ struct Pair {
     weights: [f64; 2],
 }
 
-pub(crate) fn read_pair(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read_pair(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.only("share_embeddings", true)?;
     let [own_g, own_d] = ["generator.", "discriminator."].map(|name| weights.under(name));
     let config_g = config.part("generator")?;

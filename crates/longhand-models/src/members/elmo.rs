@@ -1,7 +1,7 @@
 //! ELMo: recurrent layers in each direction over words from characters, and a mix of them.
 
 use super::characters::{Convolutions, highway};
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Order};
 use crate::traits::Traits;
@@ -46,7 +46,7 @@ impl Cell {
     fn run(&self, x: &Tensor, lengths: &[usize], backward: bool) -> Tensor {
         let &[batch, length, _] = x.shape() else { unreachable!("made by the network") };
         let of_input = self.input.run(x);
-        let (cell, width) = (of_input.width() / 4, self.projection.weight().rows());
+        let (cell, width) = (of_input.width() / 4, self.projection.weight.rows());
         let mut memory = vec![0.0f32; batch * cell];
         let mut h = Tensor::zeros(&[batch, width]);
         let mut out = vec![0.0; batch * length * width];
@@ -94,11 +94,7 @@ struct Elmo {
     words: Linear,
 }
 
-pub(crate) fn read(
-    _: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.only("add_bos_eos", true)?;
     config.ignore(&["max_chars"]);
     let tokens = weights.under("_elmo_lstm._token_embedder.");
@@ -111,10 +107,7 @@ pub(crate) fn read(
     let lstm = weights.under("_elmo_lstm._elmo_lstm.");
     let sizes = [width, config.positive("cell_dim")?, width];
     let count = config.positive("n_layers")?;
-    let clips = [config.number_or("cell_clip", 3.0)?, config.number_or("proj_clip", 3.0)?];
-    if clips.iter().any(|&clip| clip <= 0.0) {
-        return Err(Error::invalid("config: a clip", format!("{clips:?}"), "must be positive"));
-    }
+    let clips = [config.positive_or("cell_clip", 3.0)?, config.positive_or("proj_clip", 3.0)?];
     let layer = |i: usize| -> Result<[Cell; 2]> {
         let cell = |way: &str| Cell::read(&lstm, &format!("{way}_layer_{i}"), sizes, clips);
         Ok([cell("forward")?, cell("backward")?])
@@ -148,7 +141,7 @@ impl Member for Elmo {
         let x = self.projection.run(&x);
         let there = |i: usize| i % length < lengths[i / length];
         let token =
-            ops::keep_rows(x, there).reshape(&[batch, length, self.projection.weight().rows()]);
+            ops::keep_rows(x, there).reshape(&[batch, length, self.projection.weight.rows()]);
         let mut streams = [token.clone(), token.clone()];
         let mut layers = vec![ops::concat_last(&[&token, &token])];
         for (depth, cells) in self.layers.iter().enumerate() {
@@ -196,8 +189,8 @@ impl Member for Elmo {
 impl Elmo {
     /// The next word from the forward half, the one before from the backward half.
     fn losses(&self, streams: &[Tensor; 2], words: &Ints, out: &mut Outputs) -> Result<()> {
-        let [_, length] = words.matrix("word_ids")?;
-        let vocab = self.words.weight().rows();
+        let [_, length] = words.sizes("word_ids")?;
+        let vocab = self.words.weight.rows();
         // The stream's position `i` predicts the word at `i + by`, where both are there (not −1).
         let mean = |stream: &Tensor, by: isize| -> Result<f64> {
             let label = |i: usize| {
@@ -223,17 +216,9 @@ impl Elmo {
 /// A begin and an end of sentence around the words of `[batch, words, characters]`, and how many
 /// positions each row then has. A word of zeros alone is padding.
 fn with_boundaries(ids: &Ints) -> Result<(Ints, Vec<usize>)> {
-    let [batch, words, characters] = ids.shape[..] else {
-        let got = format!("{:?}", ids.shape);
-        return Err(Error::invalid("the shape of char_ids", got, "must have 3 dimensions"));
-    };
-    if characters < 3 || batch * words == 0 {
-        let got = format!("{:?}", ids.shape);
-        return Err(Error::invalid(
-            "the shape of char_ids",
-            got,
-            "must have words of 3 characters",
-        ));
+    let [batch, words, characters] = ids.sizes("char_ids")?;
+    if characters < 3 {
+        return Err(Error::shape("char_ids", &ids.shape, "must have words of 3 characters"));
     }
     let boundary = |id: i32| {
         let mut word = vec![PADDING; characters];

@@ -1,10 +1,9 @@
 //! fastText (Bojanowski et al., 2017): a word is the mean of its own vector and those of its
 //! character n-grams, so that unknown words have vectors too.
 
-use super::word2vec::floats;
-use crate::network::Member;
+use super::word2vec::{floats, told};
+use crate::network::{Built, Member};
 use crate::objectives::fnv1a;
-use crate::ops;
 use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
@@ -21,11 +20,7 @@ struct FastText {
     lengths: [usize; 2],
 }
 
-pub(crate) fn read(
-    _: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
     config.ignore(&["alpha"]);
     let text = |key| config.list(key, "must be a list of words", |w| w.as_str().map(str::to_owned));
@@ -92,20 +87,16 @@ impl FastText {
     fn loss(&self, vectors: &Tensor, inputs: &Inputs) -> Result<f64> {
         let vocab = self.words.len();
         let centres = inputs.ints("center")?;
-        let &[count] = &centres.shape[..] else {
-            let got = format!("{:?}", centres.shape);
-            return Err(Error::invalid("center", got, "must have 1 dimension"));
-        };
+        let [count] = centres.sizes("center")?;
         let targets = inputs.ints_shaped("target", &[count])?.indices("target", vocab)?;
         let width = inputs.ints("negatives")?.shape.last().copied().unwrap_or(0);
         let negatives = inputs.ints_shaped("negatives", &[count, width])?;
         let negatives = negatives.indices("negatives", vocab)?;
         let mut loss = 0.0;
         for (i, centre) in centres.indices("center", vocab)?.into_iter().enumerate() {
-            let score = |w: usize| ops::dot(vectors.row(centre), self.output.row(w)) as f32;
-            loss += ops::binary_cross_entropy(score(targets[i]), true);
             let others = negatives[i * width..][..width].iter();
-            loss += others.map(|&w| ops::binary_cross_entropy(score(w), false)).sum::<f64>();
+            let [_, own] = told(vectors.row(centre), &self.output, targets[i], others);
+            loss += own;
         }
         Ok(loss)
     }

@@ -2,7 +2,7 @@
 //! stand together.
 
 use super::word2vec::floats;
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::objectives::ragged;
 use crate::ops;
 use crate::traits::Traits;
@@ -19,11 +19,7 @@ struct Glove {
     alpha: f64,
 }
 
-pub(crate) fn read(
-    _: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
     config.ignore(&["eta"]);
     // The counts are a result, as one matrix.

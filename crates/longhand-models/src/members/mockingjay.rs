@@ -2,7 +2,7 @@
 
 use crate::attention::Mask;
 use crate::block::Seen;
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind};
 use crate::stack::{Sizes, Stack};
@@ -18,19 +18,10 @@ struct Mockingjay {
     squares: bool,
 }
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.only("pre_layer_norm", false)?;
     let frame = config.positive("input_dim")?;
     let sizes = Sizes::read_blocks(traits, config)?;
-    let squares = match config.text_or("loss", "L1")?.as_str() {
-        "L1" => false,
-        "MSE" => true,
-        other => return Err(Error::invalid("config: loss", other, "must be L1 or MSE")),
-    };
     let (hidden, eps) = (sizes.hidden, sizes.eps);
     let body = weights.under(traits.names.prefix);
     let norm =
@@ -51,28 +42,24 @@ pub(crate) fn read(
             norm(weights, "SpecHead.LayerNorm")?,
         ),
         output: Linear::read(weights, "SpecHead.output", hidden, frame)?,
-        squares,
+        squares: config.is_second("loss", ["L1", "MSE"])?,
     }))
 }
 
 impl Member for Mockingjay {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let frames = inputs.floats("spec_masked")?;
-        let &[batch, length, _] = frames.shape() else {
-            let got = format!("{:?}", frames.shape());
-            return Err(Error::invalid("the shape of spec_masked", got, "must have 3 dimensions"));
-        };
-        if frames.width() != self.output.weight().rows() || batch * length == 0 {
-            let got = format!("{:?}", frames.shape());
-            let rule = format!("must be [batch, frames, {}]", self.output.weight().rows());
-            return Err(Error::invalid("the shape of spec_masked", got, rule));
+        let [batch, length, width] = frames.sizes("spec_masked")?;
+        if width != self.output.weight.rows() {
+            let rule = format!("must be [batch, frames, {}]", self.output.weight.rows());
+            return Err(Error::shape("spec_masked", frames.shape(), rule));
         }
         let valid = inputs.optional_ints("attention_mask", &[batch, length])?;
         let valid: Option<Vec<u8>> =
             valid.map(|v| v.data.iter().map(|&m| u8::from(m != 0)).collect());
-        let positions = sinusoids(length, self.input.weight().rows());
+        let positions = sinusoids(length, self.input.weight.rows());
         let x = ops::add(self.input.run(frames), &repeated(&positions, batch));
-        let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+        let mask = Mask::of(valid.as_deref());
         let states = self.stack.run(self.input_norm.run(x), &Seen::new(device, mask))?;
         let (map, norm) = &self.head;
         let h = norm.run(Activation::Gelu.apply(map.run(&states[states.len() - 1])));
@@ -92,13 +79,8 @@ impl Member for Mockingjay {
 impl Mockingjay {
     /// The mean over the entries that `mask_label` marks.
     fn loss(&self, predicted: &Tensor, inputs: &Inputs) -> Result<f64> {
-        let target = inputs.floats("spec_target")?;
+        let target = inputs.floats_shaped("spec_target", predicted.shape())?;
         let marked = inputs.ints_shaped("mask_label", predicted.shape())?;
-        if target.shape() != predicted.shape() {
-            let got = format!("{:?}", target.shape());
-            let rule = format!("must be {:?}", predicted.shape());
-            return Err(Error::invalid("the shape of spec_target", got, rule));
-        }
         let rows: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
         let pick =
             |x: &Tensor| Tensor::new(&[rows.len()], rows.iter().map(|&i| x.data()[i]).collect());

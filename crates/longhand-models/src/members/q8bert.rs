@@ -1,7 +1,7 @@
 //! Q8BERT: a BERT classifier whose maps and tables are 8-bit.
 
 use crate::block::Projection;
-use crate::network::{Member, Network, body};
+use crate::network::{Built, Member, Network, body};
 use crate::parts::Linear;
 use crate::quant::{self, Mode, Quantiser};
 use crate::traits::Traits;
@@ -18,18 +18,20 @@ struct Q8Bert {
     turn: Mutex<()>,
 }
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     for key in ["activation_bits", "weight_bits"] {
         config.only(key, 8)?;
     }
     config.only("quantize_classifier", false)?;
     let decay = config.number_or("ema_decay", 0.9)?;
     let tables_too = config.flag_or("quantize_embeddings", true)?;
-    let requantised = requantised(config)?;
+    // The maps whose outputs are quantised too.
+    let requantised = match config.has("requantize_output") {
+        true => config.list("requantize_output", "must be a list of names", |name| {
+            name.as_str().map(str::to_owned)
+        })?,
+        false => Vec::new(),
+    };
     let mut network = Network::read(traits, config, weights)?;
     if network.classifier.is_none() {
         return Err(Error::input("tensor \"classifier.weight\" is absent from the weights"));
@@ -49,20 +51,11 @@ pub(crate) fn read(
         let last = name.rsplit('.').next().unwrap_or_default();
         let quantiser = Quantiser::new(decay, requantised.iter().any(|r| r == last));
         let quantiser = Arc::new(quantiser);
-        integers.push((format!("{prefix}{name}.weight"), quant::integers(map.weight())));
+        integers.push((format!("{prefix}{name}.weight"), quant::integers(&map.weight)));
         quantisers.push((format!("{prefix}{name}"), quantiser.clone()));
-        *map = map.clone().quantised(quantiser);
+        map.quantiser = Some(quantiser);
     });
     Ok(Box::new(Q8Bert { network, quantisers, integers, turn: Mutex::default() }))
-}
-
-/// The maps whose outputs are quantised too.
-fn requantised(config: &Config) -> Result<Vec<String>> {
-    let Some(list) = config.get("requantize_output") else { return Ok(Vec::new()) };
-    let name = |v: &serde_json::Value| v.as_str().map(str::to_owned);
-    let names = list.as_array().and_then(|list| list.iter().map(name).collect());
-    let bad = || Error::invalid("config: requantize_output", list, "must be a list of names");
-    names.ok_or_else(bad)
 }
 
 /// Every map but the classifier, by its name.

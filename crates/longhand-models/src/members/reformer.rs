@@ -6,9 +6,10 @@ mod positions;
 
 use crate::attention::{self, Heads, Ring, Rotations};
 use crate::block::FeedForward;
-use crate::network::{Member, key_valid};
-use crate::ops::{self, Activation};
+use crate::network::{Built, Member, key_valid};
+use crate::ops;
 use crate::parts::{Linear, Norm, Order};
+use crate::stack::last;
 use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use positions::Positions;
@@ -72,11 +73,7 @@ struct Pass {
     padded: bool,
 }
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The head reads both streams: it is twice as wide as the table.
     config.only("tie_word_embeddings", false)?;
     config.ignore(&[
@@ -89,7 +86,7 @@ pub(crate) fn read(
     let count = config.positive("num_attention_heads")?;
     let dim = config.positive("attention_head_size")?;
     let eps = config.number_or("layer_norm_eps", 1e-12)?;
-    let heads = Heads { count, dim, scale: 1.0 / (dim as f64).sqrt() };
+    let heads = Heads::new(count, dim);
     let kinds = kinds(config)?;
     config.only("num_hidden_layers", kinds.len())?;
     let body = weights.under("reformer.");
@@ -124,7 +121,7 @@ pub(crate) fn read(
         positions: Positions::read(config, &body, hidden, most)?,
         layers: kinds.iter().enumerate().map(layer).collect::<Result<_>>()?,
         norm: Norm::read(&body, "encoder.layer_norm", 2 * hidden, traits.norm, eps)?,
-        head: Linear::tied(&head, Some(weights.tensor("lm_head.bias", &[vocab])?)),
+        head: Linear::of(head, Some(weights.tensor("lm_head.bias", &[vocab])?), Order::OutIn),
         heads,
         hash: Hash {
             ring: ring("lsh")?,
@@ -143,17 +140,16 @@ pub(crate) fn read(
 
 /// Whether each layer hashes.
 fn kinds(config: &Config) -> Result<Vec<bool>> {
-    let bad = || Error::input("config: attn_layers: must be a list of \"local\" and \"lsh\"");
-    let list = config.get("attn_layers").and_then(|list| list.as_array()).ok_or_else(bad)?;
-    let kind = |kind: &serde_json::Value| match kind.as_str() {
-        Some("lsh") => Ok(true),
-        Some("local") => Ok(false),
-        _ => Err(bad()),
-    };
-    match list.is_empty() {
-        true => Err(bad()),
-        false => list.iter().map(kind).collect(),
+    let rule = "must be a list of \"local\" and \"lsh\"";
+    let kinds = config.list("attn_layers", rule, |kind| match kind.as_str() {
+        Some("lsh") => Some(true),
+        Some("local") => Some(false),
+        _ => None,
+    })?;
+    if kinds.is_empty() {
+        return Err(Error::invalid("config: attn_layers", "[]", rule));
     }
+    Ok(kinds)
 }
 
 fn buckets(config: &Config) -> Result<Option<Vec<usize>>> {
@@ -179,7 +175,6 @@ fn read_layer(
     let hidden = config.positive("hidden_size")?;
     let inner = config.positive("feed_forward_size")?;
     let eps = config.number_or("layer_norm_eps", 1e-12)?;
-    let activation = Activation::named(&config.text_or("hidden_act", "relu")?)?;
     let width = heads.count * heads.dim;
     let attention = own.under("attention.self_attention.");
     let bare = |weights: &Weights, name: &str, from: usize, to: usize| {
@@ -187,6 +182,8 @@ fn read_layer(
     };
     let into = |name: &str| bare(&attention, name, hidden, width);
     let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, eps);
+    let maps = ["feed_forward.dense.dense", "feed_forward.output.dense"];
+    let activation = config.activation_or("hidden_act", "relu")?;
     Ok(Layer {
         norm: norm("attention.layer_norm")?,
         kind: match hashed {
@@ -196,12 +193,7 @@ fn read_layer(
         value: into("value")?,
         out: bare(own, "attention.output.dense", width, hidden)?,
         feed_norm: norm("feed_forward.layer_norm")?,
-        feed: FeedForward {
-            up: Linear::read(own, "feed_forward.dense.dense", hidden, inner)?,
-            gate: None,
-            activation,
-            down: Linear::read(own, "feed_forward.output.dense", inner, hidden)?,
-        },
+        feed: FeedForward::read(own, maps, [hidden, inner], activation)?,
     })
 }
 
@@ -241,7 +233,7 @@ impl Reformer {
 
     /// Words at their positions.
     fn embed(&self, name: &str, ids: &Ints, length: usize, device: &Device) -> Result<Tensor> {
-        let [batch, given] = ids.matrix(name)?;
+        let [batch, given] = ids.sizes(name)?;
         let places = self.positions.count();
         if length > places {
             let rule =
@@ -265,7 +257,7 @@ impl Reformer {
         inputs: &Inputs,
         device: &Device,
     ) -> Result<Pass> {
-        let [batch, given] = ids.matrix(name)?;
+        let [batch, given] = ids.sizes(name)?;
         let length = self.padded(given);
         let embedded = self.embed(name, ids, length, device)?;
         let valid: Vec<u8> = (0..batch * length)
@@ -340,15 +332,9 @@ impl Reformer {
         if !inputs.has(&name) {
             return Ok(Rotations::Drawn(self.hash.seed.unwrap_or(i) as u64));
         }
-        let given = inputs.floats(&name)?;
         let columns = self.buckets(length).iter().map(|n| n / 2).sum::<usize>();
         let shape = [self.heads.count, self.heads.dim, self.hash.rounds, columns];
-        if given.shape() != shape {
-            let got = format!("{:?}", given.shape());
-            let rule = format!("must be {shape:?}");
-            return Err(Error::invalid(format!("the shape of input {name:?}"), got, rule));
-        }
-        Ok(Rotations::Given(given))
+        Ok(Rotations::Given(inputs.floats_shaped(&name, &shape)?))
     }
 
     /// The mean over scored positions; of a decoder, each position's label is the next token.
@@ -388,8 +374,8 @@ impl Member for Reformer {
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
-        let mut pass = self.pass(("input_ids", ids), key_valid(inputs)?, inputs, device)?;
-        pass.states.pop().ok_or_else(|| Error::input("the model has no states"))
+        let pass = self.pass(("input_ids", ids), key_valid(inputs)?, inputs, device)?;
+        Ok(last(pass.states))
     }
 }
 

@@ -1,82 +1,17 @@
 //! An encoder, and a decoder that also looks at the encoder's states: BART, MASS and T5.
 
-use crate::attention::{Heads, Mask};
-use crate::block::{Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer};
+use crate::attention::Mask;
+use crate::block::Seen;
 use crate::cache::BlockCache;
 use crate::generate::{self, Generator};
-use crate::network::Member;
+use crate::names;
+use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
-use crate::stack::Stack;
-use crate::traits::Traits;
+use crate::stack::{Sizes, Stack, last};
+use crate::traits::{self, Traits};
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 use longhand::full::Buckets;
-
-/// What a file calls the parameters of a block.
-struct Naming {
-    layer: &'static str,
-    own: [&'static str; 4],
-    own_norm: &'static str,
-    cross: [&'static str; 4],
-    cross_norm: &'static str,
-    /// Into the feed-forward, beside it (if gated), and out of it.
-    feed: [&'static str; 3],
-    feed_norm: &'static str,
-}
-
-const BART: Naming = Naming {
-    layer: "layers.{}.",
-    own: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
-    own_norm: "self_attn_layer_norm",
-    cross: [
-        "encoder_attn.q_proj",
-        "encoder_attn.k_proj",
-        "encoder_attn.v_proj",
-        "encoder_attn.out_proj",
-    ],
-    cross_norm: "encoder_attn_layer_norm",
-    feed: ["fc1", "", "fc2"],
-    feed_norm: "final_layer_norm",
-};
-
-const T5_ENCODER: Naming = Naming {
-    layer: "block.{}.",
-    own: [
-        "layer.0.SelfAttention.q",
-        "layer.0.SelfAttention.k",
-        "layer.0.SelfAttention.v",
-        "layer.0.SelfAttention.o",
-    ],
-    own_norm: "layer.0.layer_norm",
-    cross: [
-        "layer.1.EncDecAttention.q",
-        "layer.1.EncDecAttention.k",
-        "layer.1.EncDecAttention.v",
-        "layer.1.EncDecAttention.o",
-    ],
-    cross_norm: "layer.1.layer_norm",
-    feed: ["layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wi_0", "layer.1.DenseReluDense.wo"],
-    feed_norm: "layer.1.layer_norm",
-};
-
-const T5_DECODER: Naming = Naming {
-    feed: ["layer.2.DenseReluDense.wi", "layer.2.DenseReluDense.wi_0", "layer.2.DenseReluDense.wo"],
-    feed_norm: "layer.2.layer_norm",
-    ..T5_ENCODER
-};
-
-/// Sizes of one side.
-struct Sizes {
-    hidden: usize,
-    layers: usize,
-    heads: Heads,
-    inner: usize,
-    eps: f64,
-    activation: Activation,
-    gated: bool,
-    biased: bool,
-    decodes: bool,
-}
 
 /// One side: the blocks, the norm after the embeddings, and what tells positions apart.
 struct Side {
@@ -104,49 +39,24 @@ struct Seq2Seq {
     pad: i32,
 }
 
-pub(crate) fn read_bart(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
-    common(config)?;
+pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.ignore(&["num_hidden_layers"]);
     let hidden = config.positive("d_model")?;
     let vocab = config.positive("vocab_size")?;
-    let rows = config.positive("max_position_embeddings")? + OFFSET;
-    let activation = Activation::named(&config.text_or("activation_function", "gelu")?)?;
-    let body = weights.under("model.");
-    let side = |name: &str| -> Result<Side> {
-        let heads = config.positive(&format!("{name}_attention_heads"))?;
-        if !hidden.is_multiple_of(heads) {
-            let rule = format!("must be a multiple of {name}_attention_heads = {heads}");
-            return Err(Error::invalid("config: d_model", hidden, rule));
-        }
-        let sizes = Sizes {
-            hidden,
-            layers: config.size(&format!("{name}_layers"))?,
-            heads: Heads::of_width(heads, hidden),
-            inner: config.positive(&format!("{name}_ffn_dim"))?,
-            eps: 1e-5,
-            activation,
-            gated: false,
-            biased: true,
-            decodes: name == "decoder",
-        };
-        let own = body.under(&format!("{name}."));
+    let rows = config.positive(traits.keys.positions)? + OFFSET;
+    let body = weights.under(traits.names.prefix);
+    let side = |name: &str, traits: &Traits| -> Result<Side> {
+        let own = body.under(name);
+        let sizes = Sizes::read_blocks(traits, config)?;
+        let norm = Norm::read(&own, "layernorm_embedding", hidden, traits.norm, sizes.eps)?;
         Ok(Side {
-            stack: read_stack(traits, &sizes, &BART, &own)?,
+            stack: Stack::read(traits, &sizes, config, &own)?,
             positions: Some(own.tensor("embed_positions.weight", &[rows, hidden])?),
-            embedding_norm: Some(Norm::read(
-                &own,
-                "layernorm_embedding",
-                hidden,
-                traits.norm,
-                1e-5,
-            )?),
+            embedding_norm: Some(norm),
             buckets: None,
         })
     };
+    let decoder = Traits { keys: &names::BART_DECODER_KEYS, ..decoder(traits) };
     let words = body.tensor("shared.weight", &[vocab, hidden])?;
     let bias = || -> Result<Tensor> {
         Ok(weights.tensor("final_logits_bias", &[1, vocab])?.reshape(&[vocab]))
@@ -154,9 +64,9 @@ pub(crate) fn read_bart(
     let bias = traits.head.bias.then(bias).transpose()?;
     let scaled = config.flag_or("scale_embedding", false)?;
     Ok(Box::new(Seq2Seq {
-        encoder: side("encoder")?,
-        decoder: side("decoder")?,
-        head: Linear::tied(&head_table(config, weights, &words)?, bias),
+        encoder: side("encoder.", traits)?,
+        decoder: side("decoder.", &decoder)?,
+        head: Linear::of(head_table(config, weights, &words)?, bias, Order::OutIn),
         scale: if scaled { (hidden as f32).sqrt() } else { 1.0 },
         head_scale: 1.0,
         start: config.size_or("decoder_start_token_id", 2)? as i32,
@@ -165,19 +75,11 @@ pub(crate) fn read_bart(
     }))
 }
 
-pub(crate) fn read_t5(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
-    common(config)?;
+pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // There is no table of positions.
     config.ignore(&["n_positions"]);
     let hidden = config.positive("d_model")?;
     let vocab = config.positive("vocab_size")?;
-    let (count, dim) = (config.positive("num_heads")?, config.positive("d_kv")?);
-    let inner = config.positive("d_ff")?;
-    let eps = config.number_or("layer_norm_epsilon", 1e-6)?;
     let feed = config.text_or("feed_forward_proj", "relu")?;
     let (gated, name) = feed.strip_prefix("gated-").map_or((false, &feed[..]), |rest| (true, rest));
     // In this family's configs the gate's gelu is the tanh form.
@@ -187,34 +89,27 @@ pub(crate) fn read_t5(
     let activation = Activation::named(name)?;
     let num_buckets = config.positive("relative_attention_num_buckets")?;
     let max_distance = config.size_or("relative_attention_max_distance", 128)?;
-    let layers = config.size("num_layers")?;
-    let side = |name: &str, naming: &Naming, layers: usize| -> Result<Side> {
-        let decodes = name == "decoder";
-        let sizes = Sizes {
-            hidden,
-            layers,
-            heads: Heads { count, dim, scale: 1.0 },
-            inner,
-            eps,
-            activation,
-            gated,
-            biased: false,
-            decodes,
-        };
-        let own = weights.under(&format!("{name}."));
+    let side = |name: &str, traits: &Traits| -> Result<Side> {
+        let own = weights.under(name);
+        let sizes = Sizes { activation, gated, ..Sizes::read_blocks(traits, config)? };
         let table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-        let table = own.tensor(table, &[num_buckets, count])?;
-        let buckets = Buckets { num_buckets, max_distance, bidirectional: !decodes };
-        let stack = read_stack(traits, &sizes, naming, &own)?;
+        let table = own.tensor(table, &[num_buckets, sizes.heads.count])?;
+        let buckets = Buckets { num_buckets, max_distance, bidirectional: !traits.causal };
+        let stack = Stack::read(traits, &sizes, config, &own)?;
         Ok(Side { stack, positions: None, embedding_norm: None, buckets: Some((buckets, table)) })
     };
+    let keys = match config.has(names::T5_DECODER_KEYS.layers) {
+        true => &names::T5_DECODER_KEYS,
+        false => traits.keys,
+    };
+    let decoder = Traits { keys, names: &names::T5_DECODER_NAMES, ..decoder(traits) };
     let words = weights.tensor("shared.weight", &[vocab, hidden])?;
     let tied = config.flag_or("tie_word_embeddings", true)?;
     let pad = config.size_or("pad_token_id", 0)?;
     Ok(Box::new(Seq2Seq {
-        encoder: side("encoder", &T5_ENCODER, layers)?,
-        decoder: side("decoder", &T5_DECODER, config.size_or("num_decoder_layers", layers)?)?,
-        head: Linear::tied(&head_table(config, weights, &words)?, None),
+        encoder: side("encoder.", traits)?,
+        decoder: side("decoder.", &decoder)?,
+        head: Linear::of(head_table(config, weights, &words)?, None, Order::OutIn),
         scale: 1.0,
         head_scale: if tied { (hidden as f32).powf(-0.5) } else { 1.0 },
         start: config.size_or("decoder_start_token_id", pad)? as i32,
@@ -223,9 +118,9 @@ pub(crate) fn read_t5(
     }))
 }
 
-fn common(config: &Config) -> Result<()> {
-    config.only("is_encoder_decoder", true)?;
-    config.only("is_decoder", false)
+/// The decoder's row, from the encoder's.
+fn decoder(traits: &Traits) -> Traits {
+    Traits { side: traits::Side::Decoder, causal: true, ..*traits }
 }
 
 /// The head's matrix: the word table, or one of its own.
@@ -234,56 +129,6 @@ fn head_table(config: &Config, weights: &Weights, words: &Tensor) -> Result<Tens
         true => Ok(words.clone()),
         false => weights.tensor("lm_head.weight", words.shape()),
     }
-}
-
-fn read_stack(traits: &Traits, sizes: &Sizes, naming: &Naming, own: &Weights) -> Result<Stack> {
-    let block = |i: usize| {
-        read_block(traits, sizes, naming, &own.under(&naming.layer.replace("{}", &i.to_string())))
-    };
-    let norm = || Norm::read(own, "final_layer_norm", sizes.hidden, traits.norm, sizes.eps);
-    Ok(Stack {
-        blocks: (0..sizes.layers).map(block).collect::<Result<_>>()?,
-        order: (0..sizes.layers).map(|i| vec![i]).collect(),
-        final_norm: (traits.place == Place::Pre).then(norm).transpose()?,
-    })
-}
-
-fn read_block(traits: &Traits, sizes: &Sizes, naming: &Naming, own: &Weights) -> Result<Block> {
-    let hidden = sizes.hidden;
-    let map = |name: &str, from: usize, to: usize| {
-        Linear::read_as(own, name, from, to, Order::OutIn, sizes.biased)
-    };
-    let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, sizes.eps);
-    let width = sizes.heads.count * sizes.heads.dim;
-    let attention = |[q, k, v, out]: [&str; 4], kind: Kind| -> Result<Attention> {
-        let into = |name: &str| map(name, hidden, width);
-        let projection = Projection::Separate([into(q)?, into(k)?, into(v)?]);
-        Ok(Attention { projection, out: map(out, width, hidden)?, heads: sizes.heads, kind })
-    };
-    let own_kind = if sizes.decodes { Kind::Causal } else { Kind::Full };
-    let cross = || -> Result<Sublayer<Attention>> {
-        let inner = attention(naming.cross, Kind::Full)?;
-        Ok(Sublayer { inner, norm: norm(naming.cross_norm)?, adapter: None })
-    };
-    let [up, gate, down] = naming.feed;
-    let feed = FeedForward {
-        // Gated: `wi_0` goes through the activation, `wi_1` is multiplied with it.
-        up: map(&if sizes.gated { format!("{up}_1") } else { up.to_owned() }, hidden, sizes.inner)?,
-        gate: sizes.gated.then(|| map(gate, hidden, sizes.inner)).transpose()?,
-        activation: sizes.activation,
-        down: map(down, sizes.inner, hidden)?,
-    };
-    Ok(Block {
-        place: traits.place,
-        attention: Sublayer {
-            inner: attention(naming.own, own_kind)?,
-            norm: norm(naming.own_norm)?,
-            adapter: None,
-        },
-        cross: sizes.decodes.then(cross).transpose()?,
-        feed: vec![Sublayer { inner: feed, norm: norm(naming.feed_norm)?, adapter: None }],
-        bottleneck: None,
-    })
 }
 
 impl Side {
@@ -297,7 +142,7 @@ impl Side {
         mut seen: Seen<'a>,
         caches: Option<&mut Vec<BlockCache>>,
     ) -> Result<Vec<Tensor>> {
-        let [batch, length] = ids.matrix(name)?;
+        let [batch, length] = ids.sizes(name)?;
         let rows = ids.indices(name, model.words.rows())?;
         let words = ops::gather(&model.words.on(seen.device), &rows, &ids.shape);
         let mut x = ops::scale(words, model.scale);
@@ -346,16 +191,16 @@ impl Generator for Seq2Seq {
     ) -> Result<(Cache, Ints)> {
         generate::keeps_all(memory)?;
         let (ids, valid) = generate::padded_after(prompts, self.pad);
-        let mask = Mask { key_valid: Some(&valid), ..Mask::default() };
+        let mask = Mask::of(Some(&valid));
         let seen = Seen::new(device, mask);
-        let encoded = self.encoder.run(self, ("input_ids", &ids), None, seen, None)?.pop();
+        let encoded = last(self.encoder.run(self, ("input_ids", &ids), None, seen, None)?);
         let mut cache = Cache::new(self.decoder.stack.blocks.len(), prompts.len());
-        cache.encoded = encoded.map(|states| (states, valid));
+        cache.encoded = Some((encoded, valid));
         Ok((cache, Ints::new(&[prompts.len(), 1], vec![self.start; prompts.len()])))
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let [batch, length] = ids.matrix("decoder_input_ids")?;
+        let [batch, length] = ids.sizes("decoder_input_ids")?;
         let Cache { blocks, read, encoded, .. } = cache;
         let all = *read + length;
         let end = self.decoder.positions.as_ref().map_or(usize::MAX, |table| table.rows() - OFFSET);
@@ -365,14 +210,12 @@ impl Generator for Seq2Seq {
         }
         let positions = (0..batch).flat_map(|_| *read as i32..all as i32).collect();
         let positions = Ints::new(&[batch, length], positions);
-        let memory = encoded.as_ref().map(|(states, valid)| {
-            (states, Mask { key_valid: Some(&valid[..]), ..Mask::default() })
-        });
+        let memory = encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let named = ("decoder_input_ids", ids);
-        let mut states = self.decoder.run(self, named, Some(&positions), seen, Some(blocks))?;
+        let states = self.decoder.run(self, named, Some(&positions), seen, Some(blocks))?;
         *read = all;
-        states.pop().ok_or_else(|| Error::input("the model has no states"))
+        Ok(last(states))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
@@ -388,7 +231,7 @@ impl Member for Seq2Seq {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let source = inputs.ints("input_ids")?;
         let valid = crate::network::key_valid(inputs)?;
-        let mask = Mask { key_valid: valid.as_deref(), ..Mask::default() };
+        let mask = Mask::of(valid.as_deref());
         let seen = Seen::new(device, mask);
         let encoded = self.encoder.run(self, ("input_ids", source), None, seen, None)?;
         let mut out = Outputs::default();
@@ -402,10 +245,10 @@ impl Member for Seq2Seq {
                 &shifted
             }
         };
-        let [batch, length] = target.matrix("decoder_input_ids")?;
+        let [batch, length] = target.sizes("decoder_input_ids")?;
         if batch != source.shape[0] {
             let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
-            return Err(Error::invalid("decoder_input_ids", format!("{:?}", target.shape), rule));
+            return Err(Error::shape("decoder_input_ids", &target.shape, rule));
         }
         let positions = inputs.optional_ints("decoder_positions", &target.shape)?;
         let memory = Some((&encoded[encoded.len() - 1], mask));
@@ -433,7 +276,7 @@ impl Member for Seq2Seq {
 impl Seq2Seq {
     /// Labels one place later, after the start; what is not scored is padding.
     fn shifted(&self, labels: &Ints) -> Result<Ints> {
-        let [_, length] = labels.matrix("labels")?;
+        let [_, length] = labels.sizes("labels")?;
         let mut data = labels.data.clone();
         for row in data.chunks_exact_mut(length) {
             row.rotate_right(1);

@@ -1,12 +1,13 @@
 //! Transformer-XL: a segment at a time, each layer also reading what it read before.
 
 use crate::attention::{self, Heads};
-use crate::block::{FeedForward, Place};
+use crate::block::{FeedForward, Place, Sublayer};
 use crate::cache::{BlockCache, KeysValues};
 use crate::generate;
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
+use crate::stack::last;
 use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
@@ -16,15 +17,17 @@ use longhand::transformer_xl::{SinCos, sinusoids};
 /// Rows of memory beyond which no text is worth them.
 const MOST_MEMORY: usize = 1 << 20;
 
-struct Layer {
+struct Relative {
     qkv: Linear,
     positions: Linear,
     out: Linear,
     bias_u: Tensor,
     bias_v: Tensor,
-    norm: Norm,
-    feed: FeedForward,
-    feed_norm: Norm,
+}
+
+struct Layer {
+    attention: Sublayer<Relative>,
+    feed: Sublayer<FeedForward>,
 }
 
 /// Words of a band of frequencies: rarer ones may have narrower vectors.
@@ -54,11 +57,7 @@ pub struct TransformerXl {
     clamp: Option<usize>,
 }
 
-pub(crate) fn read(
-    _: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     Ok(Box::new(TransformerXl::read(config, weights)?))
 }
 
@@ -70,7 +69,7 @@ impl TransformerXl {
         config.ignore(&["sample_softmax", "proj_share_all_but_first", "pad_token_id"]);
         let width = config.positive("d_model")?;
         let (count, dim) = (config.positive("n_head")?, config.positive("d_head")?);
-        let heads = Heads { count, dim, scale: 1.0 / (dim as f64).sqrt() };
+        let heads = Heads::new(count, dim);
         let inner = config.positive("d_inner")?;
         let eps = config.number_or("layer_norm_epsilon", 1e-5)?;
         let untied = config.flag_or("untie_r", true)?;
@@ -86,20 +85,18 @@ impl TransformerXl {
                 Norm::read(w, "layer_norm", width, crate::parts::NormKind::Layer, eps)
             };
             let feed = own.under("pos_ff.");
-            Ok(Layer {
+            let relative = Relative {
                 qkv: bare("qkv_net", width, 3 * count * dim)?,
                 positions: bare("r_net", width, count * dim)?,
                 out: bare("o_net", count * dim, width)?,
                 bias_u: biases.tensor("r_w_bias", &[count, dim])?,
                 bias_v: biases.tensor("r_r_bias", &[count, dim])?,
-                norm: norm(&attention)?,
-                feed: FeedForward {
-                    up: Linear::read(&feed, "CoreNet.0", width, inner)?,
-                    gate: None,
-                    activation: Activation::Relu,
-                    down: Linear::read(&feed, "CoreNet.3", inner, width)?,
-                },
-                feed_norm: norm(&feed)?,
+            };
+            let maps = ["CoreNet.0", "CoreNet.3"];
+            let forward = FeedForward::read(&feed, maps, [width, inner], Activation::Relu)?;
+            Ok(Layer {
+                attention: Sublayer::of(relative, norm(&attention)?),
+                feed: Sublayer::of(forward, norm(&feed)?),
             })
         };
         let layers = (0..config.size("n_layer")?).map(layer).collect::<Result<_>>()?;
@@ -129,7 +126,11 @@ impl TransformerXl {
     pub fn start(&self, batch: usize, memory: usize) -> Cache {
         let mut cache = Cache::new(self.layers.len(), batch);
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
-            let [_, k, v] = self.project(layer, &Tensor::zeros(&[batch, memory, self.width]));
+            let mut x = Tensor::zeros(&[batch, memory, self.width]);
+            if self.place == Place::Pre {
+                x = layer.attention.norm.run(x);
+            }
+            let [_, k, v] = self.project(&layer.attention.inner, &x);
             kept.own = KeysValues::of(k, v);
         }
         cache
@@ -158,30 +159,27 @@ impl TransformerXl {
         kept: &mut BlockCache,
         device: &Device,
     ) -> Result<Tensor> {
-        let [q, k, v] = self.project(layer, x);
-        let [k, v] = kept.own.joined([k, v]);
-        let seqlen_k = k.shape()[1];
-        let rows = seqlen_k - x.shape()[1];
-        let r = self.distances(layer, seqlen_k, &mut kept.distances, device)?;
-        let window = (self.same_length && rows > 0).then(|| rows - 1);
-        let biases = [&layer.bias_u, &layer.bias_v];
-        let options = (window, self.clamp);
-        let mixed = attention::relative(device, &self.heads, [&q, &k, &v], &r, biases, options)?;
-        kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
-        let y = ops::add(layer.out.run(&mixed), x);
-        Ok(match self.place {
-            Place::Post => {
-                let y = layer.norm.run(y);
-                layer.feed_norm.run(ops::add(layer.feed.run(&y), &y))
-            }
-            Place::Pre => ops::add(layer.feed.run(&layer.feed_norm.run(y.clone())), &y),
-        })
+        let y = layer.attention.run(self.place, x, |own, x| {
+            let [q, k, v] = self.project(own, x);
+            let [k, v] = kept.own.joined([k, v]);
+            let seqlen_k = k.shape()[1];
+            let rows = seqlen_k - x.shape()[1];
+            let r = self.distances(own, seqlen_k, &mut kept.distances, device)?;
+            let window = (self.same_length && rows > 0).then(|| rows - 1);
+            let biases = [&own.bias_u, &own.bias_v];
+            let options = (window, self.clamp);
+            kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
+            let mixed =
+                attention::relative(device, &self.heads, [&q, &k, &v], &r, biases, options)?;
+            Ok(own.out.run(&mixed))
+        })?;
+        layer.feed.run(self.place, &y, |feed, y| Ok(feed.run(y)))
     }
 
     /// The projected table of the first `count` distances, which is the same for every segment.
     fn distances(
         &self,
-        layer: &Layer,
+        own: &Relative,
         count: usize,
         kept: &mut Option<Tensor>,
         device: &Device,
@@ -191,7 +189,7 @@ impl TransformerXl {
             None => {
                 let table = sinusoids(0, count, self.width, SinCos::Halves)?;
                 let table = Tensor::new(&[1, count, self.width], table).on(device);
-                layer.positions.run(&table)
+                own.positions.run(&table)
             }
         };
         Ok(ops::first_rows(kept.insert(all), count))
@@ -199,17 +197,13 @@ impl TransformerXl {
 
     /// Queries, keys and values of states: each row's of itself alone, so that a memory keeps keys
     /// and values in place of states.
-    fn project(&self, layer: &Layer, x: &Tensor) -> [Tensor; 3] {
+    fn project(&self, own: &Relative, x: &Tensor) -> [Tensor; 3] {
         let (count, dim) = (self.heads.count, self.heads.dim);
-        let read = match self.place {
-            Place::Post => layer.qkv.run(x),
-            Place::Pre => layer.qkv.run(&layer.norm.run(x.clone())),
-        };
-        ops::split_fused(&read, count, dim, [count * dim, dim, 1])
+        ops::split_fused(&own.qkv.run(x), count, dim, [count * dim, dim, 1])
     }
 
     fn embed(&self, ids: &Ints, device: &Device) -> Result<Tensor> {
-        ids.matrix("input_ids")?;
+        ids.sizes::<2>("input_ids")?;
         let ids_of = ids.indices("input_ids", self.ends[self.ends.len() - 1])?;
         // The words of each cluster together, and for each position where its word is then.
         let mut place = vec![0; ids_of.len()];
@@ -329,8 +323,7 @@ impl Generator for TransformerXl {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let mut states = self.step(ids, cache, device)?;
-        Ok(states.swap_remove(self.layers.len()))
+        Ok(last(self.step(ids, cache, device)?))
     }
 
     fn memory(&self) -> Option<usize> {
@@ -345,7 +338,7 @@ impl Generator for TransformerXl {
 /// `[batch, length − 1]`: −log p of the next word inside the segment, 0 where it is not scored, and
 /// the mean of those that are.
 fn next_losses(log_probs: &Tensor, labels: &Ints, name: &str) -> Result<(Tensor, f64)> {
-    let [batch, length] = labels.matrix(name)?;
+    let [batch, length] = labels.sizes(name)?;
     let scored = ops::scored_rows(log_probs, labels, name)?;
     // The first position's word is not predicted by any in the segment.
     let next: Vec<(usize, usize)> = scored.into_iter().filter(|(i, _)| i % length > 0).collect();
@@ -359,16 +352,12 @@ fn next_losses(log_probs: &Tensor, labels: &Ints, name: &str) -> Result<(Tensor,
 
 fn ends(config: &Config) -> Result<Vec<usize>> {
     let vocab = config.positive("vocab_size")?;
-    let bad = || Error::input("config: cutoffs: must be a list that ascends below vocab_size");
-    let mut ends = Vec::new();
-    for cutoff in config.get("cutoffs").and_then(|c| c.as_array()).ok_or_else(bad)? {
-        let end = cutoff.as_u64().map_or(0, |n| n as usize);
-        if end <= ends.last().copied().unwrap_or(0) || end >= vocab {
-            return Err(bad());
-        }
-        ends.push(end);
-    }
+    let rule = "must be a list that ascends below vocab_size";
+    let mut ends = config.list("cutoffs", rule, |end| end.as_u64().map(|n| n as usize))?;
     ends.push(vocab);
+    if ends[0] == 0 || !ends.is_sorted_by(|a, b| a < b) {
+        return Err(Error::invalid("config: cutoffs", format!("{ends:?}"), rule));
+    }
     Ok(ends)
 }
 

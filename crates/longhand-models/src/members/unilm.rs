@@ -2,17 +2,13 @@
 
 use crate::attention::Mask;
 use crate::block::Seen;
-use crate::network::{Member, Network};
+use crate::network::{Built, Member, Network};
 use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 struct Unilm(Network);
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.ignore(&["unilm_modes"]);
     Ok(Box::new(Unilm(Network::read(traits, config, weights)?)))
 }
@@ -34,7 +30,7 @@ impl Member for Unilm {
 
 /// `[batch, query, key]`, 1 where the key is seen, from each row's `mode`, length and source length.
 fn allowed(inputs: &Inputs) -> Result<Ints> {
-    let [batch, length] = inputs.ints("input_ids")?.matrix("input_ids")?;
+    let [batch, length] = inputs.ints("input_ids")?.sizes("input_ids")?;
     let modes = inputs.ints_shaped("mode", &[batch])?.indices("mode", 4)?;
     let lengths = inputs.ints_shaped("lengths", &[batch])?.indices("lengths", length + 1)?;
     let sources = inputs.ints_shaped("source_lengths", &[batch])?;

@@ -6,7 +6,7 @@ mod sound;
 
 use crate::attention::Mask;
 use crate::block::{Place, Seen};
-use crate::network::{Member, zeros_and_ones};
+use crate::network::{Built, Member, zeros_and_ones};
 use crate::ops;
 use crate::parts::{Linear, Norm, NormKind};
 use crate::stack::{Sizes, Stack};
@@ -30,11 +30,7 @@ struct Wav2Vec2 {
     codebooks: Option<Codebooks>,
 }
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     options(config)?;
     let place = match config.flag_or("do_stable_layer_norm", false)? {
         true => Place::Pre,
@@ -119,21 +115,17 @@ impl Wav2Vec2 {
         if let Some(norm) = &self.norm {
             x = norm.run(x);
         }
-        self.stack.run(x, &Seen::new(device, Mask { key_valid: there, ..Mask::default() }))
+        self.stack.run(x, &Seen::new(device, Mask::of(there)))
     }
 
     /// Normed frames, `[batch, frames, channels]`, and which are there if samples are padding.
     fn features(&self, inputs: &Inputs, device: &Device) -> Result<(Tensor, Option<Vec<u8>>)> {
         let sound = inputs.floats("input_values")?;
-        let &[batch, samples] = sound.shape() else {
-            let got = format!("{:?}", sound.shape());
-            return Err(Error::invalid("the shape of input_values", got, "must have 2 dimensions"));
-        };
+        let [batch, samples] = sound.sizes("input_values")?;
         let frames = self.extractor.frames(samples);
-        if batch == 0 || frames == 0 {
-            let got = format!("{:?}", sound.shape());
+        if frames == 0 {
             let rule = "must hold sound for at least one frame";
-            return Err(Error::invalid("the shape of input_values", got, rule));
+            return Err(Error::shape("input_values", sound.shape(), rule));
         }
         let mut there = None;
         if let Some(mask) = inputs.optional_ints("attention_mask", &[batch, samples])? {
@@ -167,12 +159,10 @@ impl Member for Wav2Vec2 {
             out.absorb("", codebooks.run(&features, last, inputs)?);
         }
         let unmasked = match masked {
-            Some(_) => self.states(&features, None, there, device)?.pop(),
-            None => Some(last.clone()),
+            Some(_) => crate::stack::last(self.states(&features, None, there, device)?),
+            None => last.clone(),
         };
-        if let Some(unmasked) = unmasked {
-            out.put("unmasked.last_hidden_state", unmasked);
-        }
+        out.put("unmasked.last_hidden_state", unmasked);
         out.put("extract_features", features);
         Ok(out)
     }

@@ -1,6 +1,6 @@
 //! word2vec (Mikolov et al., 2013): a word from its neighbours, told from words drawn at random.
 
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::objectives::{Draws, negatives, ragged};
 use crate::ops;
 use crate::traits::Traits;
@@ -20,11 +20,7 @@ struct Word2Vec {
     domain: i32,
 }
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let skip_gram = traits.model_type == "word2vec_skipgram";
     config.only("sg", i32::from(skip_gram))?;
     config.only("hs", 0)?;
@@ -85,7 +81,7 @@ impl Member for Word2Vec {
         let table = negatives::table(counts, self.exponent, self.domain)?;
         let keep = negatives::keep_probabilities(counts, self.sample);
         let sentences = ragged(inputs, "sentences", vocab)?;
-        let shape = inputs.ints("sentences")?.matrix("sentences")?;
+        let shape: [usize; 2] = inputs.ints("sentences")?.sizes("sentences")?;
         let uniforms = draws.uniforms("keep_uniforms", &shape)?;
         let reduced = draws.below("reduced_windows", &shape, self.window)?;
         let mut kept = vec![0; uniforms.len()];
@@ -107,12 +103,11 @@ impl Member for Word2Vec {
         let mut scores = Vec::with_capacity(examples.len());
         for (example, negatives) in examples.iter().zip(drawn.chunks(self.negative)) {
             let hidden = self.hidden(&example.inputs);
-            let score = |word: usize| ops::dot(&hidden, self.tables[1].row(word)) as f32;
-            scores.push(score(example.target));
-            loss += ops::binary_cross_entropy(score(example.target), true);
             // The word itself may be drawn; then it counts as none.
             let others = negatives.iter().filter(|&&word| word != example.target);
-            loss += others.map(|&word| ops::binary_cross_entropy(score(word), false)).sum::<f64>();
+            let [score, own] = told(&hidden, &self.tables[1], example.target, others);
+            scores.push(score as f32);
+            loss += own;
         }
         let ints = |x: Vec<usize>| x.into_iter().map(|x| x as i32).collect::<Vec<i32>>();
         let count = [examples.len()];
@@ -131,6 +126,19 @@ impl Member for Word2Vec {
         }
         Ok(out)
     }
+}
+
+/// The score of a target against a vector, and the loss of telling it from others.
+pub(crate) fn told<'a>(
+    vector: &[f32],
+    table: &Tensor,
+    target: usize,
+    others: impl Iterator<Item = &'a usize>,
+) -> [f64; 2] {
+    let score = |word: usize| ops::dot(vector, table.row(word)) as f32;
+    let others = others.map(|&word| ops::binary_cross_entropy(score(word), false)).sum::<f64>();
+    let own = score(target);
+    [own.into(), ops::binary_cross_entropy(own, true) + others]
 }
 
 /// Numbers computed in f64, as a result.

@@ -6,8 +6,8 @@ use crate::attention::{Heads, StreamMask, Streams, distances};
 use crate::block::{FeedForward, Place, Sublayer};
 use crate::cache::KeysValues;
 use crate::generate::{self, Generator};
-use crate::network::{Member, zeros_and_ones};
-use crate::ops::{self, Activation};
+use crate::network::{Built, Member, zeros_and_ones};
+use crate::ops;
 use crate::parts::{Linear, Norm, Order};
 use crate::traits::Traits;
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
@@ -82,11 +82,7 @@ impl Read {
     }
 }
 
-pub(crate) fn read(
-    traits: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<Box<dyn Member>> {
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The biases are in each layer's parameters whether they are one or many.
     config.ignore(&["untie_r", "use_mems_train", "start_n_top", "end_n_top", "mode"]);
     config.only("is_decoder", false)?;
@@ -95,7 +91,7 @@ pub(crate) fn read(
     let vocab = config.positive("vocab_size")?;
     let count = config.positive("n_head")?;
     let dim = config.size_or("d_head", width / count)?;
-    let heads = Heads { count, dim, scale: 1.0 / (dim.max(1) as f64).sqrt() };
+    let heads = Heads::new(count, dim);
     let body = weights.under("transformer.");
     let words = body.tensor("word_embedding.weight", &[vocab, width])?;
     let table = match config.flag_or("tie_word_embeddings", true)? {
@@ -107,21 +103,17 @@ pub(crate) fn read(
         read_layer(traits, config, &own, &heads)
     };
     let layers = (0..config.positive("n_layer")?).map(layer).collect::<Result<_>>()?;
-    let kind = config.text_or("attn_type", "bi")?;
-    if !["bi", "uni"].contains(&&kind[..]) {
-        return Err(Error::invalid("config: attn_type", kind, "must be bi or uni"));
-    }
     let memory = match config.is_null("mem_len") {
         true => None,
         false => Some(config.size_or("mem_len", 512)?),
     };
     Ok(Box::new(XlNet {
         query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
-        head: Linear::tied(&table, Some(weights.tensor("lm_loss.bias", &[vocab])?)),
+        head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),
         words,
         layers,
         heads,
-        one_sided: kind == "uni",
+        one_sided: config.is_second("attn_type", ["bi", "uni"])?,
         same_length: config.flag_or("same_length", false)?,
         clamp_len: config.length("clamp_len")?,
         both_directions: config.flag_or("bi_data", false)?,
@@ -140,7 +132,6 @@ fn read_layer(
     let width = config.positive("d_model")?;
     let inner = config.positive("d_inner")?;
     let eps = config.number_or("layer_norm_eps", 1e-12)?;
-    let activation = Activation::named(&config.text_or("ff_activation", "gelu")?)?;
     let attention = own.under("rel_attn.");
     let (count, dim) = (heads.count, heads.dim);
     let map = |name: &str, order: Order| -> Result<Linear> {
@@ -150,30 +141,20 @@ fn read_layer(
     let bias = |name: &str| attention.tensor(name, &[count, dim]);
     let feed = own.under("ff.");
     let norm = |w: &Weights| Norm::read(w, "layer_norm", width, traits.norm, eps);
+    let relative = Relative {
+        query: map("q", Order::InOut)?,
+        key: map("k", Order::InOut)?,
+        value: map("v", Order::InOut)?,
+        distance: map("r", Order::InOut)?,
+        out: map("o", Order::OutIn)?,
+        biases: [bias("r_w_bias")?, bias("r_r_bias")?, bias("r_s_bias")?],
+        seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
+    };
+    let activation = config.activation_or("ff_activation", "gelu")?;
+    let forward = FeedForward::read(&feed, ["layer_1", "layer_2"], [width, inner], activation)?;
     Ok(Layer {
-        attention: Sublayer {
-            inner: Relative {
-                query: map("q", Order::InOut)?,
-                key: map("k", Order::InOut)?,
-                value: map("v", Order::InOut)?,
-                distance: map("r", Order::InOut)?,
-                out: map("o", Order::OutIn)?,
-                biases: [bias("r_w_bias")?, bias("r_r_bias")?, bias("r_s_bias")?],
-                seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
-            },
-            norm: norm(&attention)?,
-            adapter: None,
-        },
-        feed: Sublayer {
-            inner: FeedForward {
-                up: Linear::read(&feed, "layer_1", width, inner)?,
-                gate: None,
-                activation,
-                down: Linear::read(&feed, "layer_2", inner, width)?,
-            },
-            norm: norm(&feed)?,
-            adapter: None,
-        },
+        attention: Sublayer::of(relative, norm(&attention)?),
+        feed: Sublayer::of(forward, norm(&feed)?),
     })
 }
 
@@ -196,7 +177,7 @@ impl XlNet {
         (cache, kept): (&mut Cache, usize),
         device: &Device,
     ) -> Result<Read> {
-        let [batch, seqlen] = ids.matrix(name)?;
+        let [batch, seqlen] = ids.sizes(name)?;
         let rows = ids.indices(name, self.words.rows())?;
         let memory = cache.blocks[0].own.rows();
         let mask = self.mask(segment, [batch, seqlen, memory], cache)?;
@@ -278,10 +259,7 @@ impl XlNet {
         };
         let shaped = |name: &str, x: &Ints, shape: &[usize]| match x.shape == shape {
             true => Ok(()),
-            false => {
-                let got = format!("{:?}", x.shape);
-                Err(Error::invalid(name, got, format!("must have the shape {shape:?}")))
-            }
+            false => Err(Error::shape(name, &x.shape, format!("must be {shape:?}"))),
         };
         if let Some(parts) = segment.parts {
             shaped("token_type_ids", parts, &[batch, seqlen])?;
@@ -296,10 +274,10 @@ impl XlNet {
             Ok::<_, Error>(bits_from_mask(&bytes(after_memory(&blocked.data, 0)), seqlen_k)?)
         });
         if let Some(targets) = segment.targets {
-            if targets.matrix("target_positions")?[0] != batch {
-                let got = format!("{:?}", targets.shape);
+            let [rows, _] = targets.sizes("target_positions")?;
+            if rows != batch {
                 let rule = format!("must have {batch} rows, as input_ids");
-                return Err(Error::invalid("target_positions", got, rule));
+                return Err(Error::shape("target_positions", &targets.shape, rule));
             }
             targets.indices("target_positions", seqlen)?;
         }
@@ -404,7 +382,8 @@ impl Member for XlNet {
             valid: given("attention_mask")?,
             ..Segment::default()
         };
-        let nothing = (&mut self.start(ids.matrix("input_ids")?[0]), 0);
+        let [batch, _] = ids.sizes("input_ids")?;
+        let nothing = (&mut self.start(batch), 0);
         Ok(self.step(("input_ids", ids), &segment, nothing, device)?.last().clone())
     }
 }
@@ -428,7 +407,7 @@ impl Generator for XlNet {
     /// Tokens are read in their order: each sees those up to itself, and a query at the place after
     /// it sees the same.
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let [batch, length] = ids.matrix("input_ids")?;
+        let [batch, length] = ids.sizes("input_ids")?;
         // One position more, the last query's place: what stands there is seen by nobody.
         let seqlen = length + 1;
         let rows = ids.data.chunks_exact(length).flat_map(|row| [row, &[0]].concat()).collect();

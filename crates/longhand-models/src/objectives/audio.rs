@@ -2,7 +2,7 @@
 //! distractors of wav2vec 2.0 (Baevski et al., 2020, §3.1, §3.2) as Hugging Face does it.
 
 use super::{Draws, row, rule, share};
-use crate::network::Member;
+use crate::network::Built;
 use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
@@ -94,7 +94,7 @@ pub fn distractors(mask: &[bool], uniforms: &[f64]) -> Result<Vec<usize>> {
     Ok(out)
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let run = config.positive("mask_consecutive")?;
     let proportion = share(config, "mask_proportion")?;
     let span = config.positive("mask_length")?;
@@ -143,13 +143,11 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
 /// orders that are given.
 fn lengths(draws: &Draws<'_>) -> Result<(Vec<usize>, usize)> {
     let lengths = draws.inputs.ints("lengths")?;
-    if !matches!(lengths.shape[..], [(1..)]) {
-        let got = format!("{:?}", lengths.shape);
-        return Err(Error::invalid("the shape of lengths", got, "must be [utterances]"));
-    }
+    let [_] = lengths.sizes("lengths")?;
+    let longest = lengths.data.iter().copied().max().unwrap_or(0).max(0) as usize;
     let total = match draws.inputs.has("span_order") {
-        true => draws.inputs.ints("span_order")?.matrix("span_order")?[1],
-        false => lengths.data.iter().copied().max().unwrap_or(0).max(0) as usize,
+        true => draws.inputs.ints("span_order")?.sizes("span_order").map(|[_, total]| total)?,
+        false => longest,
     };
     Ok((lengths.indices("lengths", total + 1)?, total))
 }

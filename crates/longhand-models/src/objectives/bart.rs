@@ -4,7 +4,7 @@
 //! A text is `[bos, …, eos]`. Neither end is ever touched; what is between are its words.
 
 use super::{Draws, rule, share, token};
-use crate::network::Member;
+use crate::network::Built;
 use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
@@ -180,7 +180,7 @@ fn kept(tokens: &[i32], keep: &[bool]) -> Vec<i32> {
     tokens.iter().zip(keep).filter(|(_, keep)| **keep).map(|(&token, _)| token).collect()
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
     let noise = Noise {
         mask_id: token(config, "mask_id", vocab)?,

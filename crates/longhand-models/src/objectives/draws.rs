@@ -166,11 +166,7 @@ impl<'a> Draws<'a> {
         };
         if seed.is_some() && count.is_none_or(|n| n > MOST) {
             let rule = format!("more than {MOST} numbers are not drawn");
-            return Err(Error::invalid(
-                format!("the shape of {name:?}"),
-                format!("{shape:?}"),
-                rule,
-            ));
+            return Err(Error::shape(format_args!("{name:?}"), shape, rule));
         }
         Ok(seed.map(|seed| Random::named(seed, name)))
     }
@@ -181,8 +177,7 @@ fn crop<T: Copy>(name: &str, data: &[T], have: &[usize], want: &[usize]) -> Resu
     let fits = have.len() == want.len() && have.iter().zip(want).all(|(h, w)| h >= w);
     if !fits || have.first() != want.first() && want.len() > 1 {
         let rule = format!("must be {want:?} or longer");
-        let field = format!("the shape of input {name:?}");
-        return Err(Error::invalid(field, format!("{have:?}"), rule));
+        return Err(Error::shape(format_args!("input {name:?}"), have, rule));
     }
     Ok(cut(data, have, want))
 }

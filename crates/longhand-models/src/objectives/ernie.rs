@@ -1,10 +1,10 @@
 //! Knowledge masking: ERNIE (Sun et al., 2019, §3.2), as its published data program does it.
 
-use super::{Batch, Corrupted, flags, put_corrupted, row, rule, share, token};
-use crate::network::Member;
+use super::{Batch, Corrupted, corrupted, flags, row, rule, share, token};
+use crate::network::Built;
 use crate::objectives::mlm::Actions;
 use crate::traits::Traits;
-use crate::{Config, Error, Outputs, Result, Weights};
+use crate::{Config, Error, Weights};
 use std::ops::Range;
 
 /// The units (words, phrases, entities) of a row of labels: 0 begins one, 1 continues it, −1 is
@@ -46,7 +46,7 @@ pub fn mask_units(
     out
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
     let mask_id = token(config, "mask_id", vocab)?;
     let probability = share(config, "unit_probability")?;
@@ -68,8 +68,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
             let units = units(row(labels, r, len), !by_word[r]);
             mask_units(ids, &units, probability, mask_id, actions)
         };
-        let mut out = Outputs::default();
-        put_corrupted(&mut out, "", &shape, batch.rows().enumerate().map(corrupt));
-        Ok(out)
+        Ok(corrupted(&shape, batch.rows().enumerate().map(corrupt)))
     })
 }

@@ -1,10 +1,10 @@
 //! One masked span: MASS (Song et al., 2019, §3.1), as its published data program does it.
 
 use super::{Batch, rule, share, token};
-use crate::network::Member;
+use crate::network::Built;
 use crate::objectives::mlm::Actions;
 use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights};
+use crate::{Config, Error, Ints, Outputs, Weights};
 use std::ops::Range;
 
 /// A sentence, its span taken from the encoder and given to the decoder.
@@ -50,7 +50,7 @@ pub fn mask_span(tokens: &[i32], span: Range<usize>, mask_id: i32, actions: Acti
     }
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
     let mask_id = token(config, "mask_id", vocab)?;
     let ratio = share(config, "mask_ratio")?;

@@ -1,10 +1,10 @@
 //! Masked language modelling: BERT (Devlin et al., 2019, §3.1), RoBERTa (Liu et al., 2019, §4.1);
 //! ELECTRA's replaced tokens.
 
-use super::{Batch, Corrupted, NOT_SCORED, put_corrupted, row, rule, share, token};
-use crate::network::Member;
+use super::{Batch, Corrupted, NOT_SCORED, corrupted, row, rule, share, token};
+use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Error, Outputs, Result, Weights};
+use crate::{Config, Error, Outputs, Weights};
 
 /// What becomes of a chosen token: BERT's 80/10/10.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,7 +93,7 @@ pub fn replace_tokens(
     Corrupted { input_ids, labels }
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
     let masking = Masking {
         mask_id: token(config, "mask_id", vocab)?,
@@ -127,7 +127,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
                 let free: Vec<bool> = ids.iter().map(|id| !special.contains(id)).collect();
                 mask(ids, &choose(r, &free), &masking, actions)
             };
-            put_corrupted(&mut out, prefix, &shape, batch.rows().enumerate().map(corrupt));
+            out.absorb(prefix, corrupted(&shape, batch.rows().enumerate().map(corrupt)));
         };
         put("dynamic.", &|r, free| choose_each(free, probability, row(&select, r, len)));
         put("static.", &|r, free| choose_first(free, budget, row(&tokens, r, len)));

@@ -31,7 +31,7 @@ pub mod xlnet;
 
 pub use draws::{Draws, Random, fnv1a};
 
-use crate::network::Member;
+use crate::network::{Built, Member};
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result};
 use mlm::Actions;
 
@@ -54,16 +54,13 @@ impl Corrupted {
     }
 }
 
-/// Adds the corrupted rows of a batch as `<prefix>input_ids` and `<prefix>labels`.
-fn put_corrupted(
-    out: &mut Outputs,
-    prefix: &str,
-    shape: &[usize; 2],
-    rows: impl Iterator<Item = Corrupted>,
-) {
+/// The corrupted rows of a batch as `input_ids` and `labels`.
+fn corrupted(shape: &[usize; 2], rows: impl Iterator<Item = Corrupted>) -> Outputs {
     let (ids, labels): (Vec<_>, Vec<_>) = rows.map(|row| (row.input_ids, row.labels)).unzip();
-    out.put_ints(format!("{prefix}input_ids"), Ints::new(shape, ids.concat()));
-    out.put_ints(format!("{prefix}labels"), Ints::new(shape, labels.concat()));
+    let mut out = Outputs::default();
+    out.put_ints("input_ids", Ints::new(shape, ids.concat()));
+    out.put_ints("labels", Ints::new(shape, labels.concat()));
+    out
 }
 
 type Apply = dyn Fn(&Draws<'_>) -> Result<Outputs> + Send + Sync;
@@ -77,9 +74,7 @@ impl Member for Rule {
     }
 }
 
-fn rule(
-    apply: impl Fn(&Draws<'_>) -> Result<Outputs> + Send + Sync + 'static,
-) -> Result<Box<dyn Member>> {
+fn rule(apply: impl Fn(&Draws<'_>) -> Result<Outputs> + Send + Sync + 'static) -> Built {
     Ok(Box::new(Rule(Box::new(apply))))
 }
 
@@ -101,7 +96,7 @@ fn token(config: &Config, key: &str, vocab: usize) -> Result<i32> {
 /// The input `name`, `[batch, length]`, each of the vocabulary.
 fn tokens<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<(&'a [i32], [usize; 2])> {
     let ids = inputs.ints(name)?;
-    let shape = ids.matrix(name)?;
+    let shape = ids.sizes(name)?;
     ids.indices(name, vocab)?;
     Ok((&ids.data, shape))
 }
@@ -138,7 +133,7 @@ impl<'a> Batch<'a> {
 /// them.
 pub(crate) fn ragged<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<Vec<&'a [i32]>> {
     let ids = inputs.ints(name)?;
-    let [_, width] = ids.matrix(name)?;
+    let [_, width] = ids.sizes(name)?;
     let row = |(r, row): (usize, &'a [i32])| {
         let end = row.iter().position(|&x| x == -1).unwrap_or(width);
         let fits = |i: usize, x: i32| match i < end {

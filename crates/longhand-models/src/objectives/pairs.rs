@@ -2,7 +2,7 @@
 //! al., 2020, §3.1), previous, next or random (StructBERT, Wang et al., 2020, §2.2.2).
 
 use super::{Draws, ragged, rule};
-use crate::network::Member;
+use crate::network::Built;
 use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
@@ -71,7 +71,7 @@ impl<'a> Pair<'a> {
 
 type Choose = for<'a> fn(&Sentences<'a>, f64) -> Pair<'a>;
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let [cls, sep, pad] = ["cls_id", "sep_id", "pad_id"].map(|key| config.size(key));
     let tokens = [cls? as i32, sep? as i32, pad? as i32];
     // Two tokens and three marks at least.

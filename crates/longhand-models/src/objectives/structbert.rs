@@ -1,9 +1,9 @@
 //! Shuffled words: StructBERT (Wang et al., 2020, §2.2.1).
 
-use super::{Corrupted, flags, put_corrupted, row, rule, share, tokens};
-use crate::network::Member;
+use super::{Corrupted, corrupted, flags, row, rule, share, tokens};
+use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Outputs, Result, Weights};
+use crate::{Config, Weights};
 
 /// How many runs of words are shuffled in a sequence: at least one.
 pub fn budget(length: usize, share: f64) -> usize {
@@ -46,7 +46,7 @@ pub fn shuffle(
     out
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let mask_id = config.size("mask_id")? as i32;
     let share = share(config, "share")?;
     let size = config.positive("k")?;
@@ -65,8 +65,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
             let permutations = &row(&permutations, r, most * size)[..runs.len() * size];
             shuffle(row(ids, r, len), row(&masked, r, len), mask_id, runs, permutations)
         };
-        let mut out = Outputs::default();
-        put_corrupted(&mut out, "", &shape, runs.iter().enumerate().map(corrupt));
-        Ok(out)
+        Ok(corrupted(&shape, runs.iter().enumerate().map(corrupt)))
     })
 }

@@ -1,7 +1,7 @@
 //! Span corruption: T5 (Raffel et al., 2020, §3.1.4), as its published preprocessors do it.
 
 use super::{rule, share, token};
-use crate::network::Member;
+use crate::network::Built;
 use crate::traits::Traits;
 use crate::{Config, Error, Ints, Outputs, Result, Weights};
 
@@ -61,7 +61,7 @@ pub fn with_sentinels(tokens: &[i32], noise: &[bool], first: i32) -> Vec<i32> {
     out
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
     let eos = token(config, "eos_id", vocab)?;
     let first = token(config, "first_sentinel", vocab)?;
@@ -69,13 +69,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<B
     let mean_span = config.number_in("mean_noise_span_length", 1.0..=1e9)?;
     rule(move |draws| {
         let ids = draws.inputs.ints("tokens")?;
-        let &[length] = &ids.shape[..] else {
-            return Err(Error::invalid(
-                "tokens",
-                format!("{:?}", ids.shape),
-                "must have 1 dimension",
-            ));
-        };
+        let [length] = ids.sizes("tokens")?;
         ids.indices("tokens", vocab)?;
         let [noise, spans] = counts(length, density, mean_span)?;
         if spans > first as usize + 1 {

@@ -1,9 +1,9 @@
 //! Orders of factorisation: XLNet (Yang et al., 2019, §2.2), as its published data program does it.
 
 use super::{NOT_SCORED, flags, row, rule, tokens};
-use crate::network::Member;
+use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights};
+use crate::{Config, Error, Ints, Outputs, Weights};
 
 /// Which positions may not be seen, `[length, length]`: row i does not see column j where this is
 /// true.
@@ -19,7 +19,7 @@ pub fn hidden(ranks: &[usize], is_target: &[bool], is_mark: &[bool]) -> Vec<bool
     all.clone().flat_map(|i| all.clone().map(move |j| !plain(j) && own(i) <= rank(j))).collect()
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Result<Box<dyn Member>> {
+pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let marks = [config.size("cls_id")? as i32, config.size("sep_id")? as i32];
     let count = config.positive("num_predict")?;
     rule(move |draws| {

@@ -47,18 +47,8 @@ impl Activation {
 
     /// Of every element. Gradient: the derivative at the input, times what comes in.
     pub fn apply(self, x: Tensor) -> Tensor {
-        if let Some(gpu) = place(&[&x]) {
-            let of = match self {
-                Activation::Gelu => Of::Gelu,
-                Activation::GeluTanh => Of::GeluTanh,
-                Activation::QuickGelu => Of::QuickGelu,
-                Activation::Relu => Of::Relu,
-                Activation::Silu => Of::Silu,
-                Activation::Tanh => Of::Tanh,
-                Activation::Sigmoid => Of::Sigmoid,
-                Activation::Identity => return x,
-            };
-            return launches::elements(gpu, of, &x, None, 0.0);
+        if let Some(gpu) = place(&[&x]).filter(|_| self != Activation::Identity) {
+            return launches::elements(gpu, Of::Activation(self), &x, None, 0.0);
         }
         match self {
             Activation::Gelu => map(x, gelu),

@@ -1,12 +1,13 @@
 //! Convolution over time.
 
-use super::launches::{self, place};
-use super::product::{Matrix, matmul};
+use super::launches::place;
+use super::moves::{self, Moved};
+use super::{Order, add_row, concat_last, linear};
 use crate::Tensor;
 
 /// `[batch, length, in]` under `weight` `[out, in / groups, width]` to `[batch, ⌊(length + 2 · padding −
-/// width) / stride⌋ + 1, out]`; zeros beyond the ends. Gradients: the products of a linear map on the
-/// gathered windows, scattered back.
+/// width) / stride⌋ + 1, out]`; zeros beyond the ends. The windows of each group of channels are
+/// gathered, then multiplied. Gradients: of that product, scattered back.
 ///
 /// # Panics
 ///
@@ -17,54 +18,36 @@ pub fn conv1d(
     bias: Option<&Tensor>,
     [stride, padding, groups]: [usize; 3],
 ) -> Tensor {
-    let (&[_, length, from], &[to, part, width]) = (x.shape(), weight.shape()) else {
+    let (&[batch, length, from], &[to, part, width]) = (x.shape(), weight.shape()) else {
         panic!("three dimensions each: {:?}, {:?}", x.shape(), weight.shape());
     };
     assert_eq!(from, part * groups, "channels of the groups");
     assert!(to.is_multiple_of(groups), "outputs of the groups");
     let frames = (length + 2 * padding).checked_sub(width).map_or(0, |n| n / stride + 1);
-    let out = match place(&[x]) {
-        Some(gpu) => launches::conv1d(gpu, x, weight, frames, [stride, padding, groups]),
-        None => on_host(x, weight, frames, [stride, padding, groups]),
+    let own = to / groups;
+    let of_group = |group: usize| {
+        let first = (group * part) as isize - (padding * from) as isize;
+        let steps = [length * from, stride * from, from, 1];
+        let windows = Moved {
+            guard: Some((-(padding as isize), [stride, 1], length)),
+            ..Moved::dense([batch, frames, width, part], first, steps)
+        };
+        let windows = windows.tensor(x, &[batch, frames, width * part]);
+        // Weights lie channel by channel, windows step by step.
+        let start = (group * own * part * width) as isize;
+        let turned = Moved::dense([1, own, width, part], start, [0, part * width, 1, width]);
+        let turned = moves::together(place(&[x]), &[(weight, &turned)], &[own, width * part]);
+        linear(&windows, &turned, Order::OutIn, None)
+    };
+    let parts: Vec<Tensor> = (0..groups).map(of_group).collect();
+    let out = match &parts[..] {
+        [one] => one.clone(),
+        _ => concat_last(&parts.iter().collect::<Vec<_>>()),
     };
     match bias {
-        Some(bias) => super::add_row(out, bias),
+        Some(bias) => add_row(out, bias),
         None => out,
     }
-}
-
-fn on_host(
-    x: &Tensor,
-    weight: &Tensor,
-    frames: usize,
-    [stride, padding, groups]: [usize; 3],
-) -> Tensor {
-    let [batch, length, from] = [0, 1, 2].map(|i| x.shape()[i]);
-    let [to, part, width] = [0, 1, 2].map(|i| weight.shape()[i]);
-    let per_group = to / groups;
-    let mut out = vec![0.0; batch * frames * to];
-    // The window of each frame as a row, channel by channel as the weights lie.
-    let mut windows = vec![0.0; batch * frames * part * width];
-    let mut result = vec![0.0; batch * frames * per_group];
-    for group in 0..groups {
-        for (row, window) in windows.chunks_exact_mut(part * width).enumerate() {
-            let (b, frame) = (row / frames, row % frames);
-            for c in 0..part {
-                for t in 0..width {
-                    let at = (frame * stride + t).checked_sub(padding).filter(|&at| at < length);
-                    window[c * width + t] =
-                        at.map_or(0.0, |at| x.data()[(b * length + at) * from + group * part + c]);
-                }
-            }
-        }
-        let own = &weight.data()[group * per_group * part * width..][..per_group * part * width];
-        let rows = Matrix::new(&windows, batch * frames, part * width);
-        matmul(&mut result, false, rows, Matrix::new(own, per_group, part * width).t());
-        for (row, values) in result.chunks_exact(per_group).enumerate() {
-            out[row * to + group * per_group..][..per_group].copy_from_slice(values);
-        }
-    }
-    Tensor::new(&[batch, frames, to], out)
 }
 
 /// Of `[batch, length, width]`, the largest over the length: `[batch, width]`. Gradient: to the

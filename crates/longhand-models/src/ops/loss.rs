@@ -14,7 +14,7 @@ const IGNORED: i32 = -100;
 pub fn scored_rows(logits: &Tensor, labels: &Ints, name: &str) -> Result<Vec<(usize, usize)>> {
     if labels.data.len() != logits.rows() {
         let rule = format!("must hold {} labels", logits.rows());
-        return Err(Error::invalid(name, format!("{:?}", labels.shape), rule));
+        return Err(Error::shape(name, &labels.shape, rule));
     }
     let scored = labels.data.iter().enumerate().filter(|&(_, &label)| label != IGNORED);
     let label = |(row, &label): (usize, &i32)| match usize::try_from(label) {

@@ -9,6 +9,7 @@ mod activation;
 mod conv;
 mod launches;
 mod loss;
+mod moves;
 mod norm;
 mod product;
 mod rows;
@@ -21,7 +22,7 @@ pub use loss::{
     soft_cross_entropy,
 };
 pub use norm::{affine, channel_norm, layer_norm, rms_norm, weight_norm};
-pub use product::{Matrix, Order, linear, matmul};
+pub use product::{Order, linear};
 pub use rows::{
     argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,
     select_rows, shift_rows, split_fused, split_last, stacked,

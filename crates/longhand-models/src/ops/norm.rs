@@ -2,6 +2,7 @@
 
 use super::each_row;
 use super::launches::{self, Norm, place};
+use super::moves::Moved;
 use crate::Tensor;
 
 /// `(x − mean) / sqrt(variance + eps) · weight + bias` of each row, biased variance. Gradient to
@@ -63,37 +64,21 @@ pub fn affine(x: Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
 }
 
 /// `(x − mean) / sqrt(variance + eps) · weight + bias` of each channel of `[batch, length, width]`
-/// over the length, biased variance: a group norm of one channel a group. Gradient: as of
-/// [`layer_norm`], channels in place of rows.
+/// over the length, biased variance: a group norm of one channel a group, or the norm of the turned
+/// tensor's rows. Gradient: as of [`layer_norm`], channels in place of rows.
 ///
 /// # Panics
 ///
 /// If `x` has not three dimensions, or `weight` or `bias` is not as long as a row.
-pub fn channel_norm(mut x: Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
-    let &[_, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    assert_eq!((width, width), (weight.len(), bias.len()), "one weight and bias a channel");
-    if let Some(gpu) = place(&[&x]) {
-        return launches::channel_norm(gpu, &x, weight, bias, eps);
-    }
-    let (weight, bias) = (weight.data(), bias.data());
-    for sequence in x.data_mut().chunks_exact_mut((length * width).max(1)) {
-        let mean_of = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
-            let mut sums = vec![0.0; width];
-            for row in sequence.chunks_exact(width) {
-                row.iter().enumerate().for_each(|(c, &x)| sums[c] += f(c, f64::from(x)));
-            }
-            sums.iter().map(|sum| sum / length as f64).collect()
-        };
-        let mean = mean_of(&|_, x| x);
-        let variance = mean_of(&|c, x| (x - mean[c]) * (x - mean[c]));
-        for row in sequence.chunks_exact_mut(width) {
-            for (c, x) in row.iter_mut().enumerate() {
-                let normed = (f64::from(*x) - mean[c]) / (variance[c] + eps).sqrt();
-                *x = normed as f32 * weight[c] + bias[c];
-            }
-        }
-    }
-    x
+pub fn channel_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
+    let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    let turned = |x: &Tensor, rows: usize, columns: usize| {
+        let steps = [0, length * width, 1, rows];
+        Moved::dense([1, batch, rows, columns], 0, steps).tensor(x, &[batch, rows, columns])
+    };
+    let (ones, zeros) = (Tensor::new(&[length], vec![1.0; length]), Tensor::zeros(&[length]));
+    let normed = layer_norm(turned(x, width, length), &ones, &zeros, eps);
+    affine(turned(&normed, length, width), weight, bias)
 }
 
 /// A convolution's weight `[out, in, width]` from directions of that shape and a length for each

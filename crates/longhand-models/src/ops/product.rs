@@ -12,104 +12,6 @@ pub enum Order {
     InOut,
 }
 
-/// A matrix inside a slice, with a step between neighbouring rows and columns.
-#[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_step: usize,
-    column_step: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Contiguous rows.
-    ///
-    /// # Panics
-    ///
-    /// If the slice has another length.
-    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "elements of a {rows} x {columns} matrix");
-        Matrix { data, rows, columns, row_step: columns, column_step: 1 }
-    }
-
-    /// A matrix whose rows lie `row_step` apart.
-    ///
-    /// # Panics
-    ///
-    /// If the slice ends before the matrix.
-    pub fn with_step(data: &'a [f32], rows: usize, columns: usize, row_step: usize) -> Self {
-        let end = if rows == 0 { 0 } else { (rows - 1) * row_step + columns };
-        assert!(end <= data.len(), "a {rows} x {columns} matrix of step {row_step}");
-        Matrix { data, rows, columns, row_step, column_step: 1 }
-    }
-
-    /// The transposed matrix, in the same place.
-    pub fn t(self) -> Self {
-        Matrix {
-            rows: self.columns,
-            columns: self.rows,
-            row_step: self.column_step,
-            column_step: self.row_step,
-            ..self
-        }
-    }
-}
-
-/// `a b`, contiguous; added to what `out` holds if `accumulate`. Gradients: `g bᵀ` and `aᵀ g`.
-///
-/// # Panics
-///
-/// If the sizes do not fit.
-pub fn matmul(out: &mut [f32], accumulate: bool, a: Matrix<'_>, b: Matrix<'_>) {
-    let (m, k, n) = (a.rows, a.columns, b.columns);
-    assert_eq!(k, b.rows, "columns against rows");
-    assert_eq!(out.len(), m * n, "elements of the product");
-    if out.is_empty() {
-        return;
-    }
-    if k == 0 {
-        if !accumulate {
-            out.fill(0.0);
-        }
-        return;
-    }
-    // Threads cost more than they bring below some hundred thousand multiplications.
-    let threads = match m * n * k {
-        0..200_000 => gemm_common::Parallelism::None,
-        _ => gemm_common::Parallelism::Rayon(rayon::current_num_threads()),
-    };
-    let (step, one) = (n as isize, 1);
-    let steps = |x: &Matrix<'_>| (x.column_step as isize, x.row_step as isize);
-    let ((a_cs, a_rs), (b_cs, b_rs)) = (steps(&a), steps(&b));
-    // SAFETY: `out` holds m x n elements and nobody else sees it; the constructors of `Matrix` have
-    // held sizes and steps against the length of its slice.
-    #[allow(unsafe_code)]
-    unsafe {
-        gemm_f32::gemm::f32::get_gemm_fn()(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            one,
-            step,
-            accumulate,
-            a.data.as_ptr(),
-            a_cs,
-            a_rs,
-            b.data.as_ptr(),
-            b_cs,
-            b_rs,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            threads,
-        );
-    }
-}
-
 /// `x W + bias` for every row of `x`; `order` says how `w` stores W `[in, out]`. Gradients: `g Wᵀ` to
 /// `x`, `xᵀ g` to W, the sum of the rows of `g` to the bias.
 ///
@@ -126,13 +28,47 @@ pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Te
     if let Some(gpu) = place(&[x]) {
         return launches::linear(gpu, x, w, order, bias);
     }
-    let matrix = Matrix::new(w.data(), w.rows(), w.width());
+    let (rows, weights) = (x.data(), w.data());
     let mut y = match bias {
         Some(bias) => bias.data().repeat(x.rows()),
         None => vec![0.0; x.rows() * to],
     };
-    let rows = Matrix::new(x.data(), x.rows(), from);
-    let matrix = if order == Order::OutIn { matrix.t() } else { matrix };
-    matmul(&mut y, bias.is_some(), rows, matrix);
+    if !y.is_empty() && from > 0 {
+        let (in_step, out_step) = match order {
+            Order::OutIn => (1, from as isize),
+            Order::InOut => (to as isize, 1),
+        };
+        // Threads cost more than they bring below some hundred thousand multiplications.
+        let threads = match x.rows() * from * to {
+            0..200_000 => gemm_common::Parallelism::None,
+            _ => gemm_common::Parallelism::Rayon(rayon::current_num_threads()),
+        };
+        // SAFETY: `y` holds rows x `to` elements and nobody else sees it, `rows` rows x `from`,
+        // `weights` `from` x `to`: the shapes say so.
+        #[allow(unsafe_code)]
+        unsafe {
+            gemm_f32::gemm::f32::get_gemm_fn()(
+                x.rows(),
+                to,
+                from,
+                y.as_mut_ptr(),
+                1,
+                to as isize,
+                bias.is_some(),
+                rows.as_ptr(),
+                1,
+                from as isize,
+                weights.as_ptr(),
+                out_step,
+                in_step,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                threads,
+            );
+        }
+    }
     Tensor::new(&super::with_width(x.shape(), to), y)
 }

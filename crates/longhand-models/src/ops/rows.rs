@@ -1,6 +1,7 @@
 //! Rows and columns: looked up, shifted, cut, put together.
 
-use super::launches::{self, Meets, Moved, Of, place};
+use super::launches::{self, Meets, Of, place};
+use super::moves::{self, Moved};
 use super::with_width;
 use crate::Tensor;
 
@@ -73,24 +74,27 @@ pub fn argmax(row: &[f32]) -> usize {
 /// If `x` has not three dimensions.
 pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
     let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    if let Some(gpu) = place(&[x]) {
-        let steps = [0, length * width, width, 1];
-        let shifted = Moved {
-            guard: Some((by, [0, 1], length)),
-            ..Moved::dense([1, batch, length, width], by * width as isize, steps)
-        };
-        return shifted.tensor(gpu, x, x.shape());
-    }
-    let mut data = vec![0.0; x.len()];
-    for b in 0..batch {
-        for i in 0..length {
-            if let Some(from) = i.checked_add_signed(by).filter(|&from| from < length) {
-                let row = x.row(b * length + from);
-                data[(b * length + i) * width..][..width].copy_from_slice(row);
-            }
-        }
-    }
-    Tensor::new(x.shape(), data)
+    let steps = [0, length * width, width, 1];
+    let shifted = Moved {
+        guard: Some((by, [0, 1], length)),
+        ..Moved::dense([1, batch, length, width], by * width as isize, steps)
+    };
+    shifted.tensor(x, x.shape())
+}
+
+/// Tensors of `[outer, own width]` one beside another, under another shape.
+fn beside(parts: &[(&Tensor, usize)], outer: usize, shape: &[usize]) -> Tensor {
+    let row: usize = parts.iter().map(|(_, width)| width).sum();
+    let mut start = 0;
+    let part = |&(x, width): &(_, usize)| {
+        let dense = Moved::dense([1, 1, outer, width], 0, [0, 0, width, 1]);
+        start += width;
+        (x, Moved { to: start - width, to_steps: [0, 0, row, 1], ..dense })
+    };
+    let parts: Vec<(&Tensor, Moved)> = parts.iter().map(part).collect();
+    let tensors: Vec<&Tensor> = parts.iter().map(|(x, _)| *x).collect();
+    let parts: Vec<(&Tensor, &Moved)> = parts.iter().map(|(x, moved)| (*x, moved)).collect();
+    moves::together(place(&tensors), &parts, shape)
 }
 
 /// Matrices of one width, one below another. Gradient: cut apart again.
@@ -102,11 +106,8 @@ pub fn stacked(parts: &[&Tensor]) -> Tensor {
     let width = parts.first().map_or(0, |x| x.width());
     assert!(parts.iter().all(|x| x.width() == width), "of one width");
     let shape = [parts.iter().map(|x| x.rows()).sum(), width];
-    if let Some(gpu) = place(parts) {
-        let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.len())).collect();
-        return Tensor::on_gpu(&shape, launches::joined(gpu, &parts, 1));
-    }
-    Tensor::new(&shape, parts.iter().flat_map(|x| x.data()).copied().collect())
+    let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.len())).collect();
+    beside(&parts, 1, &shape)
 }
 
 /// Tensors of the same rows, side by side. Gradient: cut apart again.
@@ -118,15 +119,8 @@ pub fn concat_last(parts: &[&Tensor]) -> Tensor {
     let rows = parts.first().map_or(0, |x| x.rows());
     let width = parts.iter().map(|x| x.width()).sum();
     let shape = with_width(parts.first().map_or(&[][..], |x| x.shape()), width);
-    if let Some(gpu) = place(parts) {
-        let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.width())).collect();
-        return Tensor::on_gpu(&shape, launches::joined(gpu, &parts, rows));
-    }
-    let mut data = Vec::with_capacity(rows * width);
-    for i in 0..rows {
-        parts.iter().for_each(|x| data.extend_from_slice(x.row(i)));
-    }
-    Tensor::new(&shape, data)
+    let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.width())).collect();
+    beside(&parts, rows, &shape)
 }
 
 /// The first `count` rows of each sequence of `[batch, length, width]`. Gradient: zeros for the
@@ -158,14 +152,9 @@ pub fn last_rows(x: &Tensor, count: usize) -> Tensor {
 pub fn rows_from(x: &Tensor, start: usize, count: usize) -> Tensor {
     let &[batch, rows, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
     assert!(start + count <= rows, "{count} of {rows} rows");
-    let shape = [batch, count, width];
-    if let Some(gpu) = place(&[x]) {
-        let steps = [0, rows * width, width, 1];
-        let moved = Moved::dense([1, batch, count, width], (start * width) as isize, steps);
-        return moved.tensor(gpu, x, &shape);
-    }
-    let of = |b: usize| &x.data()[(b * rows + start) * width..][..count * width];
-    Tensor::new(&shape, (0..batch).flat_map(of).copied().collect())
+    let steps = [0, rows * width, width, 1];
+    let moved = Moved::dense([1, batch, count, width], (start * width) as isize, steps);
+    moved.tensor(x, &[batch, count, width])
 }
 
 /// The rows of two `[batch, …, width]`, one after the other. Gradient: cut apart again.
@@ -177,17 +166,8 @@ pub fn join_rows(a: &Tensor, b: &Tensor) -> Tensor {
     let (batch, width) = (b.shape()[0], b.width());
     assert_eq!((a.shape()[0], a.width()), (batch, width), "rows of the same batch and width");
     let (rows_a, rows_b) = (a.shape()[1], b.shape()[1]);
-    let shape = [batch, rows_a + rows_b, width];
-    if let Some(gpu) = place(&[a, b]) {
-        let parts = [(a, rows_a * width), (b, rows_b * width)];
-        return Tensor::on_gpu(&shape, launches::joined(gpu, &parts, batch));
-    }
-    let mut data = Vec::with_capacity(a.len() + b.len());
-    for i in 0..batch {
-        data.extend_from_slice(&a.data()[i * rows_a * width..][..rows_a * width]);
-        data.extend_from_slice(&b.data()[i * rows_b * width..][..rows_b * width]);
-    }
-    Tensor::new(&shape, data)
+    let parts = [(a, rows_a * width), (b, rows_b * width)];
+    beside(&parts, batch, &[batch, rows_a + rows_b, width])
 }
 
 /// The last dimension cut into parts of these widths. Gradient: put together again.
@@ -202,13 +182,8 @@ pub fn split_last(x: &Tensor, widths: &[usize]) -> Vec<Tensor> {
     let part = |&width: &usize| {
         let first = start;
         start += width;
-        let shape = with_width(x.shape(), width);
-        if let Some(gpu) = place(&[x]) {
-            let moved = Moved::dense([1, 1, rows, width], first as isize, [0, 0, whole, 1]);
-            return moved.tensor(gpu, x, &shape);
-        }
-        let own = (0..rows).flat_map(|i| &x.row(i)[first..first + width]).copied().collect();
-        Tensor::new(&shape, own)
+        let moved = Moved::dense([1, 1, rows, width], first as isize, [0, 0, whole, 1]);
+        moved.tensor(x, &with_width(x.shape(), width))
     };
     widths.iter().map(part).collect()
 }
@@ -223,19 +198,8 @@ pub fn split_fused(x: &Tensor, heads: usize, dim: usize, steps: [usize; 3]) -> [
     let shape = with_width(x.shape(), heads * dim);
     let (rows, width) = (x.rows(), x.width());
     [0, 1, 2].map(|part| {
-        if let Some(gpu) = place(&[x]) {
-            let first = (part * steps[0]) as isize;
-            let moved = Moved::dense([1, rows, heads, dim], first, [0, width, steps[1], steps[2]]);
-            return moved.tensor(gpu, x, &shape);
-        }
-        let mut data = Vec::with_capacity(rows * heads * dim);
-        for i in 0..rows {
-            let row = x.row(i);
-            for head in 0..heads {
-                let first = part * steps[0] + head * steps[1];
-                data.extend((0..dim).map(|e| row[first + e * steps[2]]));
-            }
-        }
-        Tensor::new(&shape, data)
+        let first = (part * steps[0]) as isize;
+        let moved = Moved::dense([1, rows, heads, dim], first, [0, width, steps[1], steps[2]]);
+        moved.tensor(x, &shape)
     })
 }

@@ -42,11 +42,6 @@ pub(super) fn read_codebooks(
         let rule = format!("must be a positive multiple of num_codevector_groups = {groups}");
         return Err(Error::invalid("config: codevector_dim", width, rule));
     }
-    let temperature = config.number_or("contrastive_logits_temperature", 0.1)?;
-    if temperature <= 0.0 {
-        let rule = "must be positive";
-        return Err(Error::invalid("config: contrastive_logits_temperature", temperature, rule));
-    }
     let all = groups * of_group;
     let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
     Ok(Some(Codebooks {
@@ -55,7 +50,7 @@ pub(super) fn read_codebooks(
         entries: entries.reshape(&[all, width / groups]),
         project_entries: Linear::read(weights, "project_q", width, shared)?,
         project_context: Linear::read(weights, "project_hid", hidden, shared)?,
-        temperature,
+        temperature: config.positive_or("contrastive_logits_temperature", 0.1)?,
         diversity: config.number_or("diversity_loss_weight", 0.1)?,
     }))
 }
@@ -83,12 +78,8 @@ impl Codebooks {
             out.put_ints("eval.negative_equals_positive", same);
         }
         if inputs.has("gumbel") {
-            let noise = inputs.floats("gumbel")?;
             let shape = [chosen.data.len(), self.of_group()];
-            if noise.shape() != shape {
-                let (got, rule) = (format!("{:?}", noise.shape()), format!("must be {shape:?}"));
-                return Err(Error::invalid("the shape of input \"gumbel\"", got, rule));
-            }
+            let noise = inputs.floats_shaped("gumbel", &shape)?;
             let drawn = self.choose(&scores, Some(noise));
             let quantised = self.look_up(&drawn);
             if let Some(task) = &task {
@@ -200,9 +191,8 @@ impl<'a> Task<'a> {
         }
         let given = inputs.ints(others)?;
         if given.shape.len() != 3 || given.shape[..2] != *shape {
-            let got = format!("{:?}", given.shape);
             let rule = format!("must be [{}, {}, others]", shape[0], shape[1]);
-            return Err(Error::invalid(format!("the shape of input {others:?}"), got, rule));
+            return Err(Error::shape(format_args!("input {others:?}"), &given.shape, rule));
         }
         given.indices(others, marked.data.len())?;
         Ok(Some(Task { contexts, frames, others: given }))

@@ -49,14 +49,7 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
     }
     config.only("num_feat_extract_layers", widths.len())?;
     let biased = config.flag_or("conv_bias", false)?;
-    let by_frame = match config.text_or("feat_extract_norm", "group")?.as_str() {
-        "group" => false,
-        "layer" => true,
-        other => {
-            let rule = "must be group or layer";
-            return Err(Error::invalid("config: feat_extract_norm", other, rule));
-        }
-    };
+    let by_frame = config.is_second("feat_extract_norm", ["group", "layer"])?;
     let layer = |i: usize| -> Result<Convolution> {
         let own = weights.under(&format!("{i}."));
         let (from, to) = (if i == 0 { 1 } else { widths[i - 1] }, widths[i]);
@@ -78,10 +71,9 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
             norm,
         })
     };
-    let activation = config.text_or("feat_extract_activation", "gelu")?;
     Ok(Extractor {
         layers: (0..widths.len()).map(layer).collect::<Result<_>>()?,
-        activation: Activation::named(&activation)?,
+        activation: config.activation_or("feat_extract_activation", "gelu")?,
     })
 }
 
@@ -104,12 +96,11 @@ pub(super) fn read_positional(
     };
     let lengths = weights.tensor(names[0], &[1, 1, kernel])?;
     let directions = weights.tensor(names[1], &[hidden, hidden / groups, kernel])?;
-    let activation = config.text_or("feat_extract_activation", "gelu")?;
     Ok(Positional {
         weight: ops::weight_norm(directions, lengths.data()),
         bias: weights.tensor("bias", &[hidden])?,
         groups,
-        activation: Activation::named(&activation)?,
+        activation: config.activation_or("feat_extract_activation", "gelu")?,
     })
 }
 
@@ -134,7 +125,7 @@ impl Extractor {
             x = ops::conv1d(&x, &layer.weight, layer.bias.as_ref(), [layer.stride, 0, 1]);
             x = match &layer.norm {
                 ConvNorm::Nothing => x,
-                ConvNorm::Channels([w, b]) => ops::channel_norm(x, w, b, CONV_EPS),
+                ConvNorm::Channels([w, b]) => ops::channel_norm(&x, w, b, CONV_EPS),
                 ConvNorm::Frames(norm) => norm.run(x),
             };
             x = self.activation.apply(x);
