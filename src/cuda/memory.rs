@@ -78,6 +78,19 @@ impl DeviceBuffer {
         stream.wait()
     }
 
+    /// Copies all of `from` to the beginning, after all work of `stream`; does not wait.
+    pub fn copy(&self, stream: &Stream, from: &DeviceBuffer) -> Result<(), Error> {
+        self.fits(stream, from.bytes)?;
+        from.fits(stream, 0)?;
+        if from.bytes > 0 {
+            let driver = stream.make_current()?;
+            let (to, from, bytes) = (self.pointer, from.pointer, from.bytes);
+            // SAFETY: both are that long, and are released only after the stream's work.
+            unsafe { driver.cuMemcpyDtoDAsync_v2(to, from, bytes, stream.raw()) }?;
+        }
+        Ok(())
+    }
+
     /// Sets every byte to `byte`, after all work of `stream`; does not wait.
     pub fn fill(&self, stream: &Stream, byte: u8) -> Result<(), Error> {
         self.fits(stream, self.bytes)?;

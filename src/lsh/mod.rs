@@ -40,11 +40,15 @@ pub mod cuda;
 mod inputs;
 mod reference;
 mod rotations;
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+mod stages;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
 pub use inputs::Inputs;
 pub use reference::{Gradients, NearTie, Output};
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+pub use stages::StageTiming;
 
 use crate::problem::product;
 use crate::{DType, Error, Strides};

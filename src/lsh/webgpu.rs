@@ -8,7 +8,6 @@ mod stages;
 pub use crate::timing::Timing;
 pub use crate::webgpu::Bound;
 pub use args::Args;
-pub use stages::StageTiming;
 
 use super::Lsh;
 use super::config::{Config, Slot, Stage, select};

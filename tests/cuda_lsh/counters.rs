@@ -76,6 +76,48 @@ fn global_memory_is_moved_by_whole_sectors() {
     }
 }
 
+/// What `bench lsh --stages` takes for the least that a kernel moves and computes: no more than what
+/// the simulator counts, and not far from it.
+#[test]
+fn the_floors_of_stages_are_below_what_kernels_do() {
+    if crate::common::mock::on_gpu() {
+        return;
+    }
+    let p = Lsh::new([1, 512, 2, 64], 64, 3, DType::F16).num_buckets(&[32, 16]);
+    on_simulated("a100", &[], |device| {
+        let case = Case::new(p.clone(), &mut Random(1));
+        let stages = p.time_stages_cuda(&device.context, &case.inputs(), 1).unwrap();
+        let names: Vec<_> = stages.iter().map(|s| (s.name, s.merges, s.launches)).collect();
+        let sort = [("lsh_count", false, 2), ("lsh_scatter", false, 2)];
+        let forward = [("lsh_forward", false, 1), ("lsh_forward", true, 2)];
+        assert_eq!(names, [&[("lsh_hash", false, 1)], &sort[..], &forward].concat());
+        let mock = device.mock.as_ref().expect("the stand-in");
+        for stage in &stages {
+            let (mut moved, mut flops) = (0.0, 0.0);
+            let first = u32::from(stage.merges);
+            for launch in first..first + stage.launches as u32 {
+                let counters = mock.counters(stage.name, launch).expect("counters");
+                let counters: serde_json::Value = serde_json::from_str(&counters).expect("JSON");
+                let total = |name| number(&counters["total"], name) as f64;
+                moved += 32.0 * (total("global_sectors_load") + total("global_sectors_store"));
+                flops += total("tc_flops");
+            }
+            let times = moved / stage.bytes;
+            // Blocks read rotations again, from the cache; a place elsewhere takes a whole sector.
+            let most = match stage.name {
+                "lsh_hash" => 16.0,
+                "lsh_scatter" => 8.0,
+                _ => 4.0,
+            };
+            assert!((1.0..most).contains(&times), "{}: {times} of {}", stage.name, stage.bytes);
+            if stage.name == "lsh_forward" {
+                assert_eq!(flops, stage.flops, "merges: {}", stage.merges);
+            }
+            assert!(stage.ms.is_finite());
+        }
+    });
+}
+
 /// Beside inputs and results: indices that grow with rounds and length, and a factor of each key.
 #[test]
 fn a_long_sequence_takes_memory_in_proportion_to_it() {

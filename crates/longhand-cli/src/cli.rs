@@ -161,12 +161,38 @@ impl LshOptions {
     }
 }
 
+/// Keys before a segment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Memory {
+    Keys(usize),
+    /// As many as in the segment.
+    Same,
+}
+
+impl Memory {
+    fn of(self, seqlen: usize) -> usize {
+        match self {
+            Memory::Keys(n) => n,
+            Memory::Same => seqlen,
+        }
+    }
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    match text {
+        "same" => Ok(Memory::Same),
+        _ => {
+            text.parse().map(Memory::Keys).map_err(|_| "must be a number of keys or 'same'".into())
+        }
+    }
+}
+
 /// Options of attention with relative positions beside [`ProblemOptions`].
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RelativeOptions {
-    /// transformer_xl, xlnet, rel_pos: keys before the segment
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    memory: usize,
+    /// transformer_xl, xlnet, rel_pos: keys before the segment; 'same': as many as in it
+    #[arg(long, default_value = "0", value_name = "N|same", value_parser = memory)]
+    pub(crate) memory: Memory,
     /// transformer_xl, xlnet, rel_pos: distances beyond share one row of the table
     #[arg(long, value_name = "N")]
     clamp_len: Option<usize>,
@@ -191,10 +217,11 @@ impl RelativeOptions {
     ) -> Result<TransformerXl, Failure> {
         common.none_of(op, false)?;
         let shape = [common.batch, seqlen, common.heads, common.head_dim];
+        let memory = self.memory.of(seqlen);
         let mut problem = match op {
-            "xlnet" => TransformerXl::xlnet(shape, self.memory, common.dtype),
-            "rel_pos" => TransformerXl::conformer(shape, self.memory, common.dtype),
-            _ => TransformerXl::with_memory(shape, self.memory, common.dtype),
+            "xlnet" => TransformerXl::xlnet(shape, memory, common.dtype),
+            "rel_pos" => TransformerXl::conformer(shape, memory, common.dtype),
+            _ => TransformerXl::with_memory(shape, memory, common.dtype),
         };
         problem.window.left = common.window_left;
         if common.causal {

@@ -5,11 +5,15 @@ use crate::device::Timing;
 #[cfg(feature = "cuda")]
 use crate::failure::Failure;
 use crate::failure::Result;
+#[cfg(feature = "cuda")]
+use crate::lsh_file::LshFile;
 use crate::problem_file::Problem;
 #[cfg(feature = "cuda")]
 use crate::problem_file::ProblemFile;
 #[cfg(feature = "cuda")]
 use crate::results::{Results, from_parts};
+#[cfg(feature = "cuda")]
+use crate::stages::{self, Stages};
 #[cfg(feature = "cuda")]
 use crate::transformer_xl_file::Stream;
 #[cfg(feature = "cuda")]
@@ -109,6 +113,17 @@ impl Gpu {
                 f.problem(Stream::Content, dtype).time_cuda(gpu, &inputs, repeats)?
             }
         }))
+    }
+
+    /// Times each kernel of LSH attention's pass, next to what the device's rates allow.
+    pub(crate) fn stages(&self, file: &LshFile, dtype: DType, repeats: usize) -> Result<Stages> {
+        self.measured()?;
+        let problem = Lsh { dtype, ..file.problem.clone() };
+        let of = problem.time_stages_cuda(&self.context, &file.inputs.as_inputs(), repeats)?;
+        let (dense, inputs) = stages::dense(problem.head_dim, dtype)?;
+        let timing = dense.time_cuda(&self.context, &inputs.as_inputs(), repeats)?;
+        let flops_per_ms = dense.flops() / timing.best_ms;
+        Ok(Stages::new(of, self.context.bandwidth()? / 1e3, flops_per_ms))
     }
 
     /// Declines where no time is a GPU's.

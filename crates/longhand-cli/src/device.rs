@@ -139,9 +139,8 @@ impl Device {
     ) -> Result<Stages> {
         match (self, file) {
             (Device::Webgpu(gpu), ProblemFile::Lsh(file)) => gpu.stages(file, dtype, repeats),
-            _ => {
-                Err(Failure::declined("--stages: only of op 'lsh' on device webgpu in this build"))
-            }
+            (Device::Cuda(gpu), ProblemFile::Lsh(file)) => gpu.stages(file, dtype, repeats),
+            _ => Err(Failure::declined("--stages: only of op 'lsh' on devices webgpu and cuda")),
         }
     }
 

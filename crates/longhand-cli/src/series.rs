@@ -74,6 +74,11 @@ impl Series {
         if let Some(globals) = self.report["globals"].as_u64() {
             name += &format!(", {globals} globals");
         }
+        match &self.report["memory"] {
+            Value::Number(n) => name += &format!(", memory {n}"),
+            Value::String(_) => name += ", memory as long as the segment",
+            _ => {}
+        }
         for key in ["adapter", "dtype", "batch", "heads_q", "heads_kv", "head_dim"] {
             if text(self, key) != text(first, key) {
                 name += &format!(", {key} {}", text(self, key));

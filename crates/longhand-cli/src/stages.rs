@@ -1,6 +1,10 @@
 //! The kernels of one launch, each by itself: `longhand bench lsh --stages`.
 
 use crate::table;
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+use crate::{failure::Result, full_file::OwnedInputs, generate};
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+use longhand::{DType, Full, Shape, lsh::StageTiming};
 use serde_json::{Value, json};
 
 /// The kernels of a forward pass, and how fast the device moves and computes elsewhere.
@@ -31,7 +35,35 @@ pub(crate) enum Round {
     Later,
 }
 
+/// A problem of full attention whose rows reuse what they read as much as kernels can.
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+pub(crate) fn dense(head_dim: usize, dtype: DType) -> Result<(Full, OwnedInputs<f32>)> {
+    let (heads_q, heads_kv, seqlen_q, seqlen_k) = (1, 1, 2048, 2048);
+    let dense =
+        Full::new(Shape { batch: 1, heads_q, heads_kv, seqlen_q, seqlen_k, head_dim }, dtype);
+    let inputs = generate::inputs(&dense)?;
+    Ok((dense, inputs))
+}
+
 impl Stages {
+    #[cfg(any(feature = "cuda", feature = "webgpu"))]
+    pub(crate) fn new(of: Vec<StageTiming>, bytes_per_ms: f64, flops_per_ms: f64) -> Self {
+        let stage = |of: StageTiming| Stage {
+            name: if of.merges { format!("{}, merging", of.name) } else { of.name.to_owned() },
+            launches: of.launches,
+            ms: of.ms,
+            bytes: of.bytes,
+            flops: of.flops,
+            // Rows that are gathered, the attention would gather itself.
+            orders: !of.name.contains("forward") && !of.name.contains("gather"),
+            attends: of.name.contains("forward").then_some(match of.merges {
+                true => Round::Later,
+                false => Round::First,
+            }),
+        };
+        Stages { of: of.into_iter().map(stage).collect(), bytes_per_ms, flops_per_ms }
+    }
+
     fn ms(&self) -> f64 {
         self.of.iter().map(|s| s.ms).sum()
     }

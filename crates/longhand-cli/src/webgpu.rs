@@ -3,19 +3,19 @@
 #[cfg(feature = "webgpu")]
 use crate::device::Timing;
 use crate::failure::Result;
+#[cfg(feature = "webgpu")]
+use crate::lsh_file::LshFile;
 use crate::problem_file::Problem;
 #[cfg(feature = "webgpu")]
 use crate::problem_file::ProblemFile;
 #[cfg(feature = "webgpu")]
 use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
-use crate::stages::{Round, Stage, Stages};
+use crate::stages::{self, Stages};
 #[cfg(feature = "webgpu")]
 use crate::transformer_xl_file::Stream;
 #[cfg(feature = "webgpu")]
-use crate::{generate, lsh_file::LshFile};
-#[cfg(feature = "webgpu")]
-use longhand::{DType, Full, Longformer, Lsh, Shape, lsh::webgpu::StageTiming};
+use longhand::{DType, Full, Longformer, Lsh};
 
 #[cfg(feature = "webgpu")]
 use longhand::webgpu::{Caps, Context};
@@ -107,31 +107,10 @@ impl Gpu {
     pub(crate) fn stages(&self, file: &LshFile, dtype: DType, repeats: usize) -> Result<Stages> {
         let problem = Lsh { dtype, ..file.problem.clone() };
         let of = problem.time_stages_webgpu(&self.context, &file.inputs.as_inputs(), repeats)?;
-        // Rows that attend densely reuse what they read as much as kernels can.
-        let head_dim = problem.head_dim;
-        let (heads_q, heads_kv, seqlen_q, seqlen_k) = (1, 1, 2048, 2048);
-        let shape = Shape { batch: 1, heads_q, heads_kv, seqlen_q, seqlen_k, head_dim };
-        let dense = Full::new(shape, dtype);
-        let inputs = generate::inputs(&dense)?;
+        let (dense, inputs) = stages::dense(problem.head_dim, dtype)?;
         let timing = dense.time_webgpu(&self.context, &inputs.as_inputs(), repeats)?;
-        let stage = |of: StageTiming| Stage {
-            name: if of.merges { format!("{}, merging", of.name) } else { of.name.to_owned() },
-            launches: of.launches,
-            ms: of.ms,
-            bytes: of.bytes,
-            flops: of.flops,
-            // Rows that are gathered, the attention would gather itself.
-            orders: !of.name.contains("forward") && !of.name.contains("gather"),
-            attends: of.name.contains("forward").then_some(match of.merges {
-                true => Round::Later,
-                false => Round::First,
-            }),
-        };
-        Ok(Stages {
-            of: of.into_iter().map(stage).collect(),
-            bytes_per_ms: self.context.bandwidth()? / 1e3,
-            flops_per_ms: dense.flops() / timing.best_ms,
-        })
+        let flops_per_ms = dense.flops() / timing.best_ms;
+        Ok(Stages::new(of, self.context.bandwidth()? / 1e3, flops_per_ms))
     }
 
     /// The kernel variant and tile sizes of a problem.

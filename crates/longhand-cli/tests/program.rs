@@ -298,6 +298,13 @@ fn bench_measures_and_writes_json_and_svg() {
     for name in ["longformer, window 256+1+256, 16 globals", "full, causal, heads_q 2"] {
         assert_eq!(text.matches(name).count(), 2, "{text}");
     }
+    let relative = ["bench", "transformer_xl", "--device", "cpu", "--lengths", "16,32"];
+    let ran = longhand(&[&relative[..], &["--memory", "same", "--svg", svg]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let text = std::fs::read_to_string(svg).expect("SVG");
+    assert!(text.contains("transformer_xl, memory as long as the segment"), "{text}");
+    assert_refused(&["bench", "transformer_xl", "--memory", "x"], &["--memory", "'same'"]);
+
     assert_refused(&[&common[..], &["--with", svg]].concat(), &["b.svg"]);
     std::fs::write(json, "{}").expect("a file");
     assert_refused(&[&common[..], &["--with", json]].concat(), &["b.json", "--json"]);

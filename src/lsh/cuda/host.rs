@@ -53,7 +53,7 @@ impl Lsh {
 }
 
 /// A problem's tensors in device memory of their own.
-struct Uploaded {
+pub(super) struct Uploaded {
     qk: DeviceBuffer,
     v: DeviceBuffer,
     rotations: Option<DeviceBuffer>,
@@ -65,7 +65,7 @@ struct Uploaded {
 }
 
 impl Uploaded {
-    fn new(
+    pub(super) fn new(
         problem: &Lsh,
         context: &Context,
         stream: &Stream,
@@ -94,20 +94,23 @@ impl Uploaded {
     }
 
     fn launch(&self, plan: &Plan, stream: &Stream, workspace: &DeviceBuffer) -> Result<(), Error> {
+        // SAFETY: every buffer was made for this problem, in this context; each outlives the
+        // stream's work, since dropping one waits for the device.
+        unsafe { plan.launch(stream, &self.args(workspace)) }
+    }
+
+    pub(super) fn args(&self, workspace: &DeviceBuffer) -> Args {
         let at = |x: &Option<DeviceBuffer>| x.as_ref().map(DeviceBuffer::pointer);
         let [qk, v, out, lse] =
             [&self.qk, &self.v, &self.out, &self.lse].map(DeviceBuffer::pointer);
-        let args = Args {
+        Args {
             rotations: at(&self.rotations),
             buckets: at(&self.buckets),
             key_valid: at(&self.key_valid),
             lse_rounds: at(&self.lse_rounds),
             workspace: Some(workspace.pointer()),
             ..Args::new(qk, v, out, lse)
-        };
-        // SAFETY: every buffer was made for this problem, in this context; each outlives the
-        // stream's work, since dropping one waits for the device.
-        unsafe { plan.launch(stream, &args) }
+        }
     }
 
     fn read(

@@ -7,6 +7,7 @@ pub mod config;
 mod host;
 mod params;
 mod sort;
+mod stages;
 
 use super::Lsh;
 use crate::Error;
@@ -14,6 +15,7 @@ use crate::cuda::launch::{address, optional_address};
 use crate::cuda::{Caps, Context, Function, Launch, Stream};
 use config::{Config, Stage, select};
 use params::Params;
+use sort::Pass;
 
 /// The addresses of one launch's tensors. What the problem does not use is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,27 @@ pub struct Plan {
 }
 
 type Kernels = Vec<(Stage, Function)>;
+
+/// One kernel's launch.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Hash,
+    Count(Pass),
+    Scatter(Pass),
+    /// Of a round.
+    Forward(usize),
+}
+
+impl Step {
+    fn stage(self) -> Stage {
+        match self {
+            Step::Hash => Stage::Hash,
+            Step::Count(_) => Stage::Count,
+            Step::Scatter(_) => Stage::Scatter,
+            Step::Forward(_) => Stage::Forward,
+        }
+    }
+}
 
 impl Lsh {
     /// Selects, expands and loads the kernels for `context`'s device; the driver compiles a text
@@ -125,46 +148,62 @@ impl Plan {
     /// Every address is of memory of the context's device, as large as the problem says and not
     /// shared between a result and anything else, and stays valid until the launch is done.
     pub unsafe fn launch(&self, stream: &Stream, args: &Args) -> Result<(), Error> {
+        self.queue(stream, args, &self.steps())
+    }
+
+    /// The launches in their order; none if there is nothing to compute.
+    fn steps(&self) -> Vec<Step> {
         let p = &self.problem;
         if p.lse_len() == 0 {
+            return vec![];
+        }
+        let mut steps = vec![Step::Hash];
+        for pass in self.config.passes(p) {
+            steps.extend([Step::Count(pass), Step::Scatter(pass)]);
+        }
+        steps.extend((0..p.rounds()).map(Step::Forward));
+        steps
+    }
+
+    /// Queues `steps`; as [`launch`](Self::launch), whose promises are the caller's.
+    fn queue(&self, stream: &Stream, args: &Args, steps: &[Step]) -> Result<(), Error> {
+        if steps.is_empty() {
             return Ok(());
         }
         self.check(args)?;
         let aligned = [args.qk, args.v, args.out].iter().all(|at| at.is_multiple_of(16));
         if self.config.vec && !aligned {
             let config = self.config.with_scalar_loads();
-            return self.queue(stream, args, &config, &kernels(&self.context, &config)?);
+            let kernels = kernels(&self.context, &config)?;
+            return self.queue_with(stream, args, steps, &config, &kernels);
         }
-        self.queue(stream, args, &self.config, &self.kernels)
+        self.queue_with(stream, args, steps, &self.config, &self.kernels)
     }
 
-    fn queue(
+    fn queue_with(
         &self,
         stream: &Stream,
         args: &Args,
+        steps: &[Step],
         config: &Config,
         loaded: &Kernels,
     ) -> Result<(), Error> {
         let p = &self.problem;
         let params = Params::new(p, config, args);
-        let launch = |wanted: Stage, params: Params| {
-            let found = loaded.iter().find(|(stage, _)| *stage == wanted);
+        for &step in steps {
+            let found = loaded.iter().find(|(stage, _)| *stage == step.stage());
             let (stage, function) = found.expect("loaded for these stages");
+            let params = match step {
+                Step::Hash => params,
+                Step::Count(pass) | Step::Scatter(pass) => params.of_pass(config, p, args, pass),
+                Step::Forward(round) => params.of_round(p, round),
+            };
             let grid = config.grid(p, *stage) as u32;
             let launch = Launch::new([grid, 1, 1], config.threads(*stage))
                 .dynamic_shared(config.dynamic_shared(*stage));
             // SAFETY: the parameter is what these kernels take (a test compares the fields); the
             // addresses in it are the promise of whoever called `launch`.
-            unsafe { function.launch(stream, &launch, bytemuck::bytes_of(&params)) }
-        };
-        launch(Stage::Hash, params)?;
-        for pass in config.passes(p) {
-            let params = params.of_pass(config, p, args, pass);
-            launch(Stage::Count, params)?;
-            launch(Stage::Scatter, params)?;
-        }
-        for round in 0..p.rounds() {
-            launch(Stage::Forward, params.of_round(p, round))?;
+            unsafe { function.launch(stream, &launch, bytemuck::bytes_of(&params)) }?;
         }
         Ok(())
     }

@@ -2,27 +2,10 @@
 
 use super::{Plan, Step, host::Uploaded};
 use crate::lsh::config::{Slot, Stage};
-use crate::lsh::{Inputs, Lsh};
+use crate::lsh::{Inputs, Lsh, StageTiming, stages};
 use crate::timing::milliseconds;
 use crate::webgpu::{Context, DeviceTimer};
 use crate::{DType, Error};
-
-/// What a kernel's launches take together: see [`Lsh::time_stages_webgpu`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct StageTiming {
-    /// The kernel.
-    pub name: &'static str,
-    /// Of the attention, whether these are the rounds that merge with what is there.
-    pub merges: bool,
-    /// How many launches of it a forward pass has.
-    pub launches: usize,
-    /// Their time in milliseconds, of each the least that was measured.
-    pub ms: f64,
-    /// Bytes that they must move, each tensor or texture of theirs once a launch.
-    pub bytes: f64,
-    /// Floating-point operations that they must do.
-    pub flops: f64,
-}
 
 impl Lsh {
     /// Measures each kernel of the forward pass by itself, in the order of the first launch: all
@@ -54,41 +37,25 @@ impl Lsh {
                 *least = least.min(milliseconds(took));
             }
         }
-        let mut stages: Vec<StageTiming> = vec![];
-        for (step, ms) in steps.into_iter().zip(least) {
-            let name = plan.config.name(step.stage);
-            let merges = step.stage == Stage::Attend && step.number > 0;
-            let same = |s: &&mut StageTiming| s.name == name && s.merges == merges;
-            let (bytes, flops) = (plan.bytes_of(step), plan.flops_of(step));
-            match stages.iter_mut().find(same) {
-                Some(stage) => {
-                    stage.launches += 1;
-                    stage.ms += ms;
-                    stage.bytes += bytes;
-                    stage.flops += flops;
-                }
-                None => stages.push(StageTiming { name, merges, launches: 1, ms, bytes, flops }),
-            }
-        }
-        Ok(stages)
+        let timing = |(step, ms): (Step, f64)| StageTiming {
+            name: plan.config.name(step.stage),
+            merges: step.stage == Stage::Attend && step.number > 0,
+            launches: 1,
+            ms,
+            bytes: plan.bytes_of(step),
+            flops: plan.flops_of(step),
+        };
+        Ok(stages::by_name(steps.into_iter().zip(least).map(timing)))
     }
 }
 
 impl Plan {
     fn flops_of(&self, step: Step) -> f64 {
         let p = &self.problem;
-        let rows = (p.lse_len() * p.head_dim) as f64;
+        let part = |of: usize| step.len as f64 / of as f64;
         match step.stage {
-            Stage::Hash if p.is_hashed() => {
-                let part = step.len as f64 / p.seqlen as f64;
-                2.0 * rows * part * (p.num_hashes * p.columns()) as f64
-            }
-            Stage::Attend => {
-                let (before, after) = p.seen_chunks();
-                let keys = (before + 1 + after) * p.items_of_chunk();
-                let part = step.len as f64 / p.chunks_of_round() as f64;
-                4.0 * rows * part * keys as f64
-            }
+            Stage::Hash => p.hash_flops() * part(p.seqlen),
+            Stage::Attend => p.round_flops() * part(p.chunks_of_round()),
             _ => 0.0,
         }
     }

@@ -1,6 +1,8 @@
 //! `longhand bench`: times over sequence lengths.
 
-use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, RelativeOptions, say};
+use crate::cli::{
+    LongformerOptions, LshOptions, Memory, Outcome, ProblemOptions, RelativeOptions, say,
+};
 use crate::container::write_atomically;
 use crate::device::{Device, DeviceKind, Timing};
 use crate::failure::{Failure, Result};
@@ -20,6 +22,7 @@ const EXAMPLES: &str = "Examples:
   longhand bench full --static --head-dim 128 --dtype bf16
   longhand bench full --lengths 4096,8192,16384 --json full.json
   longhand bench longformer --lengths 4096,16384,65536 --svg both.svg --with full.json
+  longhand bench transformer_xl --causal --lengths 1024,4096 --memory same
   longhand bench lsh --lengths 16384 --num-hashes 4 --chunk-len 64 --stages
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
@@ -42,7 +45,7 @@ pub(crate) struct Options {
     /// Launches after the first; the fastest counts
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeats: usize,
-    /// lsh on webgpu: time each kernel by itself too, next to the time that its bytes or operations
+    /// lsh on webgpu or cuda: time each kernel by itself too, next to the time that its bytes or operations
     /// take at the rates of a copy and of full attention on the same device
     #[arg(long)]
     stages: bool,
@@ -295,6 +298,11 @@ fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
         })
     };
     let p = &options.problem;
+    let memory = match options.relative.memory {
+        Memory::Keys(0) => Value::Null,
+        Memory::Keys(n) => json!(n),
+        Memory::Same => json!("same"),
+    };
     let of_longformer = rows.last().and_then(|row| row.longformer);
     json!({
         "kind": options.kind,
@@ -308,6 +316,7 @@ fn json(device: &Device, options: &Options, rows: &[Row]) -> Value {
         "causal": p.causal,
         "window": of_longformer.map(|(window, _)| window),
         "globals": of_longformer.map(|(_, globals)| globals),
+        "memory": memory,
         "rows": rows.iter().map(row).collect::<Vec<_>>(),
     })
 }
