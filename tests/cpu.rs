@@ -108,6 +108,31 @@ fn nan_stays_with_the_rows_that_see_it() {
 }
 
 #[test]
+fn padding_may_fill_tiles_and_hold_nan() {
+    let (keys, d) = (300, 16);
+    let shape =
+        Shape { batch: 2, heads_q: 1, heads_kv: 1, seqlen_q: 40, seqlen_k: keys, head_dim: d };
+    for (causal, alibi) in [(false, false), (true, true)] {
+        let problem = Full { causal, alibi, ..Full::new(shape, DType::F32).key_padding() };
+        let mut case = Case::new(problem, &mut Random(3));
+        // Of tiles of 72: the first sequence has two without padding, the second three of nothing
+        // else.
+        let valid = |n: usize| if n < keys { 60..230 } else { 540..541 }.contains(&n);
+        case.key_valid = Some((0..2 * keys).map(|n| u8::from(valid(n))).collect());
+        let expected = case.reference();
+        for n in (0..2 * keys).filter(|&n| !valid(n)) {
+            case.k[n * d] = f32::NAN;
+            case.v[n * d] = f32::INFINITY;
+        }
+        for isa in Isa::all() {
+            let plan = case.problem.plan_cpu().unwrap().with_isa(isa).unwrap();
+            let (out, lse) = errors(&plan.run_inputs(&case.inputs()).unwrap(), &expected);
+            assert!(out <= tolerance(DType::F32) && lse <= 1e-6, "{isa:?} {causal}: {out} {lse}");
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name() {
     let case = long(20);
     let plan = case.problem.plan_cpu().unwrap();

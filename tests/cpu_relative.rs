@@ -116,6 +116,30 @@ fn nan_stays_with_the_rows_that_see_it() {
 }
 
 #[test]
+fn padding_may_fill_tiles_and_hold_nan() {
+    let (keys, row) = (300, 2 * 24);
+    for own_position in [false, true] {
+        let mut problem = TransformerXl::conformer([2, keys, 2, 24], 0, DType::F32).key_padding();
+        problem.own_position = own_position;
+        let mut case = Case::new(problem, &mut Random(9));
+        // Of tiles of 72: the first sequence has two without padding, the second three of nothing
+        // else.
+        let valid = |n: usize| if n < keys { 60..230 } else { 540..541 }.contains(&n);
+        case.key_valid = (0..2 * keys).map(|n| u8::from(valid(n))).collect();
+        let expected = case.reference();
+        check(&case, "padding");
+        if !own_position {
+            for n in (0..2 * keys).filter(|&n| !valid(n)) {
+                case.tensor_mut("k")[n * row] = f32::NAN;
+                case.tensor_mut("v")[n * row] = f32::INFINITY;
+            }
+            let (out, lse) = errors(&case.problem.run_cpu(&case.inputs()).unwrap(), &expected);
+            assert!(out <= tolerance(DType::F32) && lse <= lse_bound(&problem), "{out} {lse}");
+        }
+    }
+}
+
+#[test]
 fn a_memory_in_a_ring_is_the_same_keys() {
     let case = long();
     let expected = case.problem.run_cpu(&case.inputs()).unwrap();

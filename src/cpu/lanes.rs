@@ -66,6 +66,37 @@ pub(crate) fn exp2<const FMA: bool, const N: usize>(x: &mut [f32; N]) {
     }
 }
 
+/// tanh of each, within 2 ulp; odd, ±1 from 10 on, and NaN of NaN.
+///
+/// 1 − 2 / (e^2x + 1), and where that loses digits, near 0, an odd polynomial.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool, const N: usize>(x: &mut [f32; N]) {
+    const NEAR: f32 = 0.625;
+    let mut power = [0f32; N];
+    for (x, power) in x.iter().zip(&mut power) {
+        let size = x.abs();
+        // A comparison that keeps NaN, unlike min.
+        *power = if size > 10.0 { 10.0 } else { size } * (2.0 * std::f32::consts::LOG2_E);
+    }
+    exp2::<FMA, N>(&mut power);
+    // (tanh(x) / x − 1) / x² in x², the nearest in units in the last place as in `exp2`.
+    const COEFFICIENTS: [f32; 5] =
+        [-5.747_415_6e-3, 2.067_778_8e-2, -5.375_214_3e-2, 1.333_161e-1, -3.333_329e-1];
+    let mut y = [COEFFICIENTS[0]; N];
+    for c in &COEFFICIENTS[1..] {
+        for (y, x) in y.iter_mut().zip(&*x) {
+            *y = multiply_add::<FMA>(*y, x * x, *c);
+        }
+    }
+    for ((x, y), power) in x.iter_mut().zip(y).zip(power) {
+        let size = x.abs();
+        let near = multiply_add::<FMA>(size * size * y, size, size).to_bits();
+        let far = (1.0 - 2.0 / (power + 1.0)).to_bits();
+        let all = u32::from(size < NEAR).wrapping_neg();
+        *x = f32::from_bits(near & all | far & !all).copysign(*x);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +124,31 @@ mod tests {
             assert_eq!(one::<true>(x), 0.0, "{x}");
         }
         assert!(one::<true>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_within_two_ulp_over_all_exponents() {
+        let mut worst = 0f64;
+        // About 4000 numbers of each exponent, subnormal ones too.
+        for bits in (0..f32::INFINITY.to_bits()).step_by(2039) {
+            let x = f32::from_bits(bits);
+            let exact = f64::from(x).tanh();
+            let ulp = 2f64.powi(exact.log2().floor().max(-126.0) as i32 - 23);
+            for y in [x, -x].map(|x| [tanh_of::<true>(x), tanh_of::<false>(x)]).as_flattened() {
+                worst = worst.max((f64::from(y.abs()) - exact).abs() / ulp);
+                assert!(y.abs() <= 1.0, "{x:e}: {y}");
+            }
+            assert_eq!(tanh_of::<true>(x), -tanh_of::<true>(-x), "{x:e}");
+        }
+        assert!(worst <= 2.0, "{worst} ulp");
+        assert_eq!(tanh_of::<true>(-0.0).to_bits(), (-0f32).to_bits());
+        assert_eq!(tanh_of::<true>(f32::NEG_INFINITY), -1.0);
+        assert!(tanh_of::<true>(f32::NAN).is_nan());
+    }
+
+    fn tanh_of<const FMA: bool>(x: f32) -> f32 {
+        let mut x = [x];
+        tanh::<FMA, 1>(&mut x);
+        x[0]
     }
 }

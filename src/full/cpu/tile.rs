@@ -3,7 +3,7 @@
 //! Floor: 4·B·H·Lq·Lk·D operations (half if causal) by the processor's multiply-add units.
 
 use super::{Args, Full};
-use crate::cpu::lanes::{LANES, Lanes, keep_open};
+use crate::cpu::lanes::{LANES, Lanes, keep_open, tanh};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::real::row_start;
@@ -51,6 +51,12 @@ impl<T: Element> Block<'_, T> {
         let groups = rows.len().div_ceil(LANES);
         for from in (begin..end).step_by(BLOCK_N) {
             let keys = from..end.min(from + BLOCK_N);
+            let valid = self.valid(keys.clone());
+            if valid == Some(0) {
+                continue;
+            }
+            // Most tiles of a padded sequence hold no padding.
+            let padded = valid.is_some_and(|valid| valid < keys.len());
             let finite = self.load_tile(tile, &seq, keys.clone());
             if p.alibi || p.buckets.is_some() {
                 let near = (rows.start + seq.seqlen_k) as i64 - (seq.seqlen_q + from) as i64;
@@ -74,7 +80,7 @@ impl<T: Element> Block<'_, T> {
                     with_isa!(self.isa, add_biases(biases: &[f32], s: &mut [Lanes]));
                 }
                 let whole = keys.start >= high.start && keys.end <= low.end;
-                let masked = !whole || p.key_padding;
+                let masked = !whole || padded;
                 if masked {
                     self.mask(s, &seq, first..last + 1, keys.clone());
                 }
@@ -112,6 +118,13 @@ impl<T: Element> Block<'_, T> {
                 seqlen_k: s.seqlen_k,
             },
         }
+    }
+
+    /// How many of `keys` may be attended, where padding may not.
+    fn valid(&self, keys: Range<usize>) -> Option<usize> {
+        let first = self.batch * self.problem.shape.seqlen_k;
+        let valid = self.args.key_valid.map(|x| &x[first..][keys])?;
+        Some(valid.iter().filter(|x| **x != 0).count())
     }
 
     /// q times the scale (to units of log2, unless a softcap comes in between), turned.
@@ -156,11 +169,9 @@ impl<T: Element> Block<'_, T> {
     /// Softcap and bias; the scores are in units of log2 afterwards.
     fn modify(&self, s: &mut [Lanes], rows: Range<usize>, first_key: usize) {
         let p = self.problem;
-        let cap = p.softcap as f32;
-        if cap > 0.0 {
-            for s in s.as_flattened_mut() {
-                *s = (*s / cap).tanh() * cap * LOG2_E;
-            }
+        if p.softcap > 0.0 {
+            let (cap, s): (f64, &mut [Lanes]) = (p.softcap, s);
+            with_isa!(self.isa, cap_scores(cap: f64, s: &mut [Lanes]));
         }
         if let (Some(bias), Some(x)) = (p.bias, self.args.bias) {
             let [_, heads, seqlen_q, seqlen_k] = p.bias_dims(&bias);
@@ -225,6 +236,19 @@ impl<T: Element> Block<'_, T> {
     }
 }
 
+/// `cap · tanh(s / cap)`, to units of log2.
+#[inline(always)]
+fn cap_scores<const FMA: bool>(cap: f64, s: &mut [Lanes]) {
+    // Of the least and the largest caps either would be infinite, and 0 · ∞ is NaN.
+    let [inverse, cap] =
+        [1.0 / cap, cap * std::f64::consts::LOG2_E].map(|x| x.min(f64::from(f32::MAX)) as f32);
+    for s in s {
+        s.iter_mut().for_each(|s| *s *= inverse);
+        tanh::<FMA, LANES>(s);
+        s.iter_mut().for_each(|s| *s *= cap);
+    }
+}
+
 /// Masks the scores of the keys from `first` on: lane n sees those of `see[0][n]..see[1][n]` that are
 /// valid.
 #[inline(always)]
@@ -234,12 +258,14 @@ fn mask<const FMA: bool>(
     valid: Option<&[u8]>,
     s: &mut [Lanes],
 ) {
+    let [before, end] = [see[0].map(|key| key - 1), see[1]];
     for (n, s) in s.iter_mut().enumerate() {
         let key = first + n as i32;
-        let valid = valid.is_none_or(|valid| valid[n] != 0);
+        let valid = -i32::from(valid.is_none_or(|valid| valid[n] != 0));
         for (lane, s) in s.iter_mut().enumerate() {
-            let open = (key >= see[0][lane]) & (key < see[1][lane]) & valid;
-            *s = keep_open(*s, open);
+            // The sign is what a register selects by: of a comparison the compiler makes scalars.
+            let open = before[lane].wrapping_sub(key) & key.wrapping_sub(end[lane]) & valid;
+            *s = keep_open(*s, open < 0);
         }
     }
 }

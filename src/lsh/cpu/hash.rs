@@ -113,15 +113,18 @@ impl Hash<'_> {
 
 #[inline(always)]
 fn better<const FMA: bool>(s: &[Lanes], at: i32, best: &mut Best) {
+    // In registers meanwhile, so that whole vectors are stored, once.
+    let mut now = *best;
     for (s, at) in s.iter().zip(at..) {
         for (n, &y) in s.iter().enumerate() {
-            let (more, less) = (y > best.most[n], y < best.least[n]);
-            best.most[n] = if more { y } else { best.most[n] };
-            best.most_at[n] = if more { at } else { best.most_at[n] };
-            best.least[n] = if less { y } else { best.least[n] };
-            best.least_at[n] = if less { at } else { best.least_at[n] };
+            let (more, less) = (y > now.most[n], y < now.least[n]);
+            now.most[n] = if more { y } else { now.most[n] };
+            now.most_at[n] = if more { at } else { now.most_at[n] };
+            now.least[n] = if less { y } else { now.least[n] };
+            now.least_at[n] = if less { at } else { now.least_at[n] };
         }
     }
+    *best = now;
 }
 
 /// Positions by bucket, those of a bucket as they stand; invalid positions have the last bucket of

@@ -1,6 +1,7 @@
 //! What the rows of a group of lanes see.
 
 use crate::cpu::lanes::{LANES, Lanes, keep_open};
+use crate::cpu::{Isa, with_isa};
 use std::ops::Range;
 
 /// Bits of a word of `perm_mask`.
@@ -81,40 +82,72 @@ pub(super) fn add_segments<const FMA: bool>(sight: &Sight, of_keys: &[i32], s: &
 /// multiple of 32 keys.
 pub(super) type Closed = [[u32; LANES]; WORDS];
 
+/// The keys of a tile that are masked for all rows.
+pub(super) type Invalid = [u32; WORDS];
+
+/// Of the keys from `first` on, those whose byte of `valid` is 0.
+pub(super) fn invalid(first: usize, valid: &[u8]) -> Invalid {
+    let mut invalid = [0; WORDS];
+    let (mut n, mut bit) = (0, first % WORD);
+    for byte in valid {
+        invalid[n] |= u32::from(*byte == 0) << bit;
+        (n, bit) = if bit + 1 == WORD { (n + 1, 0) } else { (n, bit + 1) };
+    }
+    invalid
+}
+
 impl Sight {
-    /// The pairs with keys from `first` on that are masked: those outside of what a row sees, unless
-    /// it sees them all (`whole`), those of `blocked` and keys that are not in `valid`.
-    pub(super) fn closed(
+    /// The pairs of `keys` that are masked: those outside of what a row sees, the `invalid` keys, and
+    /// what `blocked` of a row's lane has. None if there are none.
+    pub(super) fn closed<'a>(
         &self,
-        first: usize,
-        whole: bool,
-        valid: &[u32; WORDS],
-        blocked: impl Fn(usize) -> [u32; WORDS],
-    ) -> Closed {
-        let mut closed = [[0; LANES]; WORDS];
-        let base = first / WORD * WORD;
-        for (lane, own) in self.own.into_iter().enumerate() {
-            let blocked = blocked(lane);
-            for (n, closed) in closed.iter_mut().enumerate() {
-                closed[lane] = blocked[n] | !valid[n];
-                if !whole {
-                    let (from, to) = (self.start[lane] as usize, self.end[lane] as usize);
-                    closed[lane] |= !bits_between(from, to, base + n * WORD);
-                }
+        isa: Isa,
+        keys: &Range<usize>,
+        invalid: &Invalid,
+        blocked: impl Iterator<Item = &'a [u32]>,
+    ) -> Option<Closed> {
+        let base = keys.start / WORD * WORD;
+        let mut closed = invalid.map(|word| [word; LANES]);
+        for (lane, words) in blocked.enumerate() {
+            for (closed, word) in closed.iter_mut().zip(words) {
+                closed[lane] |= word;
             }
-            let own = usize::try_from(own).ok().and_then(|own| own.checked_sub(base));
-            if let Some(own) = own.filter(|own| *own < WORDS * WORD) {
+        }
+        if !self.is_whole(keys) {
+            let (sight, base, closed): (&Sight, i32, &mut Closed) =
+                (self, base as i32, &mut closed);
+            with_isa!(isa, close_outside(sight: &Sight, base: i32, closed: &mut Closed));
+        }
+        for (lane, own) in self.own.iter().enumerate() {
+            // −1 and what lies before the tile are large.
+            let own = (*own as usize).wrapping_sub(base);
+            if own < WORDS * WORD {
                 closed[own / WORD][lane] &= !(1 << (own % WORD));
             }
         }
-        closed
+        let any = closed.as_flattened().iter().fold(0, |any, word| any | word);
+        (any != 0).then_some(closed)
     }
 }
 
-/// Of the 32 keys from `base` on, a bit for each from `from` to `to - 1`.
-fn bits_between(from: usize, to: usize, base: usize) -> u32 {
-    let [from, to] = [from, to].map(|key| key.saturating_sub(base).min(WORD));
-    if from < to { u32::MAX >> (WORD - (to - from)) << from } else { 0 }
+/// Closes what window and chunks do not let a row see, of the words from key `base` on.
+#[inline(always)]
+fn close_outside<const FMA: bool>(sight: &Sight, base: i32, closed: &mut Closed) {
+    for (closed, base) in closed.iter_mut().zip((base..).step_by(WORD)) {
+        for (lane, closed) in closed.iter_mut().enumerate() {
+            *closed |= !bits_between(sight.start[lane] - base, sight.end[lane] - base);
+        }
+    }
+}
+
+/// Bits `from` to `to − 1` of a word, which may lie outside of it.
+#[inline(always)]
+fn bits_between(from: i32, to: i32) -> u32 {
+    let below = |end: i32| match end >= WORD as i32 {
+        true => u32::MAX,
+        false => (1 << end.max(0)) - 1,
+    };
+    below(to) & !below(from)
 }
 
 /// Masks the scores of the keys from `first` on.
@@ -131,10 +164,8 @@ pub(super) fn mask<const FMA: bool>(closed: &Closed, first: usize, s: &mut [Lane
 
 #[test]
 fn bits_are_those_of_the_keys() {
-    for (from, to, base) in
-        [(0, 0, 0), (3, 40, 0), (3, 40, 32), (64, 70, 64), (0, 96, 32), (9, 5, 0)]
-    {
-        let expected = (0..WORD).filter(|n| (from..to).contains(&(base + n))).map(|n| 1 << n).sum();
-        assert_eq!(bits_between(from, to, base), expected, "{from} {to} {base}");
+    for (from, to) in [(0, 0), (3, 40), (-29, 8), (32, 38), (-32, 64), (9, 5), (-9, -5), (31, 32)] {
+        let expected = (0..32).filter(|n| (from..to).contains(n)).map(|n| 1 << n).sum();
+        assert_eq!(bits_between(from, to), expected, "{from} {to}");
     }
 }

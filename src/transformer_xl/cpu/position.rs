@@ -23,12 +23,14 @@ const BAND: usize = BLOCK_N + PADDED_MORE;
 /// Lanes of a half, which are read from where their diagonals are.
 const HALF: usize = LANES / 2;
 const BITS: usize = HALF.ilog2() as usize;
+/// Rows of a step of theirs.
+const STEP: usize = HALF / 2;
 /// All ones for the lanes whose number has the bit.
-const MASKS: [[u32; LANES]; BITS] = {
-    let mut masks = [[0; LANES]; BITS];
+const MASKS: [Bits; BITS] = {
+    let mut masks = [[0; HALF]; BITS];
     let mut at = 0;
-    while at < BITS * LANES {
-        let (bit, lane) = (at / LANES, at % LANES);
+    while at < BITS * HALF {
+        let (bit, lane) = (at / HALF, at % HALF);
         masks[bit][lane] = if lane >> bit & 1 == 1 { u32::MAX } else { 0 };
         at += 1;
     }
@@ -142,8 +144,8 @@ impl<'a> Positions<'a> {
             self.kept_from[group] = low;
         }
         // The last key's diagonal begins at the least distance that is needed.
-        let band: &mut [Lanes] = &mut self.band[keys - s.len()..keys + MORE];
-        with_isa!(isa, diagonals(band: &mut [Lanes], s: &mut [Lanes]));
+        let band: &[Lanes] = &self.band[keys - s.len()..];
+        with_isa!(isa, diagonals(band: &[Lanes], s: &mut [Lanes]));
     }
 
     /// The same of one row of the block that has no neighbours: its distance to the tile's first key
@@ -169,27 +171,66 @@ impl<'a> Positions<'a> {
     }
 }
 
-/// Lane i of key n: row `len − 1 − n + i` of the band, which is left changed. Rows are selected, lanes
-/// stay: after the step of a bit, every lane whose number has it reads so many rows further. The
-/// highest bit takes no step: the upper half is copied from further rows.
+/// Lane i of key n: row `len − 1 − n + i` of the band. Rows behind those may be read.
 #[inline(always)]
-fn diagonals<const FMA: bool>(band: &mut [Lanes], s: &mut [Lanes]) {
-    // Hidden from the compiler, which would else find slower ways to select, lane by lane.
-    for (bit, mask) in std::hint::black_box(MASKS).iter().enumerate() {
-        let step = 1 << bit;
-        for at in 0..band.len() - step {
-            let further = band[at + step];
-            let row = &mut band[at];
-            for n in 0..LANES {
-                let bits = row[n].to_bits() & !mask[n] | further[n].to_bits() & mask[n];
-                row[n] = f32::from_bits(bits);
+fn diagonals<const FMA: bool>(band: &[Lanes], s: &mut [Lanes]) {
+    for at in [0, HALF] {
+        // Hidden from the compiler, which would else find slower ways to select, lane by lane.
+        let mut half = Half { masks: std::hint::black_box(MASKS), ..Half::default() };
+        let rows = &band[at..];
+        // The first two steps only fill what the others need, and have a row too much before them.
+        half.step([0, 0, 1, 2].map(|n| &rows[n]), at);
+        half.step([3, 4, 5, 6].map(|n| &rows[n]), at);
+        for (s, rows) in s.rchunks_mut(STEP).zip(rows[7..].as_chunks::<STEP>().0) {
+            let diagonals = half.step(rows.each_ref(), at);
+            for (s, row) in s.iter_mut().rev().zip(diagonals) {
+                s[at..][..HALF].copy_from_slice(&row.map(f32::from_bits));
             }
         }
     }
-    for (n, s) in s.iter_mut().rev().enumerate() {
-        s[..HALF].copy_from_slice(&band[n][..HALF]);
-        s[HALF..].copy_from_slice(&band[n + HALF][HALF..]);
+}
+
+/// Bits of the lanes of half a row.
+type Bits = [u32; HALF];
+
+/// Selects rows, never lanes: after the selection of a bit, every lane whose number has it is of so
+/// many rows further. What a later step needs stays in registers.
+#[derive(Default)]
+struct Half {
+    masks: [Bits; BITS],
+    rows: [Bits; 1 + STEP],
+    ones: [Bits; 2 + STEP],
+    twos: [Bits; 4 + STEP],
+}
+
+impl Half {
+    /// From row n on, the diagonals of row n − 7 on.
+    #[inline(always)]
+    fn step(&mut self, rows: [&Lanes; STEP], at: usize) -> [Bits; STEP] {
+        let [one, two, four] = &self.masks;
+        self.rows[0] = self.rows[STEP];
+        for (to, row) in self.rows[1..].iter_mut().zip(rows) {
+            *to = std::array::from_fn(|lane| row[at + lane].to_bits());
+        }
+        for n in 0..2 {
+            self.ones[n] = self.ones[n + STEP];
+        }
+        for n in 0..STEP {
+            self.ones[n + 2] = select(&self.rows[n], &self.rows[n + 1], one);
+        }
+        for n in 0..4 {
+            self.twos[n] = self.twos[n + STEP];
+        }
+        for n in 0..STEP {
+            self.twos[n + 4] = select(&self.ones[n], &self.ones[n + 2], two);
+        }
+        std::array::from_fn(|n| select(&self.twos[n], &self.twos[n + 4], four))
     }
+}
+
+#[inline(always)]
+fn select(near: &Bits, far: &Bits, mask: &Bits) -> Bits {
+    std::array::from_fn(|n| near[n] & !mask[n] | far[n] & mask[n])
 }
 
 /// One lane of S: a row's products with the table's rows.

@@ -4,7 +4,7 @@
 //! units.
 
 use super::Args;
-use super::mask::{Closed, Sight, WORD, WORDS, add_segments, mask};
+use super::mask::{Closed, Invalid, Sight, WORD, WORDS, add_segments, invalid, mask};
 use super::position::{Positions, load_row};
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::cpu::tile::{BLOCK_N, GROUPS, Tile};
@@ -41,6 +41,11 @@ impl<T: Element> Block<'_, T> {
         let end = sights.iter().map(|sight| sight.any().end).max().unwrap_or(0);
         for from in (begin..end).step_by(BLOCK_N) {
             let keys = from..end.min(from + BLOCK_N);
+            let invalid = self.invalid(&keys);
+            let padding: u32 = invalid.iter().map(|word| word.count_ones()).sum();
+            if padding as usize == keys.len() && !p.own_position {
+                continue;
+            }
             let finite = self.load_tile(tile, keys.clone());
             if p.targets.is_none() {
                 let near = self.distance(self.rows.start, from);
@@ -59,10 +64,9 @@ impl<T: Element> Block<'_, T> {
                 let s = tile.scores_from(self.isa, group, keys.len(), |s| {
                     self.begin_scores(positions, group, sight, from, s);
                 });
-                let whole = sight.is_whole(&keys);
-                let masked = !whole || p.perm_mask || p.key_padding;
+                let masked = !sight.is_whole(&keys) || p.perm_mask || padding > 0;
                 if masked {
-                    self.mask(sight, whole, group, from, s);
+                    self.mask(sight, group, &keys, &invalid, s);
                 }
                 tile.add(self.isa, group, keys.len(), masked && !finite);
             }
@@ -183,28 +187,31 @@ impl<T: Element> Block<'_, T> {
         first..self.rows.end.min(first + LANES)
     }
 
-    fn mask(&self, sight: &Sight, whole: bool, group: usize, first: usize, s: &mut [Lanes]) {
+    /// The keys of a tile that are padding.
+    fn invalid(&self, keys: &Range<usize>) -> Invalid {
+        let first = self.batch * self.problem.shape.seqlen_k;
+        self.args.key_valid.map_or([0; WORDS], |x| invalid(keys.start, &x[first..][keys.clone()]))
+    }
+
+    fn mask(
+        &self,
+        sight: &Sight,
+        group: usize,
+        keys: &Range<usize>,
+        invalid: &Invalid,
+        s: &mut [Lanes],
+    ) {
         let p = self.problem;
-        let mut valid = [u32::MAX; WORDS];
-        if let Some(bytes) = self.args.key_valid {
-            let bytes = &bytes[self.batch * p.shape.seqlen_k + first..][..s.len()];
-            for (n, byte) in (first % WORD..).zip(bytes) {
-                valid[n / WORD] ^= u32::from(*byte == 0) << (n % WORD);
-            }
-        }
-        let rows = self.rows_of(group);
-        let blocked = |lane: usize| {
-            let mut blocked = [0; WORDS];
-            let i = (lane < rows.len()).then_some(rows.start + lane);
-            if let (Some(mask), Some(i)) = (self.args.perm_mask, i) {
+        let blocked = self.args.perm_mask.into_iter().flat_map(|mask| {
+            self.rows_of(group).map(move |i| {
                 let row = self.batch * p.segment_len() + self.position(i);
-                let words = &mask[row * p.perm_words()..][..p.perm_words()];
-                blocked.iter_mut().zip(&words[first / WORD..]).for_each(|(to, word)| *to = *word);
-            }
-            blocked
-        };
-        let closed: &Closed = &sight.closed(first, whole, &valid, blocked);
-        with_isa!(self.isa, mask(closed: &Closed, first: usize, s: &mut [Lanes]));
+                &mask[row * p.perm_words()..][keys.start / WORD..p.perm_words()]
+            })
+        });
+        if let Some(closed) = sight.closed(self.isa, keys, invalid, blocked) {
+            let (closed, first): (&Closed, usize) = (&closed, keys.start);
+            with_isa!(self.isa, mask(closed: &Closed, first: usize, s: &mut [Lanes]));
+        }
     }
 
     fn load_r(&self, distance: i64, to: &mut [f32]) {
@@ -214,6 +221,7 @@ impl<T: Element> Block<'_, T> {
         let at = at.ok().filter(|&at| at < p.rows);
         load_row(at.map(|at| row(self.args.r, 0, p.layout.r, at, self.head, d)), to);
     }
+
     fn store(&self, tile: &mut Tile<'_>, out: &SharedRows<'_, T>, lse: &SharedRows<'_, f32>) {
         let (s, l) = (&self.problem.shape, &self.problem.layout);
         for (n, i) in self.rows.clone().enumerate() {
