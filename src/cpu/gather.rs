@@ -3,7 +3,7 @@
 //! A key has a coordinate, and a row sees a range of coordinates; where the two come from, a kind
 //! says. Both ascend within a block, so that most tiles are seen whole or not at all.
 
-use super::lanes::{LANES, Lanes, keep_open};
+use super::lanes::{LANES, Lanes, keep_open, key_by_key};
 use super::tile::{BLOCK_M, BLOCK_N, GROUPS, Tile};
 use super::{Element, Isa, prefetch, with_isa};
 use crate::Strides;
@@ -165,6 +165,7 @@ impl Tile<'_> {
 #[inline(always)]
 fn mask<const FMA: bool>(s: &mut [Lanes], at: &[i32], start: &[i32; LANES], end: &[i32; LANES]) {
     for (s, &at) in s.iter_mut().zip(at) {
+        key_by_key();
         for n in 0..LANES {
             let seen = (at >= start[n]) & (at <= end[n]);
             s[n] = keep_open(s[n], seen);

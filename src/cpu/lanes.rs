@@ -13,6 +13,20 @@ pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Keeps the compiler from computing eight keys at a time, of a loop over keys whose lanes it has
+/// unrolled: rows of S are vectors as they lie, and it would turn them, and back. No instruction.
+#[inline(always)]
+pub(crate) fn key_by_key() {
+    std::hint::black_box(());
+}
+
+/// `a` where `all` is all ones, `b` where it is 0: a register's choice, where of `if` the compiler
+/// may make a partial store.
+#[inline(always)]
+pub(crate) fn select(all: u32, a: u32, b: u32) -> u32 {
+    b ^ ((a ^ b) & all)
+}
+
 /// A score, or −∞ where it is not `open`. By bits, and with 0 added, which makes it a new number for
 /// the compiler: of a choice it makes a branch for each lane, or stores some lanes and not others,
 /// both slow.

@@ -120,7 +120,7 @@ impl<'a> Tile<'a> {
         &mut self.s[..keys]
     }
 
-    /// The same, added to what `begin` writes.
+    /// The same, added to what `begin` writes; its last step may hold what is no key's.
     pub(crate) fn scores_from(
         &mut self,
         isa: Isa,
@@ -128,8 +128,8 @@ impl<'a> Tile<'a> {
         keys: usize,
         begin: impl FnOnce(&mut [Lanes]),
     ) -> &mut [Lanes] {
-        begin(&mut self.s[..keys]);
         let padded_keys = keys.next_multiple_of(SIDE);
+        begin(&mut self.s[..padded_keys]);
         let q: &[Lanes] = &self.q[group * self.d..][..self.d];
         let k: &[f32] = &self.k[..padded_keys * self.d];
         let s: &mut [Lanes] = &mut self.s[..padded_keys];

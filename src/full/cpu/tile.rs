@@ -3,7 +3,7 @@
 //! Floor: 4·B·H·Lq·Lk·D operations (half if causal) by the processor's multiply-add units.
 
 use super::{Args, Full};
-use crate::cpu::lanes::{LANES, Lanes, keep_open, tanh};
+use crate::cpu::lanes::{LANES, Lanes, keep_open, key_by_key, tanh};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::real::row_start;
@@ -258,14 +258,13 @@ fn mask<const FMA: bool>(
     valid: Option<&[u8]>,
     s: &mut [Lanes],
 ) {
-    let [before, end] = [see[0].map(|key| key - 1), see[1]];
     for (n, s) in s.iter_mut().enumerate() {
+        key_by_key();
         let key = first + n as i32;
-        let valid = -i32::from(valid.is_none_or(|valid| valid[n] != 0));
+        let valid = valid.is_none_or(|valid| valid[n] != 0);
         for (lane, s) in s.iter_mut().enumerate() {
-            // The sign is what a register selects by: of a comparison the compiler makes scalars.
-            let open = before[lane].wrapping_sub(key) & key.wrapping_sub(end[lane]) & valid;
-            *s = keep_open(*s, open < 0);
+            let open = (key >= see[0][lane]) & (key < see[1][lane]) & valid;
+            *s = keep_open(*s, open);
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::pack::Packed;
 use crate::cpu::gather::{Rows, Scores};
-use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::lanes::{LANES, Lanes, key_by_key};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Isa, SharedRows, prefetch, with_isa};
 use crate::lsh::{Lsh, Wrap};
@@ -205,6 +205,7 @@ const AHEAD: usize = 8;
 fn score<const FMA: bool>(s: &mut [Lanes], i: &[i32; LANES], j: &[i32], scores: &Hashed<'_>) {
     let causal = scores.round.problem.causal;
     for (key, (s, &j)) in s.iter_mut().zip(j).enumerate() {
+        key_by_key();
         let factor = scores.factor[key];
         // Rows before this position have the mask's score.
         let seen_from = match (scores.valid[key], causal) {

@@ -1,6 +1,6 @@
 //! Buckets of positions, and the order that they give.
 
-use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::lanes::{LANES, Lanes, key_by_key, select};
 use crate::cpu::tile::{BLOCK_N, GROUPS, Tile};
 use crate::cpu::{Isa, SharedRows, with_isa};
 use crate::lsh::Lsh;
@@ -116,12 +116,16 @@ fn better<const FMA: bool>(s: &[Lanes], at: i32, best: &mut Best) {
     // In registers meanwhile, so that whole vectors are stored, once.
     let mut now = *best;
     for (s, at) in s.iter().zip(at..) {
+        key_by_key();
         for (n, &y) in s.iter().enumerate() {
-            let (more, less) = (y > now.most[n], y < now.least[n]);
-            now.most[n] = if more { y } else { now.most[n] };
-            now.most_at[n] = if more { at } else { now.most_at[n] };
-            now.least[n] = if less { y } else { now.least[n] };
-            now.least_at[n] = if less { at } else { now.least_at[n] };
+            let all = |x: bool| u32::from(x).wrapping_neg();
+            let (more, less) = (all(y > now.most[n]), all(y < now.least[n]));
+            let number = |all: u32, x: f32| f32::from_bits(select(all, y.to_bits(), x.to_bits()));
+            let place = |all: u32, x: i32| select(all, at as u32, x as u32) as i32;
+            now.most[n] = number(more, now.most[n]);
+            now.most_at[n] = place(more, now.most_at[n]);
+            now.least[n] = number(less, now.least[n]);
+            now.least_at[n] = place(less, now.least_at[n]);
         }
     }
     *best = now;

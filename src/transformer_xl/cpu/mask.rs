@@ -1,6 +1,6 @@
 //! What the rows of a group of lanes see.
 
-use crate::cpu::lanes::{LANES, Lanes, keep_open};
+use crate::cpu::lanes::{LANES, Lanes, keep_open, key_by_key, select};
 use crate::cpu::{Isa, with_isa};
 use std::ops::Range;
 
@@ -68,12 +68,12 @@ impl Sight {
 /// Adds the segments' term, of keys in segments `of_keys`.
 #[inline(always)]
 pub(super) fn add_segments<const FMA: bool>(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]) {
-    // Selected by bits: of a choice the compiler makes one of two addresses, lane by lane.
     let [same, other] = [&sight.same, &sight.other].map(|x| x.map(f32::to_bits));
     for (s, of_key) in s.iter_mut().zip(of_keys) {
+        key_by_key();
         for (lane, s) in s.iter_mut().enumerate() {
             let all = u32::from(sight.segment[lane] == *of_key).wrapping_neg();
-            *s += f32::from_bits(same[lane] & all | other[lane] & !all);
+            *s += f32::from_bits(select(all, same[lane], other[lane]));
         }
     }
 }
@@ -119,6 +119,7 @@ impl Sight {
             with_isa!(isa, close_outside(sight: &Sight, base: i32, closed: &mut Closed));
         }
         for (lane, own) in self.own.iter().enumerate() {
+            key_by_key();
             // −1 and what lies before the tile are large.
             let own = (*own as usize).wrapping_sub(base);
             if own < WORDS * WORD {
@@ -154,6 +155,7 @@ fn bits_between(from: i32, to: i32) -> u32 {
 #[inline(always)]
 pub(super) fn mask<const FMA: bool>(closed: &Closed, first: usize, s: &mut [Lanes]) {
     for (n, s) in (first % WORD..).zip(s) {
+        key_by_key();
         let (words, up) = (&closed[n / WORD], WORD - 1 - n % WORD);
         for (word, s) in words.iter().zip(s) {
             // The sign is what a register selects by.

@@ -23,15 +23,13 @@ const BAND: usize = BLOCK_N + PADDED_MORE;
 /// Lanes of a half, which are read from where their diagonals are.
 const HALF: usize = LANES / 2;
 const BITS: usize = HALF.ilog2() as usize;
-/// Rows of a step of theirs.
-const STEP: usize = HALF / 2;
-/// All ones for the lanes whose number has the bit.
-const MASKS: [Bits; BITS] = {
+/// −1 for the lanes whose number has the bit.
+const MASKS: [[i32; HALF]; BITS] = {
     let mut masks = [[0; HALF]; BITS];
     let mut at = 0;
     while at < BITS * HALF {
         let (bit, lane) = (at / HALF, at % HALF);
-        masks[bit][lane] = if lane >> bit & 1 == 1 { u32::MAX } else { 0 };
+        masks[bit][lane] = -((lane >> bit & 1) as i32);
         at += 1;
     }
     masks
@@ -122,10 +120,9 @@ impl<'a> Positions<'a> {
     }
 
     /// S of one group begins at the position term. `near`: the distance of the group's first row and
-    /// the tile's first key.
+    /// the tile's first key. `s`: whole steps of [`SIDE`] keys.
     pub(super) fn begin_scores(&mut self, isa: Isa, group: usize, near: i64, s: &mut [Lanes]) {
-        let d = self.d;
-        let keys = s.len().next_multiple_of(SIDE);
+        let (d, keys) = (self.d, s.len());
         let low = near - (keys as i64 - 1);
         let reuse = self.kept_from[group] == near + 1;
         let count = if reuse { keys } else { keys + PADDED_MORE };
@@ -143,8 +140,7 @@ impl<'a> Positions<'a> {
             self.kept[group].copy_from_slice(&self.band[..MORE]);
             self.kept_from[group] = low;
         }
-        // The last key's diagonal begins at the least distance that is needed.
-        let band: &[Lanes] = &self.band[keys - s.len()..];
+        let band: &[Lanes] = self.band;
         with_isa!(isa, diagonals(band: &[Lanes], s: &mut [Lanes]));
     }
 
@@ -171,66 +167,41 @@ impl<'a> Positions<'a> {
     }
 }
 
-/// Lane i of key n: row `len − 1 − n + i` of the band. Rows behind those may be read.
+/// Lane i of key n: row `len − 1 − n + i` of the band. Whole steps of [`SIDE`] keys.
 #[inline(always)]
 fn diagonals<const FMA: bool>(band: &[Lanes], s: &mut [Lanes]) {
-    for at in [0, HALF] {
-        // Hidden from the compiler, which would else find slower ways to select, lane by lane.
-        let mut half = Half { masks: std::hint::black_box(MASKS), ..Half::default() };
-        let rows = &band[at..];
-        // The first two steps only fill what the others need, and have a row too much before them.
-        half.step([0, 0, 1, 2].map(|n| &rows[n]), at);
-        half.step([3, 4, 5, 6].map(|n| &rows[n]), at);
-        for (s, rows) in s.rchunks_mut(STEP).zip(rows[7..].as_chunks::<STEP>().0) {
-            let diagonals = half.step(rows.each_ref(), at);
-            for (s, row) in s.iter_mut().rev().zip(diagonals) {
-                s[at..][..HALF].copy_from_slice(&row.map(f32::from_bits));
-            }
-        }
-    }
+    diagonals_of_half(band, 0, s);
+    diagonals_of_half(&band[HALF..], HALF, s);
 }
 
-/// Bits of the lanes of half a row.
-type Bits = [u32; HALF];
-
-/// Selects rows, never lanes: after the selection of a bit, every lane whose number has it is of so
-/// many rows further. What a later step needs stays in registers.
-#[derive(Default)]
-struct Half {
-    masks: [Bits; BITS],
-    rows: [Bits; 1 + STEP],
-    ones: [Bits; 2 + STEP],
-    twos: [Bits; 4 + STEP],
-}
-
-impl Half {
-    /// From row n on, the diagonals of row n − 7 on.
-    #[inline(always)]
-    fn step(&mut self, rows: [&Lanes; STEP], at: usize) -> [Bits; STEP] {
-        let [one, two, four] = &self.masks;
-        self.rows[0] = self.rows[STEP];
-        for (to, row) in self.rows[1..].iter_mut().zip(rows) {
-            *to = std::array::from_fn(|lane| row[at + lane].to_bits());
-        }
-        for n in 0..2 {
-            self.ones[n] = self.ones[n + STEP];
-        }
-        for n in 0..STEP {
-            self.ones[n + 2] = select(&self.rows[n], &self.rows[n + 1], one);
-        }
-        for n in 0..4 {
-            self.twos[n] = self.twos[n + STEP];
-        }
-        for n in 0..STEP {
-            self.twos[n + 4] = select(&self.ones[n], &self.ones[n + 2], two);
-        }
-        std::array::from_fn(|n| select(&self.twos[n], &self.twos[n + 4], four))
-    }
-}
-
+/// The same of the lanes from `at` on. Rows are selected, lanes stay: after the selection of a bit,
+/// every lane whose number has it is of so many rows further. Each row is read once, and what later
+/// ones need of it stays in registers.
 #[inline(always)]
-fn select(near: &Bits, far: &Bits, mask: &Bits) -> Bits {
-    std::array::from_fn(|n| near[n] & !mask[n] | far[n] & mask[n])
+fn diagonals_of_half(band: &[Lanes], at: usize, s: &mut [Lanes]) {
+    type Half = [f32; HALF];
+    // Hidden from the compiler, which would else find slower ways to select, lane by lane.
+    let masks = std::hint::black_box(MASKS);
+    let half = |row: &Lanes| -> Half { std::array::from_fn(|n| row[at + n]) };
+    let further = |bit: usize, near: &Half, far: &Half| -> Half {
+        std::array::from_fn(|n| if masks[bit][n] < 0 { far[n] } else { near[n] })
+    };
+    let first: [Half; HALF - 1] = std::array::from_fn(|n| half(&band[n]));
+    let moved: [Half; 6] = std::array::from_fn(|n| further(0, &first[n], &first[n + 1]));
+    let mut row = first[6];
+    let mut ones = [moved[4], moved[5]];
+    let mut twos: [Half; 4] = std::array::from_fn(|n| further(1, &moved[n], &moved[n + 2]));
+    let steps = s.as_chunks_mut::<SIDE>().0.iter_mut().rev();
+    for (s, rows) in steps.zip(band[HALF - 1..].as_chunks::<SIDE>().0) {
+        for (s, next) in s.iter_mut().rev().zip(rows) {
+            let next = half(next);
+            let one = further(0, &row, &next);
+            let two = further(1, &ones[0], &one);
+            let four = further(2, &twos[0], &two);
+            (row, ones, twos) = (next, [ones[1], one], [twos[1], twos[2], twos[3], two]);
+            s[at..][..HALF].copy_from_slice(&four);
+        }
+    }
 }
 
 /// One lane of S: a row's products with the table's rows.

@@ -62,7 +62,7 @@ impl<T: Element> Block<'_, T> {
                     continue;
                 }
                 let s = tile.scores_from(self.isa, group, keys.len(), |s| {
-                    self.begin_scores(positions, group, sight, from, s);
+                    self.begin_scores(positions, group, sight, &keys, s);
                 });
                 let masked = !sight.is_whole(&keys) || p.perm_mask || padding > 0;
                 if masked {
@@ -158,11 +158,11 @@ impl<T: Element> Block<'_, T> {
         positions: &mut Positions<'_>,
         group: usize,
         sight: &Sight,
-        from: usize,
+        keys: &Range<usize>,
         s: &mut [Lanes],
     ) {
         let p = self.problem;
-        let rows = self.rows_of(group);
+        let (rows, from) = (self.rows_of(group), keys.start);
         if p.targets.is_none() {
             let near = self.distance(rows.start, from);
             positions.begin_scores(self.isa, group, near, s);
@@ -172,11 +172,13 @@ impl<T: Element> Block<'_, T> {
             for (lane, i) in rows.enumerate() {
                 let near = self.distance(self.position(i), from);
                 let n = group * LANES + lane;
-                positions.begin_row(self.isa, n, near, s, |at, to| self.load_r(at, to));
+                positions.begin_row(self.isa, n, near, &mut s[..keys.len()], |at, to| {
+                    self.load_r(at, to)
+                });
             }
         }
         if let Some(segments) = self.args.seg_k {
-            let of_keys: &[i32] = &segments[self.batch * p.shape.seqlen_k + from..][..s.len()];
+            let of_keys: &[i32] = &segments[self.batch * p.shape.seqlen_k..][keys.clone()];
             with_isa!(self.isa, add_segments(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]));
         }
     }
