@@ -92,6 +92,16 @@ pub(crate) fn noise(seed: usize, shape: &[usize]) -> Tensor {
     Tensor::new(shape, numbers.collect())
 }
 
+/// The norm of a row, eps 1e-12.
+pub(crate) fn layer_norm(row: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
+    let n = row.len() as f64;
+    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    let normed = row.iter().map(|&x| (f64::from(x) - mean) / (variance + 1e-12).sqrt());
+    let scaled = normed.zip(weight).zip(bias);
+    scaled.map(|((x, &w), &b)| x * f64::from(w) + f64::from(b)).collect()
+}
+
 /// Ids below `end` without a pattern.
 pub(crate) fn ids(seed: usize, count: usize, end: usize) -> Vec<i32> {
     let unit = |x: &f32| (f64::from(*x) + 1.0) / 2.0;

@@ -1,22 +1,14 @@
 //! Reformer's options, each against a plain computation or an identity, and its invalid inputs.
 
 use crate::common::{
-    copy, data, fails, ids, model, near, noise, off, parameters, run, set_options, write_parameters,
+    copy, data, fails, ids, layer_norm, model, near, noise, off, parameters, run, set_options,
+    write_parameters,
 };
 use longhand_models::{Device, Inputs, Model, Tensor};
 use serde_json::json;
 
 fn inputs(seed: usize, length: usize) -> Inputs {
     Inputs::new().ints_of("input_ids", &[2, length], ids(seed, 2 * length, 120))
-}
-
-fn layer_norm(row: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
-    let n = row.len() as f64;
-    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-    let normed = row.iter().map(|&x| (f64::from(x) - mean) / (variance + 1e-12).sqrt());
-    let scaled = normed.zip(weight).zip(bias);
-    scaled.map(|((x, &w), &b)| x * f64::from(w) + f64::from(b)).collect()
 }
 
 #[test]
