@@ -1,9 +1,10 @@
-// Softmax of rows, a workgroup a row; its logarithm if `logarithm`.
+// Softmax of rows, a workgroup a row. kind 0: exp(x) / sum; 1: its logarithm; 2: the largest of the
+// row in every place.
 
 struct Params {
     workgroups: u32,
     width: u32,
-    logarithm: u32,
+    kind: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -71,6 +72,6 @@ fn main(
     let lse = most + ln(sum);
     for (var i = lane; i < P.width; i += LANES) {
         let v = x[first + i];
-        y[first + i] = select(exp(v - most) / sum, v - lse, P.logarithm != 0u);
+        y[first + i] = select(select(exp(v - most) / sum, v - lse, P.kind == 1u), most, P.kind == 2u);
     }
 }

@@ -202,9 +202,9 @@ fn the_definition_agrees_too() {
     agrees("wav2vec2", &Device::Reference, TOLERANCE);
 }
 
-/// A member of each kind of attention, and how many tensors come back while it runs: logits that a
-/// loss reads; Reformer's buckets; of wav2vec 2.0 the scores of its codebooks, and the contexts that
-/// are compared with their entries.
+/// A member of each kind of attention and one of none, and how many tensors come back while it runs:
+/// logits or vectors that a loss reads; Reformer's buckets; of wav2vec 2.0 the scores of its codebooks,
+/// and the contexts that are compared with their entries.
 const KINDS: &[(&str, usize)] = &[
     ("bert", 2),
     ("turing_nlg", 1),
@@ -214,6 +214,7 @@ const KINDS: &[(&str, usize)] = &[
     ("xlnet", 2),
     ("reformer", 5),
     ("wav2vec2", 4),
+    ("char_cnn", 1),
 ];
 
 #[test]

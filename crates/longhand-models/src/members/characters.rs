@@ -49,7 +49,7 @@ impl Convolutions {
     }
 
     /// The features of each word of `[…, characters]`, one a row.
-    pub(crate) fn run(&self, ids: &Ints, name: &str) -> Result<Tensor> {
+    pub(crate) fn run(&self, ids: &Ints, name: &str, device: &Device) -> Result<Tensor> {
         let length = ids.shape.last().copied().unwrap_or(0);
         let widest = self.filters.iter().map(|(w, _)| w.width()).max().unwrap_or(1);
         if length < widest || ids.data.is_empty() {
@@ -58,7 +58,7 @@ impl Convolutions {
         }
         let rows = ids.indices(name, self.table.rows())?;
         let words = rows.len() / length;
-        let x = ops::gather(&self.table, &rows, &[words, length]);
+        let x = ops::gather(&self.table.on(device), &rows, &[words, length]);
         let features: Vec<Tensor> = self
             .filters
             .iter()
@@ -76,9 +76,8 @@ impl Convolutions {
 
 /// `gate · a + (1 − gate) · b`, with `gate` before its sigmoid. Gradients: by the product rule.
 pub(crate) fn highway(gate: Tensor, a: &Tensor, b: &Tensor) -> Tensor {
-    let gate = Activation::Sigmoid.apply(gate);
-    let rest = ops::map(gate.clone(), |g| 1.0 - g);
-    ops::add(ops::multiply(gate, a), &ops::multiply(rest, b))
+    let apart = ops::add(ops::scale(b.clone(), -1.0), a);
+    ops::add(ops::multiply(Activation::Sigmoid.apply(gate), &apart), b)
 }
 
 struct CharCnn {
@@ -107,9 +106,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
 }
 
 impl Member for CharCnn {
-    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let ids = inputs.ints("char_ids")?;
-        let features = self.convolutions.run(ids, "char_ids")?;
+        let features = self.convolutions.run(ids, "char_ids", device)?;
         let mut x = features.clone();
         for (transform, gate) in &self.highways {
             let changed = self.activation.apply(transform.run(&x));

@@ -129,10 +129,10 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
 }
 
 impl Member for Elmo {
-    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let (ids, lengths) = with_boundaries(inputs.ints("char_ids")?)?;
         let [batch, length, _] = ids.shape[..] else { unreachable!("just made") };
-        let mut x = self.convolutions.run(&ids, "char_ids")?;
+        let mut x = self.convolutions.run(&ids, "char_ids", device)?;
         for map in &self.highways {
             let both = ops::split_last(&map.run(&x), &[x.width(), x.width()]);
             let changed = Activation::Relu.apply(both[0].clone());

@@ -1,6 +1,6 @@
 //! Convolution over time.
 
-use super::launches::place;
+use super::launches::{self, OfRow, place};
 use super::moves::{self, Moved};
 use super::{Order, add_row, concat_last, linear};
 use crate::Tensor;
@@ -58,6 +58,11 @@ pub fn conv1d(
 /// If `x` has not three dimensions.
 pub fn max_over_length(x: &Tensor) -> Tensor {
     let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    if let Some(gpu) = place(&[x]) {
+        let largest = launches::softmax(gpu, &moves::turned(x), OfRow::Largest);
+        let first = Moved::dense([1, 1, batch * width, 1], 0, [0, 0, length, 1]);
+        return first.tensor(&largest, &[batch, width]);
+    }
     let mut most = vec![f32::NEG_INFINITY; batch * width];
     for i in 0..batch * length {
         let row = &mut most[i / length * width..][..width];

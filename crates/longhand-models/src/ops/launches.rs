@@ -132,9 +132,18 @@ pub(super) fn norm(
     Tensor::on_gpu(x.shape(), out)
 }
 
-pub(super) fn softmax(gpu: &Gpu, x: &Tensor, logarithm: bool) -> Tensor {
+/// What [`Kernel::Softmax`] makes of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OfRow {
+    Softmax,
+    Logarithm,
+    /// The largest, in every place.
+    Largest,
+}
+
+pub(super) fn softmax(gpu: &Gpu, x: &Tensor, of: OfRow) -> Tensor {
     let rows = x.rows();
-    let words = words(gpu, &[rows, x.width(), usize::from(logarithm)]);
+    let words = words(gpu, &[rows, x.width(), of as usize]);
     let out = gpu.empty(x.len());
     gpu.launch(Kernel::Softmax, &[&*x.buffer(gpu)], &out, words, rows);
     Tensor::on_gpu(x.shape(), out)

@@ -55,6 +55,13 @@ impl Moved {
     }
 }
 
+/// `[batch, rows, columns]` to `[batch, columns, rows]`.
+pub(super) fn turned(x: &Tensor) -> Tensor {
+    let &[batch, rows, columns] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    let steps = [0, rows * columns, 1, columns];
+    Moved::dense([1, batch, columns, rows], 0, steps).tensor(x, &[batch, columns, rows])
+}
+
 /// A tensor of the boxes out of several, which lies at `place`.
 pub(super) fn together(
     place: Option<&Gpu>,

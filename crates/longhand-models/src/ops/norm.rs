@@ -2,7 +2,7 @@
 
 use super::each_row;
 use super::launches::{self, Norm, place};
-use super::moves::Moved;
+use super::moves::turned;
 use crate::Tensor;
 
 /// `(x − mean) / sqrt(variance + eps) · weight + bias` of each row, biased variance. Gradient to
@@ -71,14 +71,9 @@ pub fn affine(x: Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
 ///
 /// If `x` has not three dimensions, or `weight` or `bias` is not as long as a row.
 pub fn channel_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
-    let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    let turned = |x: &Tensor, rows: usize, columns: usize| {
-        let steps = [0, length * width, 1, rows];
-        Moved::dense([1, batch, rows, columns], 0, steps).tensor(x, &[batch, rows, columns])
-    };
+    let length = x.shape()[1];
     let (ones, zeros) = (Tensor::new(&[length], vec![1.0; length]), Tensor::zeros(&[length]));
-    let normed = layer_norm(turned(x, width, length), &ones, &zeros, eps);
-    affine(turned(&normed, length, width), weight, bias)
+    affine(turned(&layer_norm(turned(x), &ones, &zeros, eps)), weight, bias)
 }
 
 /// A convolution's weight `[out, in, width]` from directions of that shape and a length for each

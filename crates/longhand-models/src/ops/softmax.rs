@@ -1,13 +1,13 @@
 //! Softmax over the last dimension.
 
 use super::each_row;
-use super::launches::{self, place};
+use super::launches::{self, OfRow, place};
 use crate::Tensor;
 
 /// `exp(x) / Σ exp(x)` of each row. Gradient: `y (g − Σ g y)`.
 pub fn softmax(x: Tensor) -> Tensor {
     if let Some(gpu) = place(&[&x]) {
-        return launches::softmax(gpu, &x, false);
+        return launches::softmax(gpu, &x, OfRow::Softmax);
     }
     each_row(x, |row| {
         let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -20,7 +20,7 @@ pub fn softmax(x: Tensor) -> Tensor {
 /// `x − ln Σ exp(x)` of each row. Gradient: `g − softmax · Σ g`.
 pub fn log_softmax(x: Tensor) -> Tensor {
     if let Some(gpu) = place(&[&x]) {
-        return launches::softmax(gpu, &x, true);
+        return launches::softmax(gpu, &x, OfRow::Logarithm);
     }
     each_row(x, |row| {
         let lse = log_sum_exp(row);
