@@ -3,6 +3,11 @@
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What `read` gives, if it is asked for.
+pub(crate) fn when<T>(asked: bool, read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    asked.then(read).transpose()
+}
+
 /// Every error of the crate, as one line.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -11,10 +11,7 @@ use crate::network;
 use crate::objectives;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::traits::{
-    Factorised, PairHead, PoolerSpec, Positions, Projections, Read, Sharing, Side, TokenHead,
-    Traits,
-};
+use crate::traits::{Factorised, PairHead, PoolerSpec, Positions, Read, Side, TokenHead, Traits};
 use crate::{Config, Error, Result};
 
 const MLM: TokenHead =
@@ -45,10 +42,10 @@ pub const BERT: Traits = Traits {
     side: Side::Alone,
     causal: false,
     windowed: false,
-    projections: Projections::Separate,
+    fused: false,
     biased: true,
     scaled: true,
-    sharing: Sharing::Own,
+    grouped: false,
     head: MLM,
     pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
     pair: Some(NEXT_SENTENCE),
@@ -80,7 +77,7 @@ const ALBERT: Traits = Traits {
     idea: "few parameters: narrow tables, one block used many times; order of sentences",
     names: &names::ALBERT_NAMES,
     factorised: Factorised::Always,
-    sharing: Sharing::Groups,
+    grouped: true,
     pooler: Some(PoolerSpec { name: "pooler", option: None }),
     pair: Some(PairHead {
         name: "sop_classifier.classifier",
@@ -250,7 +247,7 @@ const GPT: Traits = Traits {
     embedding_norm: false,
     token_types: false,
     causal: true,
-    projections: Projections::Fused,
+    fused: true,
     head: LM,
     pooler: None,
     pair: None,
@@ -296,7 +293,7 @@ const REFORMER: Traits = Traits {
     idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
            positions of two axes; layers that can be run backwards",
     order: Order::OutIn,
-    projections: Projections::Separate,
+    fused: false,
     head: TokenHead { bias: true, ..LM },
     read: members::reformer::read,
     ..GPT2

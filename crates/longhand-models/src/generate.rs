@@ -4,6 +4,9 @@
 use crate::{Cache, Device, Error, Ints, Model, Result, Tensor, ops};
 use longhand::random::{split_mix, uniform};
 
+/// What a member has of prompts before it reads them: a cache, and the ids to read first.
+pub type Begun = Result<(Cache, Ints)>;
+
 /// A member that continues sequences.
 pub trait Generator {
     /// A cache for these prompts, and the ids to [`advance`](Self::advance) over first. `memory`
@@ -13,12 +16,7 @@ pub trait Generator {
     /// # Errors
     ///
     /// If a prompt is empty or an id out of range, or the model has no such memory.
-    fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        device: &Device,
-    ) -> Result<(Cache, Ints)>;
+    fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun;
 
     /// Reads `ids`, `[batch, length]`, after what the cache holds; returns their last states,
     /// `[batch, length, hidden]`.
@@ -111,12 +109,7 @@ impl Model {
     /// # Errors
     ///
     /// As there, and if the model does not generate.
-    pub fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        device: &Device,
-    ) -> Result<(Cache, Ints)> {
+    pub fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun {
         if prompts.is_empty() {
             return Err(Error::input("prompts: must be at least one"));
         }

@@ -2,9 +2,9 @@
 
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind, Order};
-use crate::stack::Sizes;
+use crate::sizes::Sizes;
 use crate::traits::Traits;
-use crate::{Result, Tensor, Weights};
+use crate::{Result, Tensor, Weights, when};
 
 /// Logits over the vocabulary.
 pub struct Vocabulary {
@@ -31,17 +31,16 @@ impl Vocabulary {
     /// # Errors
     ///
     /// If a parameter is absent or misshapen.
-    pub fn read(traits: &Traits, sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
-        let (names, width) = (traits.names, sizes.embedding);
-        let transform = || -> Result<_> {
+    pub fn read(sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
+        let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
+        let transform = when(traits.head.transform, || {
             let map =
                 Linear::read_as(weights, names.head_map, sizes.hidden, width, Order::OutIn, true)?;
             // A true norm even where the blocks have none.
             let norm = Norm::read(weights, names.head_norm, width, NormKind::Layer, sizes.eps)?;
             Ok((map, traits.head.activation.unwrap_or(sizes.activation), norm))
-        };
-        let bias = || weights.tensor(names.head_bias, &[sizes.vocab]);
-        let bias = traits.head.bias.then(bias).transpose()?;
+        })?;
+        let bias = when(traits.head.bias, || weights.tensor(names.head_bias, &[sizes.vocab]))?;
         let table = match sizes.tied {
             true => table.clone(),
             false => {
@@ -50,7 +49,6 @@ impl Vocabulary {
             }
         };
         let decoder = Linear::of(table, bias, Order::OutIn);
-        let transform = traits.head.transform.then(transform).transpose()?;
         Ok(Vocabulary { transform, decoder, rest: None })
     }
 

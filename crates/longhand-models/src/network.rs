@@ -3,13 +3,15 @@
 
 use crate::attention::{Globals, Mask};
 use crate::block::Seen;
-use crate::generate::{self, Generator};
+use crate::embeddings::Embeddings;
+use crate::generate::{self, Begun, Generator};
 use crate::heads::{Vocabulary, first_positions};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
-use crate::stack::{Embeddings, Sizes, Stack, last};
+use crate::sizes::Sizes;
+use crate::stack::{Stack, last};
 use crate::traits::Traits;
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
 use longhand::longformer::globals_from_mask;
 
 /// A model: inputs by name in, results by name out.
@@ -49,9 +51,7 @@ pub enum Pooler {
 
 /// Embeddings, blocks and the heads that the weights hold.
 pub struct Network {
-    /// Its row of the table.
-    pub traits: &'static Traits,
-    /// Its sizes.
+    /// Its row of the table, and its sizes.
     pub sizes: Sizes,
     /// Its tables.
     pub embeddings: Embeddings,
@@ -85,14 +85,14 @@ impl Network {
     pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
         let body = body(traits, weights);
-        let mut embeddings = Embeddings::read(traits, &sizes, &body, &body)?;
+        let mut embeddings = Embeddings::read(&sizes, &body, &body)?;
         let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         if traits.task_types && config.flag_or("use_task_id", false)? {
             let name = "embeddings.task_type_embeddings.weight";
             embeddings.tasks = Some(body.tensor(name, &[tasks, sizes.hidden])?);
         }
-        let stack = Stack::read(traits, &sizes, config, &body)?;
-        Network::with_heads(traits, sizes, embeddings, stack, config, weights)
+        let stack = Stack::read(&sizes, config, &body)?;
+        Network::with_heads(sizes, embeddings, stack, config, weights)
     }
 
     /// Adds the heads that the weights hold.
@@ -101,19 +101,17 @@ impl Network {
     ///
     /// If a parameter of one is absent or misshapen.
     pub fn with_heads(
-        traits: &'static Traits,
         sizes: Sizes,
         embeddings: Embeddings,
         stack: Stack,
         config: &Config,
         weights: &Weights,
     ) -> Result<Self> {
-        let hidden = sizes.hidden;
+        let (traits, hidden) = (&sizes.traits, sizes.hidden);
         let body = body(traits, weights);
-        let has_head = Vocabulary::is_in(traits, weights);
-        let head = has_head
-            .then(|| Vocabulary::read(traits, &sizes, weights, &embeddings.word))
-            .transpose()?;
+        let head = when(Vocabulary::is_in(traits, weights), || {
+            Vocabulary::read(&sizes, weights, &embeddings.word)
+        })?;
         let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
         // Its classes are as many as the weights say: two, or with the previous sentence three.
         let pair = pair.map(|pair| {
@@ -122,15 +120,14 @@ impl Network {
             Linear::read(weights, pair.name, hidden, classes)
         });
         let pair = pair.transpose()?;
-        let classifier = weights.has_any("classifier.").then(|| {
+        let classifier = when(weights.has_any("classifier."), || {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
                 None => weights.shape("classifier.weight")?.first().copied().unwrap_or(0),
             };
             config.only("problem_type", "single_label_classification")?;
             Linear::read(weights, "classifier", hidden, classes)
-        });
-        let classifier = classifier.transpose()?;
+        })?;
         let needed = pair.is_some() || classifier.is_some();
         let pooler = match traits.pooler {
             Some(spec) if spec.option.is_some_and(|key| config.flag_or(key, true) == Ok(false)) => {
@@ -142,7 +139,7 @@ impl Network {
             _ => None,
         };
         config.ignore(&["num_labels", "mode", "onnx_export"]);
-        Ok(Network { traits, sizes, embeddings, stack, head, pooler, pair, classifier })
+        Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier })
     }
 
     /// All states, under the mask that `attention_mask` gives (all positions where there is none).
@@ -153,7 +150,7 @@ impl Network {
     pub fn states(&self, inputs: &Inputs, device: &Device) -> Result<Vec<Tensor>> {
         let valid = key_valid(inputs)?;
         let mask = Mask::of(valid.as_deref());
-        let globals = match self.traits.windowed {
+        let globals = match self.sizes.traits.windowed {
             true => globals(inputs, valid.as_deref())?,
             false => None,
         };
@@ -202,10 +199,11 @@ impl Network {
             if let Some(labels) = inputs.optional_ints("labels", &last.shape()[..2])? {
                 losses.push(("token_loss", self.token_loss(&logits, labels)?));
             }
-            out.put(self.traits.head.output, logits);
+            out.put(self.sizes.traits.head.output, logits);
         }
         let pooled = self.pooled(last);
-        if let (Some(pair), Some(map), Some(pooled)) = (self.traits.pair, &self.pair, &pooled) {
+        if let (Some(pair), Some(map), Some(pooled)) = (self.sizes.traits.pair, &self.pair, &pooled)
+        {
             let logits = map.run(pooled);
             if let Some(labels) = inputs.optional_ints(pair.labels, &logits.shape()[..1])? {
                 losses.push(("sentence_loss", classes_loss(&logits, labels, pair.labels)?));
@@ -231,19 +229,14 @@ impl Network {
 
     /// The mean over scored positions; of a causal model, each position's label is the next token.
     fn token_loss(&self, logits: &Tensor, labels: &Ints) -> Result<f64> {
-        let labels = if self.traits.causal { &ops::next_labels(labels) } else { labels };
+        let labels = if self.sizes.traits.causal { &ops::next_labels(labels) } else { labels };
         let scored = ops::scored_rows(logits, labels, "labels")?;
         Ok(ops::cross_entropy(logits, &scored))
     }
 }
 
 impl Generator for Network {
-    fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        _: &Device,
-    ) -> Result<(Cache, Ints)> {
+    fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
         generate::keeps_all(memory)?;
         let (ids, padding) = generate::padded_before(prompts, 0);
         let cache = Cache { padding, ..Cache::new(self.stack.blocks.len(), prompts.len()) };
@@ -280,7 +273,7 @@ impl Generator for Network {
 
 impl Member for Network {
     fn generator(&self) -> Option<&dyn Generator> {
-        (self.traits.causal && self.head.is_some()).then_some(self)
+        (self.sizes.traits.causal && self.head.is_some()).then_some(self)
     }
 
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {

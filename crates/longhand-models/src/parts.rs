@@ -3,7 +3,7 @@
 use crate::ops;
 pub use crate::ops::Order;
 use crate::quant::Quantiser;
-use crate::{Result, Tensor, Weights};
+use crate::{Result, Tensor, Weights, when};
 use std::sync::Arc;
 
 /// `y = x Wᵀ + b`.
@@ -44,7 +44,7 @@ impl Linear {
     ) -> Result<Self> {
         let shape = if order == Order::OutIn { [to, from] } else { [from, to] };
         let weight = weights.tensor(&format!("{name}.weight"), &shape)?;
-        let bias = biased.then(|| weights.tensor(&format!("{name}.bias"), &[to])).transpose()?;
+        let bias = when(biased, || weights.tensor(&format!("{name}.bias"), &[to]))?;
         Ok(Linear { weight, bias, order, quantiser: None })
     }
 

@@ -27,15 +27,6 @@ pub enum Factorised {
     Always,
 }
 
-/// How queries, keys and values are projected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Projections {
-    /// By three matrices.
-    Separate,
-    /// By one, whose columns the checkpoint's version sorts.
-    Fused,
-}
-
 /// Whether a stack is one of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -45,15 +36,6 @@ pub enum Side {
     Encoder,
     /// Its blocks also attend over an encoder's states.
     Decoder,
-}
-
-/// How the parameters of the blocks are shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Not at all.
-    Own,
-    /// By groups of neighbouring blocks.
-    Groups,
 }
 
 /// What stands between the last states and the vocabulary.
@@ -124,14 +106,15 @@ pub struct Traits {
     pub causal: bool,
     /// A position sees its neighbours and a few global ones.
     pub windowed: bool,
-    /// Projections of queries, keys, values.
-    pub projections: Projections,
+    /// Queries, keys and values are projected by one matrix, whose columns the checkpoint's version
+    /// sorts; else by three.
+    pub fused: bool,
     /// The maps of the blocks have biases.
     pub biased: bool,
     /// Scores are divided by the root of a head's width.
     pub scaled: bool,
-    /// Parameters shared between blocks.
-    pub sharing: Sharing,
+    /// Neighbouring blocks share their parameters, by groups.
+    pub grouped: bool,
     /// The head over the vocabulary.
     pub head: TokenHead,
     /// What is made of the first position.

@@ -50,7 +50,7 @@ impl Member for DistilBert {
         let Networks { student, teacher, temperature } = &self.networks;
         let taught = student.forward(inputs, device)?;
         let mlm = f64::from(taught.floats("loss")?.data()[0]);
-        let logits = taught.floats(student.traits.head.output)?.clone();
+        let logits = taught.floats(student.sizes.traits.head.output)?.clone();
         let own = student.encode(inputs, device)?;
         let states = teacher.states(inputs, device)?;
         let theirs = states[states.len() - 1].clone();

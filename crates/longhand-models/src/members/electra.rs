@@ -1,12 +1,14 @@
 //! ELECTRA: a generator replaces tokens, a discriminator tells which.
 
+use crate::embeddings::Embeddings;
 use crate::network::{Built, Member, Network, body};
 use crate::objectives::{Draws, mlm::replace_tokens};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
-use crate::stack::{Embeddings, Sizes, Stack};
+use crate::sizes::Sizes;
+use crate::stack::Stack;
 use crate::traits::Traits;
-use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
 
 /// One logit a token: real or replaced.
 struct Judge {
@@ -39,8 +41,8 @@ struct One {
 
 pub(crate) fn read_one(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let network = Network::read(traits, config, weights)?;
-    let judge = weights.has_any("discriminator_predictions.");
-    let judge = judge.then(|| Judge::read(weights, &network.sizes)).transpose()?;
+    let has_judge = weights.has_any("discriminator_predictions.");
+    let judge = when(has_judge, || Judge::read(weights, &network.sizes))?;
     Ok(Box::new(One { network, judge }))
 }
 
@@ -83,10 +85,10 @@ pub(crate) fn read_pair(traits: &'static Traits, config: &Config, weights: &Weig
     let sizes = Sizes::read(traits, &config_d)?;
     let body_d = body(traits, &own_d);
     let tables = body(traits, &own_g);
-    let embeddings = Embeddings::read(traits, &sizes, &tables, &body_d)?;
-    let stack = Stack::read(traits, &sizes, &config_d, &body_d)?;
+    let embeddings = Embeddings::read(&sizes, &tables, &body_d)?;
+    let stack = Stack::read(&sizes, &config_d, &body_d)?;
     let judge = Judge::read(&own_d, &sizes)?;
-    let discriminator = Network::with_heads(traits, sizes, embeddings, stack, &config_d, &own_d)?;
+    let discriminator = Network::with_heads(sizes, embeddings, stack, &config_d, &own_d)?;
     config_d.finish()?;
     let weights = [
         config.number_or("generator_weight", 1.0)?,

@@ -2,11 +2,13 @@
 
 use crate::attention::Heads;
 use crate::block::{Bottleneck, FeedForward, Sublayer};
+use crate::embeddings::Embeddings;
 use crate::network::{Built, Network, body};
 use crate::parts::{Linear, Norm, NormKind, Order};
-use crate::stack::{Embeddings, Sizes, Stack};
+use crate::sizes::Sizes;
+use crate::stack::Stack;
 use crate::traits::Traits;
-use crate::{Config, Error, Result, Weights};
+use crate::{Config, Error, Result, Weights, when};
 
 /// What a config says of the bottleneck.
 struct Options {
@@ -28,11 +30,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let sizes = Sizes::read(traits, config)?;
     let options = Options::read(config, &sizes)?;
     let body = body(traits, weights);
-    let embeddings = read_embeddings(traits, &sizes, &options, config, &body)?;
-    let stack = read_stack(traits, &sizes, &options, config, &body)?;
+    let embeddings = read_embeddings(&sizes, &options, config, &body)?;
+    let stack = read_stack(&sizes, &options, config, &body)?;
     let (hidden, vocab) = (sizes.hidden, sizes.vocab);
     let table = embeddings.word.clone();
-    let mut network = Network::with_heads(traits, sizes, embeddings, stack, config, weights)?;
+    let mut network = Network::with_heads(sizes, embeddings, stack, config, weights)?;
     if let Some(head) = &mut network.head
         && table.width() < hidden
     {
@@ -66,7 +68,6 @@ impl Options {
 }
 
 fn read_embeddings(
-    traits: &'static Traits,
     sizes: &Sizes,
     options: &Options,
     config: &Config,
@@ -74,10 +75,10 @@ fn read_embeddings(
 ) -> Result<Embeddings> {
     let width = config.size_or("embedding_size", 128)?;
     let trigram = config.flag_or("trigram_input", true)?;
-    let (names, hidden) = (traits.names, sizes.hidden);
+    let (names, hidden) = (sizes.traits.names, sizes.hidden);
     let word = body.tensor(names.word, &[sizes.vocab, width])?;
     let norm = Norm::read(body, names.embedding_norm, hidden, options.kind, DEFAULT_EPS)?;
-    let tables = Embeddings::read_beside(traits, sizes, body, word, Some(norm))?;
+    let tables = Embeddings::read_beside(sizes, body, word, Some(norm))?;
     if !trigram && width == hidden {
         return Ok(tables);
     }
@@ -87,14 +88,9 @@ fn read_embeddings(
 }
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.
-fn read_stack(
-    traits: &'static Traits,
-    sizes: &Sizes,
-    options: &Options,
-    config: &Config,
-    body: &Weights,
-) -> Result<Stack> {
+fn read_stack(sizes: &Sizes, options: &Options, config: &Config, body: &Weights) -> Result<Stack> {
     let &Options { narrow, kind, attends_narrow, .. } = options;
+    let names = sizes.traits.names;
     // Without a shared bottleneck, queries, keys and values all read the wide states.
     let query_from = if attends_narrow || options.shares_query_key { narrow } else { sizes.hidden };
     let value_from = if attends_narrow { narrow } else { sizes.hidden };
@@ -102,17 +98,18 @@ fn read_stack(
         hidden: narrow,
         heads: Heads::new(sizes.heads.count, narrow / sizes.heads.count),
         projected_from: [query_from, query_from, value_from],
+        traits: Traits { norm: kind, ..sizes.traits },
         ..sizes.clone()
     };
-    let mut stack = Stack::read(&Traits { norm: kind, ..*traits }, &inside, config, body)?;
+    let mut stack = Stack::read(&inside, config, body)?;
     for (i, block) in stack.blocks.iter_mut().enumerate() {
-        let own = body.under(&traits.names.layer.replace("{}", &i.to_string()));
+        let own = body.under(&names.layer.replace("{}", &i.to_string()));
         block.feed.iter_mut().for_each(|last| last.norm.eps = DEFAULT_EPS);
         for n in 0..options.feeds - 1 {
             let own = own.under(&format!("ffn.{n}."));
-            let maps = [traits.names.up, traits.names.down];
+            let maps = [names.up, names.down];
             let inner = FeedForward::read(&own, maps, [narrow, sizes.inner], sizes.activation)?;
-            let norm = Norm::read(&own, traits.names.feed_norm, narrow, kind, sizes.eps)?;
+            let norm = inside.norm(&own, names.feed_norm, narrow)?;
             block.feed.insert(n, Sublayer::of(inner, norm));
         }
         if options.uses_bottleneck {
@@ -130,7 +127,7 @@ fn read_bottleneck(sizes: &Sizes, options: &Options, own: &Weights) -> Result<Bo
         Ok((Linear::read(&own, "dense", from, to)?, norm))
     };
     let shared = options.shares_query_key && !options.attends_narrow;
-    let shared = shared.then(|| pair("bottleneck.attention.", hidden, narrow)).transpose()?;
+    let shared = when(shared, || pair("bottleneck.attention.", hidden, narrow))?;
     Ok(Bottleneck {
         input: pair("bottleneck.input.", hidden, narrow)?,
         shared,

@@ -5,7 +5,8 @@ use crate::block::Seen;
 use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind};
-use crate::stack::{Sizes, Stack};
+use crate::sizes::Sizes;
+use crate::stack::Stack;
 use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
 
@@ -29,7 +30,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     // One block's parameters, and every layer runs it.
     let shared = config.flag_or("share_layer", false)?;
     let own = Sizes { layers: if shared { 1 } else { sizes.layers }, ..sizes.clone() };
-    let mut stack = Stack::read(traits, &own, config, &body)?;
+    let mut stack = Stack::read(&own, config, &body)?;
     if shared {
         stack.order = vec![vec![0]; sizes.layers];
     }

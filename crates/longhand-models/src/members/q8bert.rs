@@ -60,7 +60,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 
 /// Every map but the classifier, by its name.
 fn each_map(network: &mut Network, mut f: impl FnMut(&str, &mut Linear)) {
-    let names = network.traits.names;
+    let names = network.sizes.traits.names;
     for (i, block) in network.stack.blocks.iter_mut().enumerate() {
         let layer = names.layer.replace("{}", &i.to_string());
         let attention = &mut block.attention.inner;

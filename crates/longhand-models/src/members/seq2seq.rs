@@ -3,14 +3,15 @@
 use crate::attention::Mask;
 use crate::block::Seen;
 use crate::cache::BlockCache;
-use crate::generate::{self, Generator};
+use crate::generate::{self, Begun, Generator};
 use crate::names;
 use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
-use crate::stack::{Sizes, Stack, last};
+use crate::sizes::Sizes;
+use crate::stack::{Stack, last};
 use crate::traits::{self, Traits};
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
 use longhand::full::Buckets;
 
 /// One side: the blocks, the norm after the embeddings, and what tells positions apart.
@@ -48,9 +49,9 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
     let side = |name: &str, traits: &Traits| -> Result<Side> {
         let own = body.under(name);
         let sizes = Sizes::read_blocks(traits, config)?;
-        let norm = Norm::read(&own, "layernorm_embedding", hidden, traits.norm, sizes.eps)?;
+        let norm = sizes.norm(&own, "layernorm_embedding", hidden)?;
         Ok(Side {
-            stack: Stack::read(traits, &sizes, config, &own)?,
+            stack: Stack::read(&sizes, config, &own)?,
             positions: Some(own.tensor("embed_positions.weight", &[rows, hidden])?),
             embedding_norm: Some(norm),
             buckets: None,
@@ -58,10 +59,9 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
     };
     let decoder = Traits { keys: &names::BART_DECODER_KEYS, ..decoder(traits) };
     let words = body.tensor("shared.weight", &[vocab, hidden])?;
-    let bias = || -> Result<Tensor> {
+    let bias = when(traits.head.bias, || {
         Ok(weights.tensor("final_logits_bias", &[1, vocab])?.reshape(&[vocab]))
-    };
-    let bias = traits.head.bias.then(bias).transpose()?;
+    })?;
     let scaled = config.flag_or("scale_embedding", false)?;
     Ok(Box::new(Seq2Seq {
         encoder: side("encoder.", traits)?,
@@ -95,7 +95,7 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
         let table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         let table = own.tensor(table, &[num_buckets, sizes.heads.count])?;
         let buckets = Buckets { num_buckets, max_distance, bidirectional: !traits.causal };
-        let stack = Stack::read(traits, &sizes, config, &own)?;
+        let stack = Stack::read(&sizes, config, &own)?;
         Ok(Side { stack, positions: None, embedding_norm: None, buckets: Some((buckets, table)) })
     };
     let keys = match config.has(names::T5_DECODER_KEYS.layers) {
@@ -183,12 +183,7 @@ impl Side {
 
 impl Generator for Seq2Seq {
     /// Prompts are what the encoder reads; the decoder begins with its start token.
-    fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        device: &Device,
-    ) -> Result<(Cache, Ints)> {
+    fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun {
         generate::keeps_all(memory)?;
         let (ids, valid) = generate::padded_after(prompts, self.pad);
         let mask = Mask::of(Some(&valid));

@@ -3,14 +3,14 @@
 use crate::attention::{self, Heads};
 use crate::block::{FeedForward, Place, Sublayer};
 use crate::cache::{BlockCache, KeysValues};
-use crate::generate;
+use crate::generate::{self, Begun};
 use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, Order};
 use crate::stack::last;
 use crate::traits::Traits;
 use crate::{
-    Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
+    Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights, when,
 };
 use longhand::transformer_xl::{SinCos, sinusoids};
 
@@ -104,13 +104,13 @@ impl TransformerXl {
         let clusters = read_clusters(config, weights, width, &ends)?;
         let tails = ends.len() - 1;
         let first = clusters[0].table.width();
-        let cluster_head = (tails > 0).then(|| {
+        let cluster_head = when(tails > 0, || {
             let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
-            Ok::<_, Error>((weight, weights.tensor("crit.cluster_bias", &[tails])?))
-        });
+            Ok((weight, weights.tensor("crit.cluster_bias", &[tails])?))
+        })?;
         Ok(TransformerXl {
             clusters,
-            cluster_head: cluster_head.transpose()?,
+            cluster_head,
             ends,
             layers,
             place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
@@ -307,12 +307,7 @@ impl Member for TransformerXl {
 }
 
 impl Generator for TransformerXl {
-    fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        _: &Device,
-    ) -> Result<(Cache, Ints)> {
+    fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
         let ids = generate::of_one_length(prompts)?;
         let memory = memory.unwrap_or(self.memory);
         if memory > MOST_MEMORY {
@@ -391,8 +386,7 @@ fn read_clusters(
         };
         let projected = divisor > 1 || embed != width;
         let shape = [width, own];
-        let into = || words.tensor(&format!("emb_projs.{k}"), &shape);
-        let into = projected.then(into).transpose()?;
+        let into = when(projected, || words.tensor(&format!("emb_projs.{k}"), &shape))?;
         let table = words.tensor(&format!("emb_layers.{k}.weight"), &[rows, own])?;
         let head = weights.under("crit.");
         let out_table = match tied {

@@ -9,9 +9,10 @@ use crate::block::{Place, Seen};
 use crate::network::{Built, Member, zeros_and_ones};
 use crate::ops;
 use crate::parts::{Linear, Norm, NormKind};
-use crate::stack::{Sizes, Stack};
+use crate::sizes::Sizes;
+use crate::stack::Stack;
 use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
 use codebooks::{Codebooks, read_codebooks};
 use sound::{Extractor, Positional, read_extractor, read_positional};
 
@@ -46,18 +47,16 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     };
     let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
     let channels = extractor.channels();
-    let has_mask = body.has("masked_spec_embed");
-    let masked = has_mask.then(|| body.tensor("masked_spec_embed", &[hidden])).transpose()?;
+    let name = "masked_spec_embed";
+    let masked = when(body.has(name), || body.tensor(name, &[hidden]))?;
     Ok(Box::new(Wav2Vec2 {
         frame_norm: norm(&body, "feature_projection.layer_norm", channels)?,
         projection: Linear::read(&body, "feature_projection.projection", channels, hidden)?,
         masked,
         masks: config.flag_or("apply_spec_augment", true)?,
         positional: read_positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?,
-        norm: (place == Place::Post)
-            .then(|| norm(&encoder, traits.names.final_norm, hidden))
-            .transpose()?,
-        stack: Stack::read(&traits, &sizes, config, &encoder)?,
+        norm: when(place == Place::Post, || norm(&encoder, traits.names.final_norm, hidden))?,
+        stack: Stack::read(&sizes, config, &encoder)?,
         codebooks: read_codebooks(config, weights, channels, hidden)?,
         extractor,
     }))

@@ -5,7 +5,7 @@
 use crate::attention::{Heads, StreamMask, Streams, distances};
 use crate::block::{FeedForward, Place, Sublayer};
 use crate::cache::KeysValues;
-use crate::generate::{self, Generator};
+use crate::generate::{self, Begun, Generator};
 use crate::network::{Built, Member, zeros_and_ones};
 use crate::ops;
 use crate::parts::{Linear, Norm, Order};
@@ -389,12 +389,7 @@ impl Member for XlNet {
 }
 
 impl Generator for XlNet {
-    fn begin(
-        &self,
-        prompts: &[&[i32]],
-        memory: Option<usize>,
-        _: &Device,
-    ) -> Result<(Cache, Ints)> {
+    fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
         if self.both_directions {
             let message = "bi_data reads half of a batch backwards: nothing follows its end";
             return Err(Error::Declined(message.to_owned()));

@@ -2,7 +2,7 @@
 
 use crate::ops::{self, Activation};
 use crate::parts::{Norm, NormKind};
-use crate::{Config, Error, Result, Tensor, Weights};
+use crate::{Config, Error, Result, Tensor, Weights, when};
 
 /// The norms of the convolutions have the library's epsilon whatever the config says.
 const CONV_EPS: f64 = 1e-5;
@@ -53,7 +53,6 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
     let layer = |i: usize| -> Result<Convolution> {
         let own = weights.under(&format!("{i}."));
         let (from, to) = (if i == 0 { 1 } else { widths[i - 1] }, widths[i]);
-        let bias = || own.tensor("conv.bias", &[to]);
         let norm = match (by_frame, i) {
             (true, _) => {
                 ConvNorm::Frames(Norm::read(&own, "layer_norm", to, NormKind::Layer, CONV_EPS)?)
@@ -66,7 +65,7 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
         };
         Ok(Convolution {
             weight: own.tensor("conv.weight", &[to, from, kernels[i]])?,
-            bias: biased.then(bias).transpose()?,
+            bias: when(biased, || own.tensor("conv.bias", &[to]))?,
             stride: strides[i],
             norm,
         })
