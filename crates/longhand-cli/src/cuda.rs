@@ -15,7 +15,7 @@ use crate::results::{Results, from_parts};
 #[cfg(feature = "cuda")]
 use crate::stages::{self, Stages};
 #[cfg(feature = "cuda")]
-use crate::transformer_xl_file::Stream;
+use crate::transformer_xl_inputs::Stream;
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 #[cfg(feature = "cuda")]

@@ -5,7 +5,7 @@ use crate::full_file::FullFile;
 use crate::problem_file::{ProblemFile, stored_as};
 use crate::results::{Results, from_parts};
 use crate::stages::Stages;
-use crate::transformer_xl_file::Stream;
+use crate::transformer_xl_inputs::Stream;
 use crate::{cuda, webgpu};
 use longhand::{DType, Full, Longformer, Lsh};
 use std::time::Instant;

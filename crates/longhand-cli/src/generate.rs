@@ -5,7 +5,8 @@ use crate::full_file::{FullFile, OwnedInputs};
 use crate::longformer_file::{LongformerFile, LongformerInputs};
 use crate::lsh_file::{LshFile, LshInputs};
 use crate::problem_file::ProblemFile;
-use crate::transformer_xl_file::{RelativeFile, RelativeInputs};
+use crate::transformer_xl_file::RelativeFile;
+use crate::transformer_xl_inputs::RelativeInputs;
 use longhand::random::split_mix;
 use longhand::{Full, Longformer, Lsh, TransformerXl};
 use std::collections::BTreeMap;
@@ -98,6 +99,7 @@ pub fn relative(op: &'static str, problem: &TransformerXl) -> Result<ProblemFile
         name: "generated".to_owned(),
         op,
         problem: *problem,
+        targets_g: None,
         inputs: RelativeInputs {
             q: normal(1, q),
             k: normal(2, k),

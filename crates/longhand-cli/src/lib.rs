@@ -29,5 +29,6 @@ mod stages;
 pub mod strict_json;
 mod table;
 pub mod transformer_xl_file;
+pub mod transformer_xl_inputs;
 mod transformer_xl_naive;
 mod webgpu;

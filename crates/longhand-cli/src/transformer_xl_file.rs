@@ -8,95 +8,10 @@ use crate::problem_file::{
     tolerance,
 };
 use crate::results::Results;
-use longhand::transformer_xl::{Gradients, Inputs, Output, bits_from_mask};
+use crate::transformer_xl_inputs::{RelativeInputs, Stream};
+use longhand::transformer_xl::{Gradients, Output, bits_from_mask};
 use longhand::{DType, Real, Strides, TransformerXl};
 use std::collections::BTreeMap;
-
-/// The inputs of a problem, contiguous.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct RelativeInputs<T> {
-    /// `[batch, seqlen_q, heads, head_dim]`.
-    pub q: Vec<T>,
-    /// As `q`: the queries of XLNet's second stream.
-    pub q_g: Option<Vec<T>>,
-    /// `[batch, seqlen_k, heads, head_dim]`.
-    pub k: Vec<T>,
-    /// As `k`.
-    pub v: Vec<T>,
-    /// `[rows, heads, head_dim]`.
-    pub r: Vec<T>,
-    /// `[heads, head_dim]`.
-    pub bias_u: Vec<T>,
-    /// As `bias_u`.
-    pub bias_v: Vec<T>,
-    /// As `bias_u`.
-    pub bias_s: Option<Vec<T>>,
-    /// `[2, heads, head_dim]`.
-    pub seg_embed: Option<Vec<T>>,
-    /// `[batch, seqlen_q]`.
-    pub seg_q: Option<Vec<i32>>,
-    /// `[batch, seqlen_k]`.
-    pub seg_k: Option<Vec<i32>>,
-    /// `[batch, seqlen_q, seqlen_k / 32 rounded up]`, as bits.
-    pub perm_mask: Option<Vec<u32>>,
-    /// `[batch, seqlen_k]`, 0 or 1.
-    pub key_valid: Option<Vec<u8>>,
-    /// `[batch, seqlen_q]`; of generated problems only.
-    pub targets: Option<Vec<i32>>,
-}
-
-impl<T> RelativeInputs<T> {
-    /// The same, borrowed, as the library takes them: of the content stream or the query stream.
-    pub fn as_inputs(&self, stream: Stream) -> Inputs<'_, T> {
-        let q = match (stream, &self.q_g) {
-            (Stream::Query, Some(q)) => q,
-            _ => &self.q,
-        };
-        Inputs {
-            bias_s: self.bias_s.as_deref(),
-            seg_embed: self.seg_embed.as_deref(),
-            seg_q: self.seg_q.as_deref(),
-            seg_k: self.seg_k.as_deref(),
-            perm_mask: self.perm_mask.as_deref(),
-            key_valid: self.key_valid.as_deref(),
-            targets: self.targets.as_deref(),
-            ..Inputs::new([q, &self.k, &self.v], &self.r, [&self.bias_u, &self.bias_v])
-        }
-    }
-}
-
-impl RelativeInputs<f32> {
-    /// What a device that stores `dtype` holds. Biases and segments are f32 on every device.
-    pub fn stored_as<T: From<f32>>(&self, dtype: DType) -> RelativeInputs<T> {
-        let stored = |x: &Vec<f32>| stored_as(x, dtype);
-        let wide = |x: &Vec<f32>| stored_as(x, DType::F32);
-        RelativeInputs {
-            q: stored(&self.q),
-            q_g: self.q_g.as_ref().map(stored),
-            k: stored(&self.k),
-            v: stored(&self.v),
-            r: stored(&self.r),
-            bias_u: wide(&self.bias_u),
-            bias_v: wide(&self.bias_v),
-            bias_s: self.bias_s.as_ref().map(wide),
-            seg_embed: self.seg_embed.as_ref().map(wide),
-            seg_q: self.seg_q.clone(),
-            seg_k: self.seg_k.clone(),
-            perm_mask: self.perm_mask.clone(),
-            key_valid: self.key_valid.clone(),
-            targets: self.targets.clone(),
-        }
-    }
-}
-
-/// One of XLNet's two; other ops have only the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Of `q`, with results `out` and `lse`.
-    Content,
-    /// Of `q_g`, with results `out_g` and `lse_g`.
-    Query,
-}
 
 /// One problem with relative positions, read from a file and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +22,8 @@ pub struct RelativeFile {
     pub op: &'static str,
     /// What to compute, of the content stream; its dtype is f32 until a command sets another.
     pub problem: TransformerXl,
+    /// Queries of XLNet's second stream, if they stand at `targets`.
+    pub targets_g: Option<usize>,
     /// Inputs of the forward pass.
     pub inputs: RelativeInputs<f32>,
     /// Upstream gradients of `out` and, of two streams, `out_g`.
@@ -117,7 +34,7 @@ pub struct RelativeFile {
     pub tolerance: Option<f64>,
 }
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "q",
     "q_g",
     "k",
@@ -131,6 +48,7 @@ const NAMES: [&str; 15] = [
     "seg_k",
     "perm_mask",
     "key_valid",
+    "targets",
     "grad.out",
     "grad.out_g",
 ];
@@ -162,7 +80,7 @@ pub(crate) fn parse(
             return Err(Failure::input(message));
         }
     }
-    let problem = problem_of(file, &p)?;
+    let (problem, targets_g) = problem_of(file, &p)?;
     let optional = |name: &str| match file.info(name) {
         Some(_) => floats(file, name).map(Some),
         None => Ok(None),
@@ -198,49 +116,70 @@ pub(crate) fn parse(
         seg_k: of_segments("seg_k")?,
         perm_mask,
         key_valid: problem.key_padding.then(|| bytes_of(file, "key_valid")).transpose()?,
-        targets: None,
+        targets: file.info("targets").map(|_| ints(file, "targets")).transpose()?,
     };
     let grad_out = match [optional("grad.out")?, optional("grad.out_g")?] {
         [None, None] => None,
         both => Some(both),
     };
-    problem.validate_inputs(&inputs.as_inputs(Stream::Content)).map_err(in_words_of_the_file)?;
     let mut read = RelativeFile {
         name: name.to_owned(),
         op,
         problem,
+        targets_g,
         inputs,
         grad_out,
         expected: BTreeMap::new(),
         tolerance: tolerance(file)?,
     };
+    for &stream in read.streams() {
+        let (problem, inputs) = (read.problem(stream, DType::F32), read.inputs.as_inputs(stream));
+        problem.validate_inputs(&inputs).map_err(in_words_of_the_file)?;
+    }
     if with_expected {
         read.expected = expected_of(file, &|name| read.result_shape(name))?;
     }
     Ok(read)
 }
 
-fn problem_of(file: &Container<'_>, p: &RelativeParams) -> Result<TransformerXl> {
+/// The problem of the content stream, and the second one's number of targets.
+fn problem_of(file: &Container<'_>, p: &RelativeParams) -> Result<(TransformerXl, Option<usize>)> {
     let [batch, seqlen_q, heads, head_dim] = [p.batch, p.seqlen_q, p.heads, p.head_dim];
-    let q = [batch, seqlen_q, heads, head_dim].map(Some);
+    let targets = match file.info("targets") {
+        Some(_) => {
+            Some(expect(file, "targets", "I32", &[Some(batch), None], "[batch, targets]")?[1])
+        }
+        None => None,
+    };
+    let rows_q = |targets: Option<usize>| match targets {
+        Some(count) => {
+            ([batch, count, heads, head_dim].map(Some), "[batch, targets, heads, head_dim]")
+        }
+        None => {
+            ([batch, seqlen_q, heads, head_dim].map(Some), "[batch, seqlen_q, heads, head_dim]")
+        }
+    };
+    // Of two streams, only the second one's queries stand at positions of their own.
+    let (targets, targets_g) = if p.streams == 2 { (None, targets) } else { (targets, None) };
+    let ((q, q_rule), (q_g, q_g_rule)) = (rows_q(targets), rows_q(targets_g));
     let k = [batch, p.seqlen_k, heads, head_dim].map(Some);
     let of_heads = [Some(heads), Some(head_dim)];
-    expect(file, "q", "F32", &q, "[batch, seqlen_q, heads, head_dim]")?;
+    expect(file, "q", "F32", &q, q_rule)?;
     expect(file, "k", "F32", &k, "[batch, seqlen_k, heads, head_dim]")?;
     expect(file, "v", "F32", &k, "[batch, seqlen_k, heads, head_dim]")?;
     let rule = "[rows, heads, head_dim]";
     let rows = expect(file, "r", "F32", &[None, Some(heads), Some(head_dim)], rule)?[0];
     expect(file, "bias_u", "F32", &of_heads, "[heads, head_dim]")?;
     expect(file, "bias_v", "F32", &of_heads, "[heads, head_dim]")?;
-    for name in ["grad.out", "grad.out_g"] {
-        if file.info(name).is_some() {
-            expect(file, name, "F32", &q, "as q")?;
-        }
-    }
     if p.streams == 2 {
-        expect(file, "q_g", "F32", &q, "as q")?;
+        expect(file, "q_g", "F32", &q_g, q_g_rule)?;
     } else if file.info("q_g").is_some() || file.info("grad.out_g").is_some() {
         return Err(Failure::input("tensor 'q_g': params.streams = 1, must be 2"));
+    }
+    for (name, dims, rule) in [("grad.out", &q, "as q"), ("grad.out_g", &q_g, "as q_g")] {
+        if file.info(name).is_some() {
+            expect(file, name, "F32", dims, rule)?;
+        }
     }
     let shape = longhand::Shape {
         batch,
@@ -284,8 +223,11 @@ fn problem_of(file: &Container<'_>, p: &RelativeParams) -> Result<TransformerXl>
         expect(file, "key_valid", "U8", &dims, "[batch, seqlen_k]")?;
         problem = problem.key_padding();
     }
+    if let Some(count) = targets {
+        problem = problem.targets(count);
+    }
     problem.validate().map_err(in_words_of_the_file)?;
-    Ok(problem)
+    Ok((problem, targets_g))
 }
 
 impl RelativeFile {
@@ -302,7 +244,10 @@ impl RelativeFile {
         let problem = TransformerXl { dtype, ..self.problem };
         match stream {
             Stream::Content => problem,
-            Stream::Query => problem.query_stream(),
+            Stream::Query => match self.targets_g {
+                Some(count) => problem.query_stream().targets(count),
+                None => problem.query_stream(),
+            },
         }
     }
 
@@ -311,12 +256,13 @@ impl RelativeFile {
         let p = &self.problem;
         let s = &p.shape;
         let (two, segments) = (self.inputs.q_g.is_some(), p.segments);
+        let queries_g = self.targets_g.unwrap_or(s.seqlen_q);
         match name {
             "out" | "grad.q" => Some(vec![s.batch, s.seqlen_q, s.heads_q, s.head_dim]),
-            "out_g" | "grad.q_g" if two => Some(vec![s.batch, s.seqlen_q, s.heads_q, s.head_dim]),
+            "out_g" | "grad.q_g" if two => Some(vec![s.batch, queries_g, s.heads_q, s.head_dim]),
             "grad.k" | "grad.v" => Some(vec![s.batch, s.seqlen_k, s.heads_q, s.head_dim]),
             "lse" => Some(vec![s.batch, s.heads_q, s.seqlen_q]),
-            "lse_g" if two => Some(vec![s.batch, s.heads_q, s.seqlen_q]),
+            "lse_g" if two => Some(vec![s.batch, s.heads_q, queries_g]),
             "grad.r" => Some(vec![p.rows, s.heads_q, s.head_dim]),
             "grad.bias_u" | "grad.bias_v" => Some(vec![s.heads_q, s.head_dim]),
             "grad.bias_s" if segments => Some(vec![s.heads_q, s.head_dim]),

@@ -5,7 +5,8 @@ use crate::failure::Result;
 use crate::naive::{add_scaled, dot, softmax};
 use crate::problem_file::stored_as;
 use crate::results::Results;
-use crate::transformer_xl_file::{RelativeFile, RelativeInputs};
+use crate::transformer_xl_file::RelativeFile;
+use crate::transformer_xl_inputs::RelativeInputs;
 use longhand::transformer_xl::{Gradients, Inputs, Output};
 use longhand::{DType, TransformerXl};
 
@@ -61,14 +62,16 @@ fn naive(
             q.iter().zip(&bias[h * d..]).map(|(q, bias)| dtype.round(q + bias)).collect()
         };
         let (qu, qv, qs) = (with(x.bias_u), with(x.bias_v), x.bias_s.map(with));
-        let keys: Vec<usize> = (0..s.seqlen_k).filter(|&j| sees(p, x, b, i, j)).collect();
+        let (at, segment_len) =
+            (x.targets.map_or(i, |t| t[b * s.seqlen_q + i] as usize), p.segment_len());
+        let keys: Vec<usize> = (0..s.seqlen_k).filter(|&j| sees(p, x, b, at, j)).collect();
         let row_of_r = |j: usize| {
-            let distance = (i + s.seqlen_k) as i64 - (s.seqlen_q + j) as i64;
+            let distance = (at + s.seqlen_k) as i64 - (segment_len + j) as i64;
             (p.row_of(distance) * s.heads_q + h) * d
         };
         let embed_of = |j: usize| {
             let other = x.seg_q.zip(x.seg_k).is_some_and(|(seg_q, seg_k)| {
-                seg_q[b * s.seqlen_q + i] != seg_k[b * s.seqlen_k + j]
+                seg_q[b * segment_len + at] != seg_k[b * s.seqlen_k + j]
             });
             (usize::from(other) * s.heads_q + h) * d
         };
@@ -122,10 +125,10 @@ fn naive(
     (output, g)
 }
 
-/// Whether query `i` attends key `j`, by asking each mask.
+/// Whether a query at position `i` of its segment attends key `j`, by asking each mask.
 fn sees(p: &TransformerXl, x: &Inputs<'_, f64>, b: usize, i: usize, j: usize) -> bool {
-    let s = &p.shape;
-    let position = i as i64 + s.seqlen_k as i64 - s.seqlen_q as i64;
+    let (s, segment_len) = (&p.shape, p.segment_len());
+    let position = i as i64 + s.seqlen_k as i64 - segment_len as i64;
     let distance = position - j as i64;
     let near = |side: Option<usize>, distance: i64| side.is_none_or(|n| distance <= n as i64);
     let in_chunks = p.chunks.is_none_or(|chunks| {
@@ -134,7 +137,7 @@ fn sees(p: &TransformerXl, x: &Inputs<'_, f64>, b: usize, i: usize, j: usize) ->
         between >= 0 && near(chunks.left, between)
     });
     let permuted = x.perm_mask.is_none_or(|words| {
-        let word = words[(b * s.seqlen_q + i) * p.perm_words() + j / 32];
+        let word = words[(b * segment_len + i) * p.perm_words() + j / 32];
         word & (1 << (j % 32)) == 0
     });
     let valid = x.key_valid.is_none_or(|valid| valid[b * s.seqlen_k + j] == 1);
@@ -144,7 +147,7 @@ fn sees(p: &TransformerXl, x: &Inputs<'_, f64>, b: usize, i: usize, j: usize) ->
 
 #[cfg(test)]
 mod tests {
-    use crate::transformer_xl_file::Stream;
+    use crate::transformer_xl_inputs::Stream;
 
     #[test]
     fn streams_are_numbered_as_upstream_gradients_are() {

@@ -13,7 +13,7 @@ use crate::results::{Results, from_parts};
 #[cfg(feature = "webgpu")]
 use crate::stages::{self, Stages};
 #[cfg(feature = "webgpu")]
-use crate::transformer_xl_file::Stream;
+use crate::transformer_xl_inputs::Stream;
 #[cfg(feature = "webgpu")]
 use longhand::{DType, Full, Longformer, Lsh};
 

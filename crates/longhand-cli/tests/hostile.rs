@@ -249,6 +249,41 @@ fn files_of_lsh_are_checked_field_by_field() {
 }
 
 #[test]
+fn targets_are_positions_of_the_segment_and_queries_as_many() {
+    let two = || Parts::of("bi_two_streams_mem");
+    let read = |p: &Parts| ProblemFile::parse("f", &p.bytes(), true).map_err(|e| e.to_string());
+    let file = read(&two().at_targets("_g", &[3, 17, 0])).unwrap();
+    assert_eq!(file.result_shape("out_g"), Some(vec![1, 3, 1, 16]));
+    assert_eq!(file.result_shape("lse_g"), Some(vec![1, 1, 3]));
+    assert_eq!(file.result_shape("out"), Some(vec![1, 18, 1, 16]), "the content stream has all");
+    let one = read(&Parts::of("same_length").at_targets("", &[3])).unwrap();
+    assert_eq!(one.result_shape("out"), Some(vec![1, 1, 1, 16]));
+    assert_eq!(one.result_shape("grad.k"), Some(vec![1, 36, 1, 16]));
+
+    let targets = |shape: &[usize], x: &[i32]| {
+        two().tensor("targets", shape, Values::I32(x.to_vec())).error()
+    };
+    assert_says(&targets(&[3], &[0; 3]), &["tensor 'targets'", "[batch, targets] = [1, any]"]);
+    assert_says(&targets(&[1, 3], &[0; 3]), &["tensor 'q_g'", "[batch, targets, heads, head_dim]"]);
+    let with = |n: i32| {
+        let mut ids = vec![0; 18];
+        ids[1] = n;
+        targets(&[1, 18], &ids)
+    };
+    for n in [18, -1, i32::MAX, i32::MIN] {
+        assert_says(&with(n), &[&format!("targets[0][1] = {n}"), "a position below 18"]);
+    }
+    let floats = Values::F32(vec![0.0; 18]);
+    assert_says(&two().tensor("targets", &[1, 18], floats).error(), &["is F32: must be I32"]);
+    let grad = Values::F32(vec![0.0; 18 * 16]);
+    let moved = two().at_targets("_g", &[3]).tensor("grad.out_g", &[1, 18, 1, 16], grad);
+    assert_says(&moved.error(), &["tensor 'grad.out_g'", "as q_g = [1, 1, 1, 16]"]);
+    let full = parts().tensor("targets", &[1, 1], Values::I32(vec![0]));
+    assert_says(&full.error(), &["tensor 'targets'", "op 'full'"]);
+    assert!(read(&two().at_targets("_g", &[])).is_ok(), "no query at all");
+}
+
+#[test]
 fn every_param_has_a_type_a_range_and_a_name() {
     for key in ["batch", "heads_q", "heads_kv", "head_dim", "seqlen_q", "seqlen_k"] {
         for json in [

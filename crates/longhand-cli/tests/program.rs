@@ -172,6 +172,57 @@ fn a_bad_file_is_named_and_the_others_are_still_checked() {
     assert_refused(&["check", folder, "--device", "cpu"], &["not a regular file"]);
 }
 
+/// Samples whose queries stand at positions of their own: all of them in another order, so that what
+/// the files say of every gradient stays true; and some of them, one twice, with results of their
+/// own only.
+fn samples_at_targets(folder: &Path) -> Vec<String> {
+    let mut files = vec![];
+    let samples = [
+        ("bi_two_streams_mem", "_g", 18),
+        ("same_length", "", 20),
+        ("cached_keys_6_chunk_4", "", 9),
+    ];
+    for (name, suffix, segment_len) in samples {
+        let order: Vec<i32> = (0..segment_len).map(|n| n * 7 % segment_len).collect();
+        let all = Parts::of(name).at_targets(suffix, &order);
+        files.push(write(folder, &format!("{name}_all.safetensors"), &all.bytes()));
+        let mut some = Parts::of(name).at_targets(suffix, &[segment_len - 1, 2, 2, 0]);
+        let own = format!("expected.grad.q{suffix}");
+        some.tensors.retain(|name, _| !name.starts_with("expected.grad.") || *name == own);
+        files.push(write(folder, &format!("{name}_some.safetensors"), &some.bytes()));
+    }
+    files
+}
+
+#[test]
+fn queries_stand_where_a_files_targets_say() {
+    let folder = folder("targets");
+    let files = samples_at_targets(&folder);
+    for (device, dtype) in [("reference", "f32"), ("cpu", "f32"), ("cpu", "bf16")] {
+        let common = ["check", "--device", device, "--dtype", dtype];
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let ran = longhand(&[&common[..], &files[..]].concat());
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        assert!(ran.out.contains("40 passed, 0 failed, 0 declined in 6 files"), "{}", ran.out);
+    }
+    // Two queries change places, and the file does not say so.
+    let mut parts = Parts::of("bi_two_streams_mem").at_targets("_g", &[4, 9, 13]);
+    parts.tensors.retain(|name, _| !name.starts_with("expected.grad."));
+    let moved = parts.tensor("targets", &[1, 3], Values::I32(vec![4, 13, 9]));
+    let moved = write(&folder, "moved.safetensors", &moved.bytes());
+    let ran = longhand(&["check", &moved, "--device", "cpu"]);
+    assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("2 passed, 2 failed"), "{}", ran.out);
+
+    let output = folder.join("result.safetensors");
+    let args = ["run", &moved, "--device", "cpu", "--output", output.to_str().expect("UTF-8")];
+    assert_eq!(longhand(&args).code, 0);
+    let result = std::fs::read(&output).expect("a result");
+    let result = Container::parse(&result).expect("a container");
+    assert_eq!(result.info("out_g"), Some(("F32".to_owned(), vec![1, 3, 1, 16])));
+    assert_eq!(result.info("out"), Some(("F32".to_owned(), vec![1, 18, 1, 16])));
+}
+
 #[test]
 fn check_without_expectations_checks_nothing_and_says_so() {
     let folder = folder("nothing");
@@ -378,6 +429,20 @@ mod simulated {
     }
 
     #[test]
+    fn doctor_says_what_runs_for_every_dialect_of_relative_positions() {
+        let out = simulated(&["doctor"]).out;
+        for kind in ["transformer_xl", "xlnet", "rel_pos"] {
+            for dtype in ["f32", "f16"] {
+                let name = format!("{kind} {dtype} head_dim 64 seqlen 2048 after");
+                let line = out.lines().find(|line| line.contains(&name));
+                let line = line.unwrap_or_else(|| panic!("no {name} in {out}"));
+                assert!(line.contains("sm_80 tile 64x"), "{line}");
+                assert_eq!(line.contains(", segments, targets"), kind == "xlnet", "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn samples_agree_in_every_dtype() {
         for dtype in ["f32", "f16", "bf16"] {
             let files = [sample_arg("length1"), sample_arg("varlen_window_alibi")];
@@ -386,6 +451,16 @@ mod simulated {
             assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
             assert!(ran.out.contains(" 0 failed"), "{}", ran.out);
         }
+    }
+
+    #[test]
+    fn queries_stand_where_a_files_targets_say() {
+        let files = samples_at_targets(&folder("simulated_targets"));
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let ran =
+            simulated(&[&["check", "--device", "cuda", "--dtype", "f16"], &files[..]].concat());
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        assert!(ran.out.contains("16 passed, 0 failed"), "{}", ran.out);
     }
 
     #[test]

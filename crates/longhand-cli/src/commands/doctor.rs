@@ -5,6 +5,7 @@ use crate::device::DeviceKind;
 use crate::failure::{Failure, Result};
 use crate::problem_file::{OPS, Problem};
 use crate::{cuda, webgpu};
+use longhand::transformer_xl::Chunks;
 use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 use serde_json::{Value, json};
 
@@ -134,12 +135,26 @@ fn samples() -> Vec<(String, Problem)> {
         let name = format!("lsh {dtype} head_dim 64 seqlen 16384 chunk 64, 4 rounds, causal");
         (name, Problem::Lsh(problem))
     }));
-    all.extend([DType::F32, DType::F16].map(|dtype| {
-        let problem = TransformerXl::with_memory([1, 2048, 8, 64], 2048, dtype);
-        let name = format!("transformer_xl {dtype} head_dim 64 seqlen 2048 after 2048, causal");
-        (name, Problem::TransformerXl(problem))
-    }));
+    all.extend([DType::F32, DType::F16].into_iter().flat_map(relative));
     all
+}
+
+/// The three dialects of relative positions; XLNet's second stream has kernels of its own.
+fn relative(dtype: DType) -> [(String, Problem); 3] {
+    let shape = [1, 2048, 8, 64];
+    let segment = TransformerXl::with_memory(shape, 2048, dtype);
+    let predicted = TransformerXl::xlnet(shape, 2048, dtype).segments().perm_mask();
+    let stream = TransformerXl::conformer(shape, 256, dtype)
+        .chunks(Chunks { size: 64, left: Some(4) })
+        .key_padding();
+    [
+        ("transformer_xl", segment, "2048 after 2048, causal"),
+        ("xlnet", predicted.query_stream().targets(256), "2048 after 2048, 256 targets"),
+        ("rel_pos", stream, "2048 after 256, chunks of 64"),
+    ]
+    .map(|(op, problem, what)| {
+        (format!("{op} {dtype} head_dim 64 seqlen {what}"), Problem::TransformerXl(problem))
+    })
 }
 
 impl Finding {

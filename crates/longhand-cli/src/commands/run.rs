@@ -16,7 +16,10 @@ const EXAMPLES: &str = "Examples:
 
 Writes out and lse, with --backward also grad.q, grad.k, grad.v (and grad.bias), as F32. Any
 expected.* tensors of the input are ignored. An existing output is replaced in one step, and only
-when everything has been computed.";
+when everything has been computed.
+
+Queries at positions of their own (ops xlnet, transformer_xl, rel_pos): a tensor targets, I32,
+[batch, n], each a position below params.seqlen_q. q has n rows then; of two streams, q_g has.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -66,6 +66,29 @@ impl Parts {
         self
     }
 
+    /// The same queries, asked for at `targets`: the rows that `suffix` (`_g` or nothing) says. Of
+    /// one sequence and one head.
+    pub(crate) fn at_targets(mut self, suffix: &str, targets: &[i32]) -> Self {
+        for (stem, axis) in [
+            ("q", 1),
+            ("grad.out", 1),
+            ("expected.out", 1),
+            ("expected.lse", 2),
+            ("expected.grad.q", 1),
+        ] {
+            let tensor = self.tensors.get_mut(&format!("{stem}{suffix}")).expect("a tensor");
+            let row: usize = tensor.shape[axis + 1..].iter().product();
+            tensor.shape[axis] = targets.len();
+            let places = || targets.iter().flat_map(|&t| t as usize * row..(t as usize + 1) * row);
+            match &mut tensor.values {
+                Values::F32(x) => *x = places().map(|n| x[n]).collect(),
+                Values::F64(x) => *x = places().map(|n| x[n]).collect(),
+                _ => panic!("{stem}: floats"),
+            }
+        }
+        self.tensor("targets", &[1, targets.len()], Values::I32(targets.to_vec()))
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         encode(&self.metadata, &self.tensors)
     }
