@@ -5,7 +5,7 @@
 //! chunk's frames and a cache of 64, and must give the same: both read one table of 2T−1 rows, of
 //! which the stream's distances are a part. Its last chunk is filled up with frames of padding.
 
-use longhand::transformer_xl::{Chunks, Inputs, SinCos, sinusoids};
+use longhand::transformer_xl::{Chunks, Inputs, SinCos};
 use longhand::webgpu::Context;
 use longhand::{DType, Error, TransformerXl};
 
@@ -35,8 +35,6 @@ fn main() -> Result<(), Error> {
     };
     println!("device     {}", gpu.info().name);
 
-    // Row `distance + FRAMES - 1`, ascending; the projection of the table is left out.
-    let r = sinusoids(1 - FRAMES as i64, 2 * FRAMES - 1, ROW, SinCos::Interleaved)?;
     let (u, v) = (noise(ROW, 1), noise(ROW, 2));
     let [q, k, values] = [3, 4, 5].map(|seed| noise(FRAMES * ROW, seed));
     let chunks = Chunks { size: CHUNK, left: Some(LEFT) };
@@ -44,6 +42,8 @@ fn main() -> Result<(), Error> {
     let offline = TransformerXl::conformer([1, FRAMES, 4, 32], 0, DType::F32).chunks(chunks);
     let plan = offline.plan_webgpu(&gpu)?;
     println!("kernel     {}", plan.describe());
+    // Row `distance + FRAMES - 1`, ascending; the projection of the table is left out.
+    let r = offline.sinusoids(ROW, SinCos::Interleaved).run_webgpu(&gpu)?;
     let expected = offline.run_webgpu(&gpu, &Inputs::new([&q, &k, &values], &r, [&u, &v]))?.out;
 
     let mut streamed = vec![];

@@ -44,6 +44,7 @@ const SHADERS: Templates = &[
     ("transformer_xl_mark.wgsl", include_str!("../shaders/transformer_xl_mark.wgsl")),
     ("transformer_xl_pack.wgsl", include_str!("../shaders/transformer_xl_pack.wgsl")),
     ("transformer_xl_prepare.wgsl", include_str!("../shaders/transformer_xl_prepare.wgsl")),
+    ("transformer_xl_sinusoids.wgsl", include_str!("../shaders/transformer_xl_sinusoids.wgsl")),
     ("shared/full_texels.wgsl", include_str!("../shaders/shared/full_texels.wgsl")),
     ("shared/numbers.wgsl", include_str!("../shaders/shared/numbers.wgsl")),
     ("shared/full_bindings.wgsl", include_str!("../shaders/shared/full_bindings.wgsl")),
@@ -131,6 +132,10 @@ const KERNELS: Templates = &[
     ),
     ("shared/transformer_xl_shear.ptx", include_str!("../kernels/shared/transformer_xl_shear.ptx")),
     ("transformer_xl_forward.sm80.ptx", include_str!("../kernels/transformer_xl_forward.sm80.ptx")),
+    (
+        "transformer_xl_sinusoids.sm80.ptx",
+        include_str!("../kernels/transformer_xl_sinusoids.sm80.ptx"),
+    ),
     ("transformer_xl_terms.sm80.ptx", include_str!("../kernels/transformer_xl_terms.sm80.ptx")),
 ];
 #[cfg(not(feature = "cuda"))]

@@ -2,7 +2,7 @@
 //! read the difference, then accept it with `INSTA_UPDATE=always cargo test --test snapshots`.
 
 use longhand::full::Bias;
-use longhand::transformer_xl::Memory;
+use longhand::transformer_xl::{Memory, SinCos};
 use longhand::webgpu::Caps;
 use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
 
@@ -88,6 +88,18 @@ fn queries_at_positions_of_their_own_in_ptx() {
     let mut sources = problem.sources_cuda(&longhand::cuda::Caps::a100()).unwrap();
     sources.retain(|(name, _)| name == "transformer_xl_forward");
     assert_sources("sm80_bf16_d32_targets", sources);
+}
+
+#[test]
+fn the_position_table() {
+    let table =
+        TransformerXl::with_memory([1, 64, 2, 64], 64, DType::F32).sinusoids(128, SinCos::Halves);
+    assert_sources("f32_halves", table.sources_webgpu(&Caps::baseline()).unwrap());
+    let table = TransformerXl::conformer([1, 64, 2, 64], 0, DType::BF16);
+    let table = table.sinusoids(6, SinCos::Interleaved);
+    assert_sources("bf16_interleaved", table.sources_webgpu(&Caps::baseline()).unwrap());
+    #[cfg(feature = "cuda")]
+    assert_sources("sm80_bf16", table.sources_cuda(&longhand::cuda::Caps::a100()).unwrap());
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //!
 //! The table `r` is **indexed by distance, ascending**: row `distance_offset` is distance 0, the row
 //! after it one position into the past. (Published code mostly keeps it descending.) It is the
-//! projected table; [`sinusoids`] makes what is projected.
+//! projected table; [`sinusoids`](sinusoids()) makes what is projected on the host, and
+//! [`TransformerXl::sinusoids`] on a device.
 //!
 //! | dialect | window | rows of `r` | the rest |
 //! | --- | --- | --- | --- |
@@ -34,13 +35,13 @@ pub mod cpu;
 pub mod cuda;
 mod inputs;
 mod reference;
-mod sinusoids;
+pub mod sinusoids;
 #[cfg(feature = "webgpu")]
 pub mod webgpu;
 
 pub use inputs::{Inputs, bits_from_mask};
 pub use reference::{Gradients, Output};
-pub use sinusoids::{SinCos, sinusoids};
+pub use sinusoids::{SinCos, Sinusoids, sinusoids};
 
 use crate::problem::product;
 use crate::{DType, Error, Shape, Strides, Window};

@@ -26,6 +26,7 @@ pub mod relative;
 pub mod relative_cuda;
 #[cfg(feature = "webgpu")]
 pub mod relative_webgpu;
+pub mod sinusoids;
 #[cfg(feature = "webgpu")]
 mod webgpu;
 

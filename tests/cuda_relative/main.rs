@@ -8,6 +8,7 @@ mod common;
 mod counters;
 mod orders;
 mod properties;
+mod sinusoids;
 
 use common::cuda::Device;
 use common::guard::GUARD;

@@ -6,6 +6,7 @@
 mod common;
 mod masks;
 mod positions;
+mod sinusoids;
 
 use common::mutation::{self, Mutation};
 use common::relative::{Case, errors};

@@ -7,7 +7,7 @@ use longhand::full::{Bias, Buckets, Ragged};
 use longhand::longformer::config as longformer;
 use longhand::lsh::config as lsh;
 use longhand::transformer_xl::config as transformer_xl;
-use longhand::transformer_xl::{Chunks, Memory};
+use longhand::transformer_xl::{Chunks, Memory, SinCos, Sinusoids};
 use longhand::webgpu::Caps;
 use longhand::{DType, Error, Full, Longformer, Lsh, Shape, TransformerXl};
 use std::collections::HashSet;
@@ -227,7 +227,32 @@ macro_rules! stages {
     };
 }
 
-/// All sources.
+/// The kernel of the position table: each order and dtype, stored four elements at a time and one by
+/// one.
+fn sinusoids() -> Vec<Source> {
+    let tables = each(&[64, 6], |dtype, width| {
+        let of = |order| Sinusoids { first: -5, rows: 9, width, order, dtype };
+        vec![of(SinCos::Halves), of(SinCos::Interleaved)]
+    });
+    let mut texts = HashSet::new();
+    let mut sources = vec![];
+    for caps in devices() {
+        for table in &tables {
+            let expanded = table.sources_webgpu(&caps).unwrap_or_else(|why| panic!("{why}"));
+            sources.extend(expanded.into_iter().filter_map(|(name, text)| {
+                texts.insert(text.clone()).then(|| Source {
+                    label: format!("{name} of {table:?}"),
+                    text,
+                    caps,
+                    workgroup_bytes: 0,
+                    bindings: 3,
+                })
+            }));
+        }
+    }
+    sources
+}
+
 /// The kernels of the model layer's operations: a text each, for any device.
 fn of_models() -> Vec<Source> {
     macro_rules! texts {
@@ -249,6 +274,7 @@ fn of_models() -> Vec<Source> {
     texts.map(source).into()
 }
 
+/// All sources.
 pub(crate) fn all() -> Vec<Source> {
     let sources: Vec<Source> = [
         expand(&fulls(), full::select, full::Config::with_scalar_loads, stages!()),
@@ -265,6 +291,7 @@ pub(crate) fn all() -> Vec<Source> {
             transformer_xl::Config::with_scalar_loads,
             stages!(),
         ),
+        sinusoids(),
         of_models(),
     ]
     .into_iter()

@@ -3,7 +3,7 @@
 use super::sources::{Source, devices};
 use longhand::cuda::Caps;
 use longhand::transformer_xl::cuda::config::{Config, Stage, select};
-use longhand::transformer_xl::{Chunks, Memory};
+use longhand::transformer_xl::{Chunks, Memory, SinCos, Sinusoids};
 use longhand::{DType, Error, TransformerXl};
 
 fn problem(head_dim: usize, dtype: DType) -> TransformerXl {
@@ -65,9 +65,25 @@ fn expand(config: &Config, stage: Stage) -> Source {
     }
 }
 
+/// The kernel of the position table.
+fn sinusoids() -> Vec<Source> {
+    let of = |dtype| {
+        let table = Sinusoids { first: -5, rows: 9, width: 64, order: SinCos::Halves, dtype };
+        let sources = table.sources_cuda(&Caps::a100()).expect("every dtype has one");
+        sources.into_iter().map(move |(name, text)| Source {
+            label: format!("{name} of {table:?}"),
+            text,
+            family: name,
+            shared_bytes: 0,
+            least_fraction: 0.0,
+        })
+    };
+    [DType::F32, DType::F16, DType::BF16].into_iter().flat_map(of).collect()
+}
+
 /// All texts; some may be there twice.
 pub(crate) fn all() -> Vec<Source> {
-    let mut sources = vec![];
+    let mut sources = sinusoids();
     for caps in devices() {
         for (problem, with_scalar) in problems() {
             let selected = match select(&problem, &caps) {

@@ -118,7 +118,6 @@ fn expand(config: &Config, stage: Stage) -> Source {
     }
 }
 
-/// All texts, each once.
 /// The kernels of the model layer's operations: a text each.
 fn of_models() -> Vec<Source> {
     macro_rules! texts {
@@ -140,6 +139,7 @@ fn of_models() -> Vec<Source> {
     texts.map(source).into()
 }
 
+/// All texts, each once.
 pub(crate) fn all() -> Vec<Source> {
     let (mut configs, mut texts) = (HashSet::new(), HashSet::new());
     let mut sources = vec![];

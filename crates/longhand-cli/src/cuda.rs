@@ -18,6 +18,7 @@ use crate::stages::{self, Stages};
 use crate::transformer_xl_inputs::Stream;
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
+use longhand::transformer_xl::Sinusoids;
 #[cfg(feature = "cuda")]
 use longhand::{DType, Full, Longformer, Lsh};
 
@@ -202,6 +203,16 @@ pub(crate) fn sources(problem: &Problem, arch: Arch, here: bool) -> Result<Vec<(
     })
 }
 
+/// The source of the kernel that makes `table`.
+#[cfg(feature = "cuda")]
+pub(crate) fn sources_of_table(
+    table: &Sinusoids,
+    arch: Arch,
+    here: bool,
+) -> Result<Vec<(String, String)>> {
+    Ok(table.sources_cuda(&caps(arch, here)?)?)
+}
+
 #[cfg(feature = "cuda")]
 fn caps(arch: Arch, here: bool) -> Result<Caps> {
     Ok(match (here, arch) {
@@ -227,7 +238,15 @@ mod absent {
     pub(crate) fn sources(_: &Problem, _: Arch, _here: bool) -> Result<Vec<(String, String)>> {
         declined("cuda")
     }
+
+    pub(crate) fn sources_of_table(
+        _: &Sinusoids,
+        _: Arch,
+        _here: bool,
+    ) -> Result<Vec<(String, String)>> {
+        declined("cuda")
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use absent::{open, report, sources};
+pub(crate) use absent::{open, report, sources, sources_of_table};

@@ -14,6 +14,7 @@ use crate::results::{Results, from_parts};
 use crate::stages::{self, Stages};
 #[cfg(feature = "webgpu")]
 use crate::transformer_xl_inputs::Stream;
+use longhand::transformer_xl::Sinusoids;
 #[cfg(feature = "webgpu")]
 use longhand::{DType, Full, Longformer, Lsh};
 
@@ -162,6 +163,12 @@ pub(crate) fn sources(problem: &Problem, here: bool) -> Result<Vec<(String, Stri
     })
 }
 
+/// The source of the kernel that makes `table`.
+#[cfg(feature = "webgpu")]
+pub(crate) fn sources_of_table(table: &Sinusoids, here: bool) -> Result<Vec<(String, String)>> {
+    Ok(table.sources_webgpu(&caps(here)?)?)
+}
+
 #[cfg(feature = "webgpu")]
 fn caps(here: bool) -> Result<Caps> {
     match here {
@@ -187,7 +194,11 @@ mod absent {
     pub(crate) fn sources(_: &Problem, _here: bool) -> Result<Vec<(String, String)>> {
         declined("webgpu")
     }
+
+    pub(crate) fn sources_of_table(_: &Sinusoids, _here: bool) -> Result<Vec<(String, String)>> {
+        declined("webgpu")
+    }
 }
 
 #[cfg(not(feature = "webgpu"))]
-pub(crate) use absent::{open, report, sources};
+pub(crate) use absent::{open, report, sources, sources_of_table};

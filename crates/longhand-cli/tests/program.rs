@@ -395,6 +395,10 @@ fn sources_prints_ptx_on_a_machine_without_a_gpu() {
         assert!(ran.out.contains(".visible .entry full_forward"), "{}", ran.out);
     }
     assert_refused(&["sources", "full", "--target", "sm80", "--this-gpu"], &["no device"]);
+    let ran = longhand(&["sources", "sinusoids", "--target", "sm80", "--dtype", "f16"]);
+    assert!(ran.out.contains(".visible .entry transformer_xl_sinusoids"), "{}", ran.err);
+    assert_refused(&["sources", "sinusoids", "--target", "sm80", "--head-dim", "7"], &["width"]);
+    assert_refused(&["sources", "lsh", "--interleaved"], &["--interleaved: lsh has none"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::problem_file::{Problem, known_op};
 use crate::{cuda, webgpu};
 use longhand::Full;
 use longhand::full::{Bias, Ragged};
+use longhand::transformer_xl::{SinCos, Sinusoids};
 
 const EXAMPLES: &str = "Examples:
   longhand sources full
@@ -13,12 +14,13 @@ const EXAMPLES: &str = "Examples:
   longhand sources full --target sm80 --head-dim 128 --dtype bf16 --causal
   longhand sources longformer --target sm80 --window-left 128 --window-right 128 --dtype f16
   longhand sources longformer --globals 4 --dilation 2 --key-padding --window-left 64
+  longhand sources sinusoids --target sm80 --head-dim 512 --dtype f16
   longhand sources full --this-gpu --heads 32 --heads-kv 8 --window-left 1024";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// The kind of attention
+    /// The kind of attention, or sinusoids: the kernel that makes position tables
     kind: String,
     /// The language
     #[arg(long, value_enum, default_value = "wgsl")]
@@ -44,6 +46,9 @@ pub(crate) struct Options {
     /// Packed sequences
     #[arg(long)]
     ragged: bool,
+    /// sinusoids: sines at even places and cosines at odd ones, not half a row each
+    #[arg(long)]
+    interleaved: bool,
     #[command(flatten)]
     problem: ProblemOptions,
     #[command(flatten)]
@@ -66,7 +71,19 @@ enum Target {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Outcome> {
+    let here = options.this_gpu;
+    if options.kind == "sinusoids" {
+        let table = sinusoids(options);
+        return print(match options.target {
+            Target::Wgsl => webgpu::sources_of_table(&table, here),
+            Target::Sm80 => cuda::sources_of_table(&table, cuda::Arch::Sm80, here),
+            Target::Sm90a => cuda::sources_of_table(&table, cuda::Arch::Sm90a, here),
+        }?);
+    }
     known_op(&options.kind)?;
+    if options.interleaved {
+        return Err(Failure::input(format!("--interleaved: {} has none", options.kind)));
+    }
     let problem = match options.kind.as_str() {
         "full" | "t5_bias" => Problem::Full(full(options)?),
         "longformer" => {
@@ -88,11 +105,25 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     if !["full", "t5_bias"].contains(&options.kind.as_str()) {
         no_options_of_full(options)?;
     }
-    let sources = match options.target {
-        Target::Wgsl => webgpu::sources(&problem, options.this_gpu),
-        Target::Sm80 => cuda::sources(&problem, cuda::Arch::Sm80, options.this_gpu),
-        Target::Sm90a => cuda::sources(&problem, cuda::Arch::Sm90a, options.this_gpu),
-    }?;
+    print(match options.target {
+        Target::Wgsl => webgpu::sources(&problem, here),
+        Target::Sm80 => cuda::sources(&problem, cuda::Arch::Sm80, here),
+        Target::Sm90a => cuda::sources(&problem, cuda::Arch::Sm90a, here),
+    }?)
+}
+
+/// A table of `--seqlen` distances, `--head-dim` wide.
+fn sinusoids(options: &Options) -> Sinusoids {
+    Sinusoids {
+        first: 0,
+        rows: options.seqlen,
+        width: options.problem.head_dim,
+        order: if options.interleaved { SinCos::Interleaved } else { SinCos::Halves },
+        dtype: options.problem.dtype,
+    }
+}
+
+fn print(sources: Vec<(String, String)>) -> Result<Outcome> {
     let several = sources.len() > 1;
     for (name, text) in sources {
         if several {

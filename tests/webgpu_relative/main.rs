@@ -4,7 +4,9 @@
 //! Each property runs on the adapter as it is (`own`), as a GPU with WebGPU's guaranteed limits and
 //! no features (`baseline`), and as a GPU with all that the adapter has (`wide`).
 
+#[path = "../common/mod.rs"]
 mod common;
+mod sinusoids;
 
 use common::fixtures::Forward;
 use common::relative::{
