@@ -8,8 +8,8 @@ use common::relative::{self, Case, MIXTURES, errors, random_problem};
 use common::{Random, tolerance};
 use longhand::cpu::Isa;
 use longhand::transformer_xl::cpu::Args;
-use longhand::transformer_xl::{Memory, Output};
-use longhand::{DType, Full, TransformerXl};
+use longhand::transformer_xl::{Inputs, Memory, Output};
+use longhand::{DType, Full, Real, Shape, TransformerXl, Window, full, merge};
 use longhand_cli::results::Results;
 
 /// As of the other devices, whose random problems have 32 elements in a row; here there are up to
@@ -211,4 +211,146 @@ fn what_does_not_fit_is_refused_by_name() {
     let args = Args::new([&half[..], &half, &half], &half, biases, &mut out, &mut lse);
     let why = plan.run(args, &mut workspace).unwrap_err().to_string();
     assert!(why.contains("dtype = f16"), "{why}");
+}
+
+/// NeMo's Conformer with global tokens (`RelPositionMultiHeadAttentionLongformer`), of one layer's
+/// projections: a local row attends its window with positions and every global key without, by the
+/// global projections but with the local values, whether a key is padding or in the window already; a
+/// global row attends all valid keys by the global projections.
+struct Nemo {
+    /// Local q, k and v, then the global ones: `[batch, frames, heads, head_dim]`.
+    tensors: [Vec<f64>; 6],
+    r: Vec<f64>,
+    biases: [Vec<f64>; 2],
+    valid: Vec<u8>,
+}
+
+const BATCH: usize = 2;
+const FRAMES: usize = 23;
+const HEADS: usize = 2;
+const HEAD_DIM: usize = 8;
+const GLOBALS: [usize; 3] = [0, 4, 8];
+const LEFT: usize = 5;
+const RIGHT: usize = 3;
+
+impl Nemo {
+    fn new() -> Nemo {
+        let mut random = Random(11);
+        let mut numbers =
+            |len: usize| -> Vec<f64> { random.normals(len).into_iter().map(f64::from).collect() };
+        // Key 8 is global and padding.
+        let padding = |n: usize| n == FRAMES + 8 || n > 2 * FRAMES - 5;
+        Nemo {
+            tensors: std::array::from_fn(|_| numbers(BATCH * FRAMES * HEADS * HEAD_DIM)),
+            r: numbers((2 * FRAMES - 1) * HEADS * HEAD_DIM),
+            biases: std::array::from_fn(|_| numbers(HEADS * HEAD_DIM)),
+            valid: (0..BATCH * FRAMES).map(|n| u8::from(!padding(n))).collect(),
+        }
+    }
+
+    /// The row of a head of one tensor.
+    fn row(&self, tensor: usize, b: usize, i: usize, h: usize) -> &[f64] {
+        &self.tensors[tensor][((b * FRAMES + i) * HEADS + h) * HEAD_DIM..][..HEAD_DIM]
+    }
+
+    /// A row of the result from the formula; without the double count if `once`.
+    fn dense(&self, b: usize, i: usize, h: usize, once: bool) -> Vec<f64> {
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let scale = 1.0 / (HEAD_DIM as f64).sqrt();
+        let valid = |j: usize| self.valid[b * FRAMES + j] == 1;
+        let global = |j: usize| scale * dot(self.row(3, b, i, h), self.row(4, b, j, h));
+        let mut terms: Vec<(f64, &[f64])> = vec![];
+        if GLOBALS.contains(&i) {
+            let keys = (0..FRAMES).filter(|&j| valid(j));
+            terms.extend(keys.map(|j| (global(j), self.row(5, b, j, h))));
+        } else if valid(i) {
+            for j in i.saturating_sub(LEFT)..(i + RIGHT + 1).min(FRAMES) {
+                let with = |bias: &[f64]| -> Vec<f64> {
+                    let bias = &bias[h * HEAD_DIM..];
+                    self.row(0, b, i, h).iter().zip(bias).map(|(q, bias)| q + bias).collect()
+                };
+                let r = &self.r[((i + FRAMES - 1 - j) * HEADS + h) * HEAD_DIM..][..HEAD_DIM];
+                let [u, v] = [&self.biases[0], &self.biases[1]].map(|bias| with(bias));
+                if valid(j) && !(once && GLOBALS.contains(&j)) {
+                    let score = scale * (dot(&u, self.row(1, b, j, h)) + dot(&v, r));
+                    terms.push((score, self.row(2, b, j, h)));
+                }
+            }
+            terms.extend(GLOBALS.map(|j| (global(j), self.row(2, b, j, h))));
+        }
+        let sum: f64 = terms.iter().map(|(s, _)| s.exp()).sum();
+        let of = |d: usize| terms.iter().map(|(s, v)| s.exp() / sum * v[d]).sum();
+        (0..HEAD_DIM).map(of).collect()
+    }
+
+    /// The same from [`TransformerXl`] and [`Full`] by a device.
+    fn composed<T: Real>(
+        &self,
+        relative: impl Fn(&TransformerXl, &Inputs<'_, T>) -> [Vec<T>; 2],
+        full: impl Fn(&Full, &full::Inputs<'_, T>) -> [Vec<T>; 2],
+    ) -> Vec<T> {
+        let stored = |x: &Vec<f64>| -> Vec<T> { x.iter().map(|&x| T::of(x)).collect() };
+        let [q, k, v, q_global, k_global, v_global] = self.tensors.each_ref().map(stored);
+        let (r, [u, v_bias]) = (stored(&self.r), self.biases.each_ref().map(stored));
+        let row = HEADS * HEAD_DIM;
+        let gathered = |x: &[T]| -> Vec<T> {
+            let rows = (0..BATCH).flat_map(|b| GLOBALS.map(|j| b * FRAMES + j));
+            rows.flat_map(|n| x[n * row..][..row].to_vec()).collect()
+        };
+
+        let window = Window::new(LEFT, RIGHT);
+        let local = TransformerXl::conformer([BATCH, FRAMES, HEADS, HEAD_DIM], 0, DType::F32);
+        let inputs = Inputs::new([&q, &k, &v], &r, [&u, &v_bias]);
+        let inputs = Inputs { key_valid: Some(&self.valid), ..inputs };
+        let [out, lse] = relative(&local.window(window).key_padding(), &inputs);
+        let shape = Shape { seqlen_k: GLOBALS.len(), ..local.shape };
+        let (keys, values) = (gathered(&k_global), gathered(&v));
+        let to_globals = full::Inputs::new(&q_global, &keys, &values);
+        let [out_global, lse_global] = full(&Full::new(shape, DType::F32), &to_globals);
+        let parts = [(&out[..], &lse[..]), (&out_global[..], &lse_global[..])];
+        let (mut out, _) = merge(&shape, parts).unwrap();
+
+        let from = Shape { seqlen_q: GLOBALS.len(), ..local.shape };
+        let queries = gathered(&q_global);
+        let inputs = full::Inputs::new(&queries, &k_global, &v_global);
+        let inputs = full::Inputs { key_valid: Some(&self.valid), ..inputs };
+        let [from_globals, _] = full(&Full::new(from, DType::F32).key_padding(), &inputs);
+        for (n, row) in out.chunks_exact_mut(row).enumerate() {
+            match GLOBALS.iter().position(|&j| j == n % FRAMES) {
+                Some(g) => {
+                    let at = (n / FRAMES * GLOBALS.len() + g) * row.len();
+                    row.copy_from_slice(&from_globals[at..][..row.len()]);
+                }
+                None if self.valid[n] == 0 => row.fill(T::zero()),
+                None => {}
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn nemos_global_tokens_are_composed_of_two_kinds() {
+    let nemo = Nemo::new();
+    let dense = |once: bool| -> Vec<f64> {
+        let rows = (0..BATCH * FRAMES * HEADS)
+            .map(|n| (n / HEADS / FRAMES, n / HEADS % FRAMES, n % HEADS));
+        rows.flat_map(|(b, i, h)| nemo.dense(b, i, h, once)).collect()
+    };
+    let (expected, once) = (dense(false), dense(true));
+    let error =
+        |got: &[f64]| got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(error(&once) > 0.01, "whether a key counts twice is not seen");
+
+    let got = nemo.composed::<f64>(
+        |p, x| p.reference(x).map(|y| [y.out, y.lse]).unwrap(),
+        |p, x| p.reference(x).map(|y| [y.out, y.lse]).unwrap(),
+    );
+    assert!(error(&got) < 1e-13, "reference: {:.1e}", error(&got));
+    let got = nemo.composed::<f32>(
+        |p, x| p.run_cpu(x).map(|y| [y.out, y.lse]).unwrap(),
+        |p, x| p.run_cpu(x).map(|y| [y.out, y.lse]).unwrap(),
+    );
+    let got: Vec<f64> = got.into_iter().map(f64::from).collect();
+    assert!(error(&got) < 5e-6, "processor: {:.1e}", error(&got));
 }

@@ -26,7 +26,9 @@
 //! `own_position`, the query stream without it and with the queries of another tensor, of all
 //! positions or only of the predicted ones ([`TransformerXl::targets`]). A row with nothing to
 //! attend has `out = 0` and `lse = −inf`, where the published code averages all keys. XLNet's
-//! `bi_data`, which negates the distances of half the batch, is two problems.
+//! `bi_data`, which negates the distances of half the batch, is two problems. NeMo's global tokens
+//! are three: the Conformer's with a window, a [`Full`](crate::Full) of all queries over the gathered
+//! global keys, [merged](crate::merge()) into one softmax, and a `Full` of the global rows.
 
 #[cfg(feature = "webgpu")]
 pub mod config;
