@@ -156,7 +156,7 @@ fn close(a: &[f64], b: &[f64]) -> bool {
 /// A problem in which everything may differ.
 fn problems() -> impl Strategy<Value = (TransformerXl, u64)> {
     let sizes = (1usize..3, 1usize..9, 1usize..3, 1usize..5, 0usize..9, 0usize..3);
-    let masks = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let masks = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let window = (prop::option::of(0usize..12), prop::option::of(0usize..12), 0usize..5);
     (sizes, masks, window, any::<u64>()).prop_map(|(sizes, masks, window, seed)| {
         let (batch, seqlen, heads, head_dim, memory, dialect) = sizes;
@@ -172,7 +172,7 @@ fn problems() -> impl Strategy<Value = (TransformerXl, u64)> {
         p.chunks = (chunk > 0).then_some(Chunks { size: chunk, left });
         (p.segments, p.perm_mask, p.key_padding) = (masks.0, masks.1, masks.2);
         p.own_position &= masks.3;
-        (p, seed)
+        (if masks.4 { p.heads_kv(1) } else { p }, seed)
     })
 }
 
@@ -197,6 +197,35 @@ proptest! {
         case.tensors[3..6].iter_mut().for_each(|x| x.fill(0.0));
         let (got, expected) = (case.forward(), full(&p, &case));
         prop_assert!(close(&got.out, &expected.out) && close(&got.lse, &expected.lse));
+    }
+
+    #[test]
+    fn window_and_chunks_together_are_a_mask_of_pairs((p, seed) in problems()) {
+        let case = Case::new(p, seed);
+        let (s, chunks) = (p.shape, p.chunks);
+        let mut hidden = vec![];
+        for (b, i, j) in (0..s.batch * s.seqlen_q * s.seqlen_k)
+            .map(|n| (n / s.seqlen_k / s.seqlen_q, n / s.seqlen_k % s.seqlen_q, n % s.seqlen_k))
+        {
+            let position = (i + s.seqlen_k - s.seqlen_q) as i64;
+            let distance = position - j as i64;
+            let beyond = |side: Option<usize>, n: i64| side.is_some_and(|side| n > side as i64);
+            let other_chunk = chunks.is_some_and(|chunks| {
+                let between = position / chunks.size as i64 - (j / chunks.size) as i64;
+                between < 0 || beyond(chunks.left, between)
+            });
+            let word = case.perm_mask[(b * s.seqlen_q + i) * p.perm_words() + j / 32];
+            let given = p.perm_mask && word >> (j % 32) & 1 == 1;
+            let outside = beyond(p.window.left, distance) || beyond(p.window.right, -distance);
+            hidden.push(u8::from(given || outside || other_chunk));
+        }
+        // A table without rows for the future needs its bound all the same.
+        let right = (p.distance_offset + 1 < s.seqlen_q).then_some(0);
+        let mut masked = case.clone();
+        masked.perm_mask = bits_from_mask(&hidden, s.seqlen_k).expect("rows");
+        masked.problem =
+            TransformerXl { window: Window { left: None, right }, chunks: None, perm_mask: true, ..p };
+        prop_assert!(masked.forward() == case.forward());
     }
 
     #[test]

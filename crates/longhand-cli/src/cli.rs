@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use longhand::full::Buckets;
 use longhand::lsh::Wrap;
+use longhand::transformer_xl::Chunks;
 use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl, Window};
 use std::process::ExitCode;
 
@@ -141,7 +142,7 @@ pub(crate) struct LshOptions {
 impl LshOptions {
     /// The problem of this length, checked.
     pub(crate) fn problem(&self, common: &ProblemOptions, seqlen: usize) -> Result<Lsh, Failure> {
-        common.none_of("lsh", true)?;
+        common.none_of("lsh", &[])?;
         let shape = [common.batch, seqlen, common.heads, common.head_dim];
         let mut problem = Lsh::new(shape, self.chunk_len, self.num_hashes, common.dtype)
             .chunks(self.chunks_before, self.chunks_after);
@@ -205,6 +206,12 @@ pub(crate) struct RelativeOptions {
     /// xlnet: a bit for each pair that must not be attended
     #[arg(long)]
     perm_mask: bool,
+    /// rel_pos: positions of a chunk; a query sees its own chunk and those before it
+    #[arg(long, value_name = "N")]
+    chunk_size: Option<usize>,
+    /// rel_pos: chunks before its own that a query sees [default: all]
+    #[arg(long, value_name = "N", requires = "chunk_size")]
+    left_chunks: Option<usize>,
 }
 
 impl RelativeOptions {
@@ -215,7 +222,7 @@ impl RelativeOptions {
         common: &ProblemOptions,
         seqlen: usize,
     ) -> Result<TransformerXl, Failure> {
-        common.none_of(op, false)?;
+        common.none_of(op, &["--heads-kv", "--window-left", "--window-right"])?;
         let shape = [common.batch, seqlen, common.heads, common.head_dim];
         let memory = self.memory.of(seqlen);
         let mut problem = match op {
@@ -223,6 +230,9 @@ impl RelativeOptions {
             "rel_pos" => TransformerXl::conformer(shape, memory, common.dtype),
             _ => TransformerXl::with_memory(shape, memory, common.dtype),
         };
+        if let Some(heads_kv) = common.heads_kv {
+            problem = problem.heads_kv(heads_kv);
+        }
         problem.window.left = common.window_left;
         if common.causal {
             problem.window.right = Some(0);
@@ -234,10 +244,17 @@ impl RelativeOptions {
         if let Some(count) = self.targets {
             problem = problem.targets(count);
         }
-        for (name, given) in [("--segments", self.segments), ("--perm-mask", self.perm_mask)] {
-            if given && op != "xlnet" {
+        for (name, given, of) in [
+            ("--segments", self.segments, "xlnet"),
+            ("--perm-mask", self.perm_mask, "xlnet"),
+            ("--chunk-size", self.chunk_size.is_some(), "rel_pos"),
+        ] {
+            if given && op != of {
                 return Err(Failure::input(format!("{name}: {op} has none")));
             }
+        }
+        if let Some(size) = self.chunk_size {
+            problem = problem.chunks(Chunks { size, left: self.left_chunks });
         }
         if self.segments {
             problem = problem.segments();
@@ -260,7 +277,7 @@ impl LongformerOptions {
         common: &ProblemOptions,
         seqlen: usize,
     ) -> Result<Longformer, Failure> {
-        common.none_of("longformer", false)?;
+        common.none_of("longformer", &["--window-left", "--window-right"])?;
         let shape = [common.batch, seqlen, common.heads, common.head_dim];
         let mut problem = Longformer::new(shape, 0, common.dtype)
             .window(common.window_left.unwrap_or(256), common.window_right.unwrap_or(256))
@@ -279,16 +296,16 @@ impl LongformerOptions {
 }
 
 impl ProblemOptions {
-    /// Refuses what only full attention has, and a window if `kind` has none.
-    fn none_of(&self, kind: &str, windows: bool) -> Result<(), Failure> {
+    /// Refuses what full attention has and `kind` has not, which is all but `has`.
+    fn none_of(&self, kind: &str, has: &[&str]) -> Result<(), Failure> {
         for (name, given) in [
             ("--softcap", self.softcap != 0.0),
             ("--alibi", self.alibi),
             ("--heads-kv", self.heads_kv.is_some_and(|n| n != self.heads)),
-            ("--window-left", windows && self.window_left.is_some()),
-            ("--window-right", windows && self.window_right.is_some()),
+            ("--window-left", self.window_left.is_some()),
+            ("--window-right", self.window_right.is_some()),
         ] {
-            if given {
+            if given && !has.contains(&name) {
                 return Err(Failure::input(format!("{name}: {kind} has none")));
             }
         }

@@ -93,6 +93,10 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
     assert_refused(&["bench", "full", "--device", "cpu", "--lengths", "x"], &["'x'"]);
     assert_refused(&["bench", "--device", "cpu", "--heads", "3", "--heads-kv", "2"], &["multiple"]);
     assert_refused(&["bench", "transformer_xl", "--segments"], &["--segments", "has none"]);
+    assert_refused(&["bench", "xlnet", "--chunk-size", "4"], &["--chunk-size", "has none"]);
+    assert_refused(&["bench", "rel_pos", "--left-chunks", "4"], &["--chunk-size"]);
+    assert_refused(&["bench", "rel_pos", "--chunk-size", "0"], &["chunks.size", "from 1"]);
+    assert_refused(&["bench", "lsh", "--heads-kv", "2"], &["--heads-kv", "has none"]);
     assert_refused(&["bench", "--device", "cpu", "--lengths", "2147483647"], &["bytes"]);
     assert_refused(&["bench", "--device", "cpu", "--lengths", "9999999999"], &["below 2^31"]);
     assert_refused(&["sources", "full", "--head-dim", "0"], &["head_dim"]);
@@ -339,6 +343,12 @@ fn bench_measures_and_writes_json_and_svg() {
     assert_eq!(report["rows"][1]["seqlen"], 32);
     assert_eq!(report["rows"][1]["dense_bytes"], 4 * 2 * 32 * 32);
     assert!(std::fs::read_to_string(&svg).expect("SVG").contains("<polyline"));
+
+    // Relative positions in chunks, with shared keys.
+    let chunks = ["--chunk-size", "4", "--left-chunks", "1", "--heads", "4", "--heads-kv", "2"];
+    let common = ["bench", "rel_pos", "--device", "cpu", "--lengths", "16", "--repeats", "1"];
+    let ran = longhand(&[&common[..], &chunks[..]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
 
     // Another kind beside what was written.
     let [json, svg] = [&json, &svg].map(|path| path.to_str().expect("UTF-8"));

@@ -23,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   longhand bench full --lengths 4096,8192,16384 --json full.json
   longhand bench longformer --lengths 4096,16384,65536 --svg both.svg --with full.json
   longhand bench transformer_xl --causal --lengths 1024,4096 --memory same
+  longhand bench rel_pos --chunk-size 64 --left-chunks 4 --heads 8 --heads-kv 2
   longhand bench lsh --lengths 16384 --num-hashes 4 --chunk-len 64 --stages
 
 TFLOP/s counts the products that the mask leaves (two per query and key), GB/s the bytes of q, k,
