@@ -17,6 +17,7 @@ mod longformer_naive;
 pub mod lsh_file;
 mod lsh_naive;
 pub mod naive;
+mod orders;
 pub mod params;
 mod plot;
 pub mod problem_file;
