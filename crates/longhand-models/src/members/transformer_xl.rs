@@ -377,12 +377,16 @@ fn read_clusters(
         if own == 0 {
             return Err(Error::invalid("config: div_val", divisor, "leaves a cluster no width"));
         }
-        let cut = |t: Tensor| -> Tensor {
-            let w = t.width();
-            let shape: &[usize] =
-                if t.shape().len() == 1 { &[end - first] } else { &[end - first, w] };
-            let step = if t.shape().len() == 1 { 1 } else { w };
-            Tensor::new(shape, t.data()[from * step..][..(end - first) * step].to_vec())
+        let cut = |t: Tensor| {
+            let step = t.len() / rows;
+            let shape = [&[end - first], &t.shape()[1..]].concat();
+            match shape == t.shape() {
+                // All of it, left where it lies.
+                true => t,
+                false => {
+                    Tensor::new(&shape, t.data()[from * step..][..(end - first) * step].to_vec())
+                }
+            }
         };
         let projected = divisor > 1 || embed != width;
         let shape = [width, own];

@@ -98,8 +98,17 @@ pub fn weight_norm(mut v: Tensor, lengths: &[f32]) -> Tensor {
     v
 }
 
-/// The sum of `f` over a row, in eight partial sums: vectors, and less rounding.
+/// The sum of `f` over a row, in eight partial sums: vectors, and less rounding. Of a long row the
+/// sums of parts are added in f64.
 fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const PART: usize = 4096;
+    if row.len() > PART {
+        return row.chunks(PART).map(|part| f64::from(sum_of_part(part, &f))).sum::<f64>() as f32;
+    }
+    sum_of_part(row, f)
+}
+
+fn sum_of_part(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = row.as_chunks::<8>();
     let mut sums = [0.0f32; 8];
     for chunk in chunks {
