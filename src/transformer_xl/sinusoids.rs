@@ -29,7 +29,7 @@ pub fn sinusoids(first: i64, rows: usize, width: usize, order: SinCos) -> Result
     let mut table = vec![0.0; crate::problem::product("sinusoids", &[rows, width])?];
     for (n, row) in table.chunks_exact_mut(width.max(1)).enumerate() {
         for i in 0..width / 2 {
-            let angle = (first + n as i64) as f64 * frequency(i, width);
+            let angle = first.saturating_add(n as i64) as f64 * frequency(i, width);
             let (sin, cos) = match order {
                 SinCos::Halves => (i, width / 2 + i),
                 SinCos::Interleaved => (2 * i, 2 * i + 1),
