@@ -97,25 +97,12 @@ pub(super) fn invalid(first: usize, valid: &[u8]) -> Invalid {
 }
 
 impl Sight {
-    /// The pairs of `keys` that are masked: those outside of what a row sees, the `invalid` keys, and
-    /// what `blocked` of a row's lane has. None if there are none.
-    pub(super) fn closed<'a>(
-        &self,
-        isa: Isa,
-        keys: &Range<usize>,
-        invalid: &Invalid,
-        blocked: impl Iterator<Item = &'a [u32]>,
-    ) -> Option<Closed> {
+    /// Closes the pairs of `keys` outside of what a row sees, and opens each row's own. Whether any is
+    /// closed.
+    pub(super) fn close(&self, isa: Isa, keys: &Range<usize>, closed: &mut Closed) -> bool {
         let base = keys.start / WORD * WORD;
-        let mut closed = invalid.map(|word| [word; LANES]);
-        for (lane, words) in blocked.enumerate() {
-            for (closed, word) in closed.iter_mut().zip(words) {
-                closed[lane] |= word;
-            }
-        }
         if !self.is_whole(keys) {
-            let (sight, base, closed): (&Sight, i32, &mut Closed) =
-                (self, base as i32, &mut closed);
+            let (sight, base, closed): (&Sight, i32, &mut Closed) = (self, base as i32, closed);
             with_isa!(isa, close_outside(sight: &Sight, base: i32, closed: &mut Closed));
         }
         for (lane, own) in self.own.iter().enumerate() {
@@ -126,8 +113,7 @@ impl Sight {
                 closed[own / WORD][lane] &= !(1 << (own % WORD));
             }
         }
-        let any = closed.as_flattened().iter().fold(0, |any, word| any | word);
-        (any != 0).then_some(closed)
+        closed.as_flattened().iter().fold(0, |any, word| any | word) != 0
     }
 }
 

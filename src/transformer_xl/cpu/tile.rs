@@ -137,7 +137,9 @@ impl<T: Element> Block<'_, T> {
             }
             (memory, ..) => ((args.k, l.k), (args.v, l.v), j - memory.map_or(0, |m| m.len)),
         };
-        [k, v].map(|(x, strides)| row(x, self.batch * strides.batch, strides, at, head, d))
+        let ((k, of_k), (v, of_v), b) = (k, v, self.batch);
+        // Without a map over the two, which is a call.
+        [row(k, b * of_k.batch, of_k, at, head, d), row(v, b * of_v.batch, of_v, at, head, d)]
     }
 
     /// K and V of a tile. Whether all of V is finite.
@@ -204,13 +206,18 @@ impl<T: Element> Block<'_, T> {
         s: &mut [Lanes],
     ) {
         let p = self.problem;
-        let blocked = self.args.perm_mask.into_iter().flat_map(|mask| {
-            self.rows_of(group).map(move |i| {
+        let mut closed = [[0; LANES]; WORDS];
+        closed.iter_mut().zip(invalid).for_each(|(closed, word)| closed.fill(*word));
+        if let Some(mask) = self.args.perm_mask {
+            for (lane, i) in self.rows_of(group).enumerate() {
                 let row = self.batch * p.segment_len() + self.position(i);
-                &mask[row * p.perm_words()..][keys.start / WORD..p.perm_words()]
-            })
-        });
-        if let Some(closed) = sight.closed(self.isa, keys, invalid, blocked) {
+                let words = &mask[row * p.perm_words()..][keys.start / WORD..p.perm_words()];
+                for (closed, word) in closed.iter_mut().zip(words) {
+                    closed[lane] |= word;
+                }
+            }
+        }
+        if sight.close(self.isa, keys, &mut closed) {
             let (closed, first): (&Closed, usize) = (&closed, keys.start);
             with_isa!(self.isa, mask(closed: &Closed, first: usize, s: &mut [Lanes]));
         }
