@@ -36,8 +36,10 @@ const HARMLESS: &str = "
 
     activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop classif_dropout
     classifier_dropout classifier_dropout_prob decoder_layerdrop dropatt dropout dropout_rate
-    embd_pdrop encoder_layerdrop hidden_dropout hidden_dropout_prob layerdrop qa_dropout resid_pdrop
-    seq_classif_dropout summary_first_dropout summary_last_dropout
+    embd_pdrop encoder_layerdrop feat_extract_dropout feat_proj_dropout feat_quantizer_dropout
+    final_dropout hidden_dropout hidden_dropout_prob layerdrop local_attention_probs_dropout_prob
+    lsh_attention_probs_dropout_prob qa_dropout resid_pdrop seq_classif_dropout
+    summary_first_dropout summary_last_dropout
 ";
 
 /// Options of published models that nobody asks for, and the one value of each that is supported.
@@ -166,7 +168,7 @@ impl Config {
 
     /// Whether the option stands there as `null`.
     pub fn is_null(&self, key: &str) -> bool {
-        self.ignore(&[key]);
+        self.ignore(key);
         self.options.get(key).is_some_and(Value::is_null)
     }
 
@@ -309,9 +311,9 @@ impl Config {
         }
     }
 
-    /// Options whose value does not matter to this model.
-    pub fn ignore(&self, keys: &[&str]) {
-        self.used.borrow_mut().extend(keys.iter().map(|&k| k.to_owned()));
+    /// Options whose value does not matter to this model, with spaces between.
+    pub fn ignore(&self, keys: &str) {
+        self.used.borrow_mut().extend(keys.split_whitespace().map(str::to_owned));
     }
 
     /// Options whose value does not matter to this model, by how their names begin.

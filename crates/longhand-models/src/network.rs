@@ -115,7 +115,7 @@ impl Network {
         let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
         // Its classes are as many as the weights say: two, or with the previous sentence three.
         let pair = pair.map(|pair| {
-            config.ignore(&["shuffle_span"]);
+            config.ignore("shuffle_span");
             let classes = config.size_or("sentence_classes", 2)?;
             Linear::read(weights, pair.name, hidden, classes)
         });
@@ -138,7 +138,7 @@ impl Network {
             }
             _ => None,
         };
-        config.ignore(&["num_labels", "mode", "onnx_export"]);
+        config.ignore("num_labels mode onnx_export");
         Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier })
     }
 

@@ -175,7 +175,7 @@ pub(crate) fn failed(e: tokenizers::Error) -> Error {
 fn read_pooling(folder: &Path) -> Result<Vec<Pooling>> {
     let config = Config::open(folder)?;
     let at = |e: Error| e.at(folder.join("config.json").display());
-    config.ignore(&["word_embedding_dimension"]);
+    config.ignore("word_embedding_dimension");
     let mut modes = Vec::new();
     for (key, mode) in [
         ("pooling_mode_cls_token", Pooling::First),

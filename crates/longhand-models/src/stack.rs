@@ -113,7 +113,7 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
             heads.scale /= (layer + 1) as f64;
         }
         // More bits on the way to the same numbers.
-        config.ignore(&["reorder_and_upcast_attn"]);
+        config.ignore("reorder_and_upcast_attn");
     }
     let separate = |[q, k, v]: [&str; 3], from: [usize; 3]| -> Result<Projection> {
         let maps = [map(q, from[0], width)?, map(k, from[1], width)?, map(v, from[2], width)?];
@@ -205,7 +205,7 @@ fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Opt
         return Ok(None);
     }
     let name = config.text_or("adapter_name", "")?;
-    config.ignore(&["adapter_layer_norm_trained"]);
+    config.ignore("adapter_layer_norm_trained");
     let factor = config.number_or("adapter_reduction_factor", 16.0)?;
     let width = hidden as f64 / factor;
     if !(width >= 1.0 && width <= hidden as f64) {

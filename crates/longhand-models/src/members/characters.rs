@@ -89,7 +89,7 @@ struct CharCnn {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // Padding takes part like any character, and words may have any length.
-    config.ignore(&["padding_char", "max_chars"]);
+    config.ignore("padding_char max_chars");
     let names = ["char_embeddings.weight", "conv."];
     let convolutions = Convolutions::read(config, weights, names, true)?;
     let width = convolutions.width();

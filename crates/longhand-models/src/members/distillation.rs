@@ -21,7 +21,7 @@ impl Networks {
         let read = |name: &str, traits: &'static Traits| {
             let own = config.part(name)?;
             let network = Network::read(traits, &own, &weights.under(&format!("{name}.")))?;
-            own.ignore(&["model_type", "sinusoidal_pos_embds"]);
+            own.ignore("model_type sinusoidal_pos_embds");
             own.finish().map_err(|e| e.at(name))?;
             Ok::<_, Error>(network)
         };
@@ -93,7 +93,7 @@ struct TinyBert {
 
 pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let networks = Networks::read(traits, config, weights)?;
-    config.ignore(&["num_labels"]);
+    config.ignore("num_labels");
     let (student, teacher) = (&networks.student.sizes, &networks.teacher.sizes);
     if student.heads.count != teacher.heads.count
         || student.layers == 0

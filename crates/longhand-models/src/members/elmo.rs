@@ -96,7 +96,7 @@ struct Elmo {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.only("add_bos_eos", true)?;
-    config.ignore(&["max_chars"]);
+    config.ignore("max_chars");
     let tokens = weights.under("_elmo_lstm._token_embedder.");
     let names = ["_char_embedding_weights", "char_conv_"];
     let convolutions = Convolutions::read(config, &tokens, names, false)?;

@@ -22,7 +22,7 @@ struct FastText {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
-    config.ignore(&["alpha"]);
+    config.ignore("alpha");
     let text = |key| config.list(key, "must be a list of words", |w| w.as_str().map(str::to_owned));
     let words: Vec<String> = text("words")?;
     let queries = if config.has("queries") { text("queries")? } else { Vec::new() };

@@ -21,7 +21,7 @@ struct Glove {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
-    config.ignore(&["eta"]);
+    config.ignore("eta");
     // The counts are a result, as one matrix.
     let vocab = config.size_in("vocab_size", 1..=1 << 13)?;
     let dim = config.positive("dim")?;

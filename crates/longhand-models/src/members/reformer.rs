@@ -76,11 +76,7 @@ struct Pass {
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The head reads both streams: it is twice as wide as the table.
     config.only("tie_word_embeddings", false)?;
-    config.ignore(&[
-        "axial_norm_std",
-        "local_attention_probs_dropout_prob",
-        "lsh_attention_probs_dropout_prob",
-    ]);
+    config.ignore("axial_norm_std");
     let hidden = config.positive("hidden_size")?;
     let vocab = config.positive("vocab_size")?;
     let count = config.positive("num_attention_heads")?;

@@ -41,7 +41,7 @@ struct Seq2Seq {
 }
 
 pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.ignore(&["num_hidden_layers"]);
+    config.ignore("num_hidden_layers");
     let hidden = config.positive("d_model")?;
     let vocab = config.positive("vocab_size")?;
     let rows = config.positive(traits.keys.positions)? + OFFSET;
@@ -77,7 +77,7 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
 
 pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // There is no table of positions.
-    config.ignore(&["n_positions"]);
+    config.ignore("n_positions");
     let hidden = config.positive("d_model")?;
     let vocab = config.positive("vocab_size")?;
     let feed = config.text_or("feed_forward_proj", "relu")?;

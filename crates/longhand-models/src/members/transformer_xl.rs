@@ -66,7 +66,7 @@ impl TransformerXl {
         config.only("attn_type", 0)?;
         config.only("adaptive", true)?;
         config.only("is_decoder", false)?;
-        config.ignore(&["sample_softmax", "proj_share_all_but_first", "pad_token_id"]);
+        config.ignore("sample_softmax proj_share_all_but_first pad_token_id");
         let width = config.positive("d_model")?;
         let (count, dim) = (config.positive("n_head")?, config.positive("d_head")?);
         let heads = Heads::new(count, dim);

@@ -9,7 +9,7 @@ use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weight
 struct Unilm(Network);
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.ignore(&["unilm_modes"]);
+    config.ignore("unilm_modes");
     Ok(Box::new(Unilm(Network::read(traits, config, weights)?)))
 }
 

@@ -71,22 +71,11 @@ fn options(config: &Config) -> Result<()> {
         return Err(Error::invalid("config: adapter_attn_dim", width, rule));
     }
     config.ignore_under(&["mask_", "tdnn_", "ctc_"]);
-    config.ignore(&[
-        "adapter_kernel_size",
-        "adapter_stride",
-        "classifier_proj_size",
-        "feat_extract_dropout",
-        "feat_proj_dropout",
-        "feat_quantizer_dropout",
-        "final_dropout",
-        // Of the gradient only: the entry that is taken is the same for every temperature.
-        "gumbel_temperature",
-        "num_adapter_layers",
-        "num_negatives",
-        "output_hidden_size",
-        "vocab_size",
-        "xvector_output_dim",
-    ]);
+    // The temperature is of the gradient only: the entry that is taken is the same for all.
+    config.ignore(
+        "adapter_kernel_size adapter_stride classifier_proj_size gumbel_temperature \
+         num_adapter_layers num_negatives output_hidden_size vocab_size xvector_output_dim",
+    );
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     config.only("sg", i32::from(skip_gram))?;
     config.only("hs", 0)?;
     // The rate of training.
-    config.ignore(&["alpha"]);
+    config.ignore("alpha");
     let shape = [config.positive("vocab_size")?, config.positive("dim")?];
     Ok(Box::new(Word2Vec {
         skip_gram,

@@ -84,7 +84,7 @@ impl Read {
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The biases are in each layer's parameters whether they are one or many.
-    config.ignore(&["untie_r", "use_mems_train", "start_n_top", "end_n_top", "mode"]);
+    config.ignore("untie_r use_mems_train start_n_top end_n_top mode");
     config.only("is_decoder", false)?;
     config.only("chunk_size_feed_forward", 0)?;
     let width = config.positive("d_model")?;

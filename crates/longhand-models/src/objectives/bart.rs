@@ -194,7 +194,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     // The table ends at the first probability below 1e-7; above 16 that is the first of all.
     let lambda = config.number_in("poisson_lambda", 1e-3..=16.0)?;
     // A text has no padding.
-    config.ignore(&["pad_id"]);
+    config.ignore("pad_id");
     rule(move |draws| {
         let tokens = text(draws, vocab, ends)?;
         let length = tokens.len();

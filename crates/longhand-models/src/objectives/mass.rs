@@ -55,7 +55,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let mask_id = token(config, "mask_id", vocab)?;
     let ratio = share(config, "mask_ratio")?;
     // The sentences of a batch are of one length.
-    config.ignore(&["pad_id"]);
+    config.ignore("pad_id");
     rule(move |draws| {
         let batch = Batch::read(draws, ["tokens", "action_uniforms"], vocab)?;
         let [rows, len] = batch.shape;

@@ -36,7 +36,7 @@ pub fn conv1d(
         // Weights lie channel by channel, windows step by step.
         let start = (group * own * part * width) as isize;
         let turned = Moved::dense([1, own, width, part], start, [0, part * width, 1, width]);
-        let turned = moves::together(place(&[x]), &[(weight, &turned)], &[own, width * part]);
+        let turned = moves::together(place(&[x]), &[(weight, turned)], &[own, width * part]);
         linear(&windows, &turned, Order::OutIn, None)
     };
     let parts: Vec<Tensor> = (0..groups).map(of_group).collect();

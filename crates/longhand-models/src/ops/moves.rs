@@ -26,7 +26,7 @@ impl Moved {
     }
 
     /// The box out of `x`, as a tensor that lies where `x` does.
-    pub(super) fn tensor(&self, x: &Tensor, shape: &[usize]) -> Tensor {
+    pub(super) fn tensor(self, x: &Tensor, shape: &[usize]) -> Tensor {
         together(place(&[x]), &[(x, self)], shape)
     }
 
@@ -63,11 +63,7 @@ pub(super) fn turned(x: &Tensor) -> Tensor {
 }
 
 /// A tensor of the boxes out of several, which lies at `place`.
-pub(super) fn together(
-    place: Option<&Gpu>,
-    parts: &[(&Tensor, &Moved)],
-    shape: &[usize],
-) -> Tensor {
+pub(super) fn together(place: Option<&Gpu>, parts: &[(&Tensor, Moved)], shape: &[usize]) -> Tensor {
     let len = shape.iter().product();
     if let Some(gpu) = place {
         let out = gpu.empty(len);

@@ -92,9 +92,8 @@ fn beside(parts: &[(&Tensor, usize)], outer: usize, shape: &[usize]) -> Tensor {
         (x, Moved { to: start - width, to_steps: [0, 0, row, 1], ..dense })
     };
     let parts: Vec<(&Tensor, Moved)> = parts.iter().map(part).collect();
-    let tensors: Vec<&Tensor> = parts.iter().map(|(x, _)| *x).collect();
-    let parts: Vec<(&Tensor, &Moved)> = parts.iter().map(|(x, moved)| (*x, moved)).collect();
-    moves::together(place(&tensors), &parts, shape)
+    let on_gpu = parts.iter().find_map(|(x, _)| x.gpu());
+    moves::together(on_gpu, &parts, shape)
 }
 
 /// Matrices of one width, one below another. Gradient: cut apart again.

@@ -25,7 +25,7 @@ impl Positions {
     ) -> Result<Positions> {
         let tables = body.under("embeddings.position_embeddings.");
         if !config.flag_or("axial_pos_embds", true)? {
-            config.ignore(&["axial_pos_shape", "axial_pos_embds_dim"]);
+            config.ignore("axial_pos_shape axial_pos_embds_dim");
             return Ok(Positions::Table(tables.tensor("embedding.weight", &[most, hidden])?));
         }
         let steps = config.sizes("axial_pos_shape")?;

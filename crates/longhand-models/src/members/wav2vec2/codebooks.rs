@@ -24,14 +24,10 @@ pub(super) fn read_codebooks(
     hidden: usize,
 ) -> Result<Option<Codebooks>> {
     if !weights.has_any("quantizer.") {
-        config.ignore(&[
-            "num_codevector_groups",
-            "num_codevectors_per_group",
-            "codevector_dim",
-            "proj_codevector_dim",
-            "contrastive_logits_temperature",
-            "diversity_loss_weight",
-        ]);
+        config.ignore(
+            "num_codevector_groups num_codevectors_per_group codevector_dim proj_codevector_dim \
+             contrastive_logits_temperature diversity_loss_weight",
+        );
         return Ok(None);
     }
     let groups = config.size_or("num_codevector_groups", 2)?.max(1);
