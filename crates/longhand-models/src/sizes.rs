@@ -110,6 +110,7 @@ impl Sizes {
             tied: config.flag_or("tie_word_embeddings", true)?,
         })
     }
+
     /// A norm of the row's kind.
     ///
     /// # Errors
