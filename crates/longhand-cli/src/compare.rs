@@ -4,8 +4,7 @@
 //! zero. The tolerance is flash-attention's rule: twice (gradients: three times) the error of a
 //! naive evaluation in the same dtype, plus twice what adding and subtracting 0.3 in that dtype
 //! loses. Nothing is tuned to a kernel. The naive error is taken against the reference in f64, not
-//! against what a file expects: a file that expects nonsense must not widen its own tolerance. Of
-//! few numbers of lse it is the largest over several orders of summation (see `naive.rs`).
+//! against what a file expects: a file that expects nonsense must not widen its own tolerance.
 
 use longhand::DType;
 

@@ -4,7 +4,7 @@ use crate::cli::{Outcome, complain, say};
 use crate::compare::{Comparison, compare};
 use crate::device::{Device, DeviceKind};
 use crate::failure::{Failure, Result};
-use crate::naive;
+use crate::orders;
 use crate::problem_file::ProblemFile;
 use crate::table;
 use longhand::DType;
@@ -19,9 +19,11 @@ const EXAMPLES: &str = "Examples:
 A line per result: the largest absolute difference, the error (relative to the tensor's largest
 element or 0.1, whichever is more; lse: element by element), the tolerance, the verdict. The
 tolerance is twice (gradients: three times) the error that a naive evaluation in the same dtype has
-against the reference in f64, plus that dtype's rounding. Gradients that the device does not compute
-are 'declined': counted, not passed. Of buckets (op lsh) the error is how many differ; positions
-whose best two projections are too close for f32 to tell apart are listed, and fail like others.";
+against the reference in f64, plus that dtype's rounding; of lse in f32 it is the largest over
+several orders of summation if there are fewer than 4096 numbers (not of op lsh). Gradients that the
+device does not compute are 'declined': counted, not passed. Of buckets (op lsh) the error is how
+many differ; positions whose best two projections are too close for f32 to tell apart are listed,
+and fail like others.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -106,7 +108,7 @@ pub(crate) fn check(device: &Device, file: &ProblemFile, dtype: DType) -> Result
     let backward = file.expected().keys().any(|name| name.starts_with("grad."));
     let computed = device.compute(file, dtype, backward)?;
     let tolerances =
-        naive::tolerances(file, dtype, backward && computed.backward_declined.is_none())?;
+        orders::tolerances(file, dtype, backward && computed.backward_declined.is_none())?;
     let mut names: Vec<&String> = file.expected().keys().collect();
     names.sort_by_key(|name| (name.starts_with("grad."), name.as_str() != "out", name.as_str()));
     let line = |name: &String| {
