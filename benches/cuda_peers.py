@@ -3,10 +3,18 @@ one run, CUDA events on both sides, the fastest of the launches.
 
     python3 benches/cuda_peers.py [--longhand target/release/longhand] [--quick] [--json FILE]
     python3 benches/cuda_peers.py --longformer
+    python3 benches/cuda_peers.py --lsh [--seconds 35]
+    python3 benches/cuda_peers.py --relative [--seconds 35] [--flex-seconds 20]
 
 With --longformer: Longformer's attention, 256 keys on each side and 16 global positions, beside
 Hugging Face's LongformerSelfAttention (its linear layers replaced by the identity) and beside full
 attention by PyTorch's flash kernel.
+
+With --lsh: LSH attention beside Reformer's in PyTorch, beside Hugging Face's LSHSelfAttention and
+beside dense attention. With --relative: Transformer-XL's and the Conformer's relative positions beside
+the shift of a matrix of scores, FlexAttention, and attention without positions. Both say first how far
+our own PyTorch forms are from float64, and end in --seconds: what then is left says "time". A peer's
+cell says "memory", "slow" (a smaller length took a second) or its error where it has no figure.
 
 Prints a table: milliseconds, TFLOP/s of what the mask leaves, and the ratio of each peer's time to
 longhand's (above 1: longhand is faster). Needs PyTorch with CUDA and a built `longhand`.
@@ -18,15 +26,11 @@ import subprocess
 import sys
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
-DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+import cuda_lsh
+import cuda_relative
+from cuda_timing import BACKENDS, DTYPES, Bench, best_ms_or_none, torch_ms
+
 TOKENS = 16384
 
 
@@ -38,29 +42,6 @@ def ours(program, batch, heads, length, dim, dtype, causal, repeats, kind="full"
     if done.returncode != 0:
         return None, done.stderr.strip().splitlines()[-1:]
     return json.loads(done.stdout), None
-
-
-def best_ms(work, repeats):
-    try:
-        for _ in range(3):
-            work()
-        torch.cuda.synchronize()
-        best = float("inf")
-        for _ in range(repeats):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            work()
-            end.record()
-            end.synchronize()
-            best = min(best, begin.elapsed_time(end))
-        return best
-    except RuntimeError:
-        return None
-
-
-def torch_ms(backend, q, k, v, causal, repeats):
-    with sdpa_kernel(BACKENDS[backend]):
-        return best_ms(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal), repeats)
 
 
 def hugging_face_ms(length, heads, dim, dtype, repeats):
@@ -85,7 +66,7 @@ def hugging_face_ms(length, heads, dim, dtype, repeats):
         with torch.no_grad():
             layer(x, attention_mask=mask, is_index_masked=masked, is_index_global_attn=is_global, is_global_attn=True)
 
-    return best_ms(work, repeats)
+    return best_ms_or_none(work, repeats)
 
 
 def longformer(options):
@@ -110,8 +91,22 @@ def main():
     options.add_argument("--longhand", default="target/release/longhand")
     options.add_argument("--quick", action="store_true")
     options.add_argument("--json")
-    options.add_argument("--longformer", action="store_true")
+    for mode in ("--longformer", "--lsh", "--relative"):
+        options.add_argument(mode, action="store_true")
+    options.add_argument("--seconds", type=float, default=35, help="of --lsh and of --relative")
+    options.add_argument("--flex-seconds", type=float, default=20, help="of them for FlexAttention")
+    # To try the script without a GPU, on small lengths.
+    options.add_argument("--device", default="cuda", help=argparse.SUPPRESS)
+    options.add_argument("--lengths", type=lambda text: tuple(map(int, text.split(","))))
     options = options.parse_args()
+    if options.lsh or options.relative:
+        bench = Bench(options.longhand, options.device, 5, options.seconds)
+        lengths = {"lengths": options.lengths} if options.lengths else {}
+        if options.lsh:
+            cuda_lsh.run(bench, **lengths)
+        if options.relative:
+            cuda_relative.run(bench, options.flex_seconds, **lengths)
+        return
     if options.longformer:
         print(torch.cuda.get_device_name(), "torch", torch.__version__, "cuda", torch.version.cuda)
         return longformer(options)
