@@ -1,16 +1,22 @@
 //! Attention by longhand's kinds. Here, and nowhere else in the layer, it is chosen what computes
 //! one: the device's kernels, or the definition where a device has none yet.
 
+// A build without GPUs makes none: see `gpu`.
+#![cfg_attr(
+    not(any(feature = "webgpu", feature = "cuda")),
+    allow(unused_variables, unreachable_code)
+)]
+
 mod reformer;
 mod streams;
 
 pub use reformer::{Ring, Rotations, chunked, hashed};
 pub use streams::{StreamMask, Streams, distances};
 
-use crate::gpu::attention as on_gpu;
+use crate::gpu::attention::attend;
 use crate::{Device, Result, Tensor};
 use longhand::full::{Bias, Buckets};
-use longhand::{DType, Full, Longformer, Shape, TransformerXl, longformer, transformer_xl};
+use longhand::{DType, Full, Longformer, Shape, TransformerXl};
 
 /// What a query may see, and what is added to its scores.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,20 +82,12 @@ pub fn full(
     problem.bias =
         mask.bias.map(|b| Bias { per_batch: b.shape()[0] > 1, per_head: b.shape()[1] > 1 });
     problem.buckets = mask.buckets.map(|(buckets, _)| buckets);
-    if let Device::Gpu(gpu) = device {
-        return on_gpu::full(gpu, &problem, [q, k, v], mask);
-    }
-    let inputs = longhand::full::Inputs {
+    let (out, _) = attend!(device, problem, full(q, k, v)(q, k, v), {
         key_valid: mask.key_valid,
-        bias: mask.bias.map(Tensor::data),
-        bias_table: mask.buckets.map(|(_, table)| table.data()),
-        ..longhand::full::Inputs::new(q.data(), k.data(), v.data())
-    };
-    let result = match device {
-        Device::Reference => problem.reference(&inputs)?,
-        _ => problem.run_cpu(&inputs)?,
-    };
-    Ok(Tensor::new(q.shape(), result.out))
+        bias: mask.bias,
+        bias_table: mask.buckets.map(|(_, table)| table),
+    });
+    Ok(out)
 }
 
 /// Global positions: `[batch, count]`, distinct, filled up with −1.
@@ -121,23 +119,15 @@ pub fn windowed(
     problem.softmax_scale = heads.scale;
     problem.max_globals = globals.map_or(0, |(globals, _)| globals.count);
     problem.key_padding = key_valid.is_some();
-    if let Device::Gpu(gpu) = device {
-        return on_gpu::windowed(gpu, &problem, [q, k, v], globals, key_valid);
-    }
-    let [q_global, k_global, v_global] = [0, 1, 2].map(|i| globals.map(|(_, x)| x[i].data()));
-    let inputs = longformer::Inputs {
-        q_global,
-        k_global,
-        v_global,
+    let own = |n: usize| globals.map(|(_, x)| x[n]);
+    let (out, _) = attend!(device, problem, longformer(q, k, v)(q, k, v), {
+        q_global: own(0),
+        k_global: own(1),
+        v_global: own(2),
         global_indices: globals.map(|(globals, _)| &globals.indices[..]),
-        key_valid,
-        ..longformer::Inputs::new(q.data(), k.data(), v.data())
-    };
-    let result = match device {
-        Device::Reference => problem.reference(&inputs)?,
-        _ => problem.run_cpu(&inputs)?,
-    };
-    Ok(Tensor::new(q.shape(), result.out))
+        key_valid: key_valid,
+    });
+    Ok(out)
 }
 
 /// Transformer-XL's attention of the segment's `q` over `k` and `v` of memory and segment; `r`
@@ -161,7 +151,7 @@ pub fn relative(
     problem.softmax_scale = heads.scale;
     problem.window.left = left;
     problem.clamp_len = clamp_len;
-    attend(device, &problem, [q, k, v], r, [bias_u, bias_v], &Beside::default())
+    relate(device, &problem, [q, k, v], r, [bias_u, bias_v], &Beside::default())
 }
 
 /// What relative positions may have besides: XLNet's parts, masks and targets.
@@ -176,33 +166,25 @@ pub(crate) struct Beside<'a> {
     pub(crate) targets: Option<&'a [i32]>,
 }
 
-/// Relative positions, where `device` says.
-fn attend(
+/// Relative positions, with whatever stands beside.
+fn relate(
     device: &Device,
     problem: &TransformerXl,
-    tensors: [&Tensor; 3],
+    [q, k, v]: [&Tensor; 3],
     r: &Tensor,
-    biases: [&Tensor; 2],
+    [u, w]: [&Tensor; 2],
     beside: &Beside<'_>,
 ) -> Result<Tensor> {
-    if let Device::Gpu(gpu) = device {
-        return on_gpu::relative(gpu, problem, tensors, r, biases, beside);
-    }
-    let inputs = transformer_xl::Inputs {
-        bias_s: beside.bias_s.map(Tensor::data),
-        seg_embed: beside.seg_embed.map(Tensor::data),
+    let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r, u, w)([q, k, v], r, [u, w]), {
+        bias_s: beside.bias_s,
+        seg_embed: beside.seg_embed,
         seg_q: beside.seg_q,
         seg_k: beside.seg_k,
         perm_mask: beside.perm_mask,
         key_valid: beside.key_valid,
         targets: beside.targets,
-        ..transformer_xl::Inputs::new(tensors.map(Tensor::data), r.data(), biases.map(Tensor::data))
-    };
-    let result = match device {
-        Device::Reference => problem.reference(&inputs)?,
-        _ => problem.run_cpu(&inputs)?,
-    };
-    Ok(Tensor::new(tensors[0].shape(), result.out))
+    });
+    Ok(out)
 }
 
 /// The scaled scores before the softmax, `[batch, heads, seqlen_q, seqlen_k]`, `hidden` added at

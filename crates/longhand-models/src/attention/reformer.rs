@@ -1,9 +1,9 @@
 //! Reformer's two kinds: by hashing, and by chunks of neighbours.
 
 use super::{Heads, Mask, full};
-use crate::gpu::attention as on_gpu;
+use crate::gpu::attention::attend;
 use crate::{Device, Result, Tensor};
-use longhand::{DType, Lsh, lsh};
+use longhand::{DType, Lsh};
 
 /// Chunks of a sequence, and which of them a position sees: its own, so many before it and so many
 /// after. The first chunk stands after the last one.
@@ -65,22 +65,29 @@ pub fn hashed(
     };
     let rotations = problem.is_hashed().then_some(rotations);
     let shape = [batch, heads.count, rounds, seqlen];
-    if let Device::Gpu(gpu) = device {
-        let (out, buckets) = on_gpu::hashed(gpu, &problem, [qk, v], rotations, key_valid)?;
-        return Ok((out, buckets.map(|buckets| buckets.reshape(&shape))));
-    }
-    let inputs = lsh::Inputs {
-        rotations: rotations.map(Tensor::data),
-        key_valid,
-        ..lsh::Inputs::new(qk.data(), v.data())
+    // The processor gives the buckets with its result.
+    let rooms = match device {
+        Device::Gpu(gpu) if problem.is_sorted() => {
+            Some([problem.buckets_len(), problem.lse_rounds_len()].map(|len| gpu.empty(len)))
+        }
+        _ => None,
     };
-    let result = match device {
-        Device::Reference => problem.reference(&inputs)?,
-        _ => problem.run_cpu(&inputs)?,
-    };
+    let (out, computed) = attend!(device, problem, lsh(qk, v)(qk, v), {
+        rotations: rotations,
+        key_valid: key_valid,
+    }, writes {
+        buckets: rooms.as_ref().map(|[buckets, _]| buckets),
+        lse_rounds: rooms.as_ref().map(|[_, lse]| lse)
+    });
     let bits = |buckets: Vec<i32>| buckets.into_iter().map(|b| f32::from_bits(b as u32)).collect();
-    let buckets = problem.is_sorted().then(|| Tensor::new(&shape, bits(result.buckets)));
-    Ok((Tensor::new(qk.shape(), result.out), buckets))
+    let buckets = match (rooms, computed) {
+        (Some([buckets, _]), _) => Some(Tensor::on_gpu(&shape, buckets)),
+        (None, Some(result)) if problem.is_sorted() => {
+            Some(Tensor::new(&shape, bits(result.buckets)))
+        }
+        _ => None,
+    };
+    Ok((out, buckets))
 }
 
 /// Attention of each chunk over the chunks that it sees, by [`full`] with a chunk as a sequence of

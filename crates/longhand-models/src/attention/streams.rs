@@ -1,6 +1,6 @@
 //! XLNet's two streams: contents, which see themselves, and queries, which do not.
 
-use super::{Beside, Heads, attend};
+use super::{Beside, Heads, relate};
 use crate::{Device, Result, Tensor, ops};
 use longhand::transformer_xl::{SinCos, sinusoids};
 use longhand::{DType, TransformerXl, Window};
@@ -114,7 +114,7 @@ impl Streams<'_> {
             key_valid: mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch])),
             targets: targets.map(|x| of_batch(x, [first, each, batch])),
         };
-        attend(device, &problem, rows.each_ref(), r, [bias_u, bias_v], &beside)
+        relate(device, &problem, rows.each_ref(), r, [bias_u, bias_v], &beside)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use longhand::cuda::{Context, DeviceBuffer, Function, Launch, Stream};
 use std::sync::OnceLock;
 
-pub(super) struct Cuda {
+pub(crate) struct Cuda {
     context: Context,
     stream: Stream,
     functions: [OnceLock<Function>; Kernel::ALL.len()],
@@ -22,11 +22,11 @@ impl Cuda {
         self.context.name()
     }
 
-    pub(super) fn context(&self) -> &Context {
+    pub(crate) fn context(&self) -> &Context {
         &self.context
     }
 
-    pub(super) fn stream(&self) -> &Stream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
@@ -90,10 +90,6 @@ fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
     }
 }
 
-pub(super) fn address(buffer: &Buffer) -> Result<u64> {
+pub(crate) fn address(buffer: &Buffer) -> Result<u64> {
     Ok(memory(buffer)?.pointer())
-}
-
-pub(super) fn optional(buffer: Option<&Buffer>) -> Result<Option<u64>> {
-    buffer.map(address).transpose()
 }

@@ -16,10 +16,10 @@
 
 pub(crate) mod attention;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 mod kernels;
 #[cfg(feature = "webgpu")]
-mod webgpu;
+pub(crate) mod webgpu;
 
 pub(crate) use kernels::{BLOCK, Kernel, TILE, WORDS};
 
@@ -43,7 +43,7 @@ struct Inner {
 }
 
 /// Who runs the launches. A build without GPUs has none.
-enum Backend {
+pub(crate) enum Backend {
     #[cfg(feature = "webgpu")]
     Webgpu(Box<webgpu::Webgpu>),
     #[cfg(feature = "cuda")]
@@ -129,6 +129,10 @@ impl Gpu {
     #[cfg(feature = "cuda")]
     pub fn cuda(context: longhand::cuda::Context) -> Result<Self> {
         Ok(Gpu::new(Backend::Cuda(cuda::Cuda::new(context)?)))
+    }
+
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.inner.backend
     }
 
     /// What the device is called.

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
 use std::sync::{Mutex, OnceLock};
 
-pub(super) struct Webgpu {
+pub(crate) struct Webgpu {
     context: Context,
     functions: [OnceLock<Function>; Kernel::ALL.len()],
     pending: Mutex<Vec<Bound>>,
@@ -27,7 +27,7 @@ impl Webgpu {
         &self.context.info().name
     }
 
-    pub(super) fn context(&self) -> &Context {
+    pub(crate) fn context(&self) -> &Context {
         &self.context
     }
 
@@ -63,7 +63,7 @@ impl Webgpu {
     }
 
     /// Adds a launch to those that are submitted next.
-    pub(super) fn queue(&self, bound: Bound) -> Result<()> {
+    pub(crate) fn queue(&self, bound: Bound) -> Result<()> {
         let mut pending = lock(&self.pending);
         pending.push(bound);
         match pending.len() >= SUBMITTED {
@@ -102,10 +102,6 @@ fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
     }
 }
 
-pub(super) fn binding(buffer: &Buffer) -> Result<Binding<'_>> {
+pub(crate) fn binding(buffer: &Buffer) -> Result<Binding<'_>> {
     Ok(memory(buffer)?.buffer().into())
-}
-
-pub(super) fn optional(buffer: Option<&Buffer>) -> Result<Option<Binding<'_>>> {
-    buffer.map(binding).transpose()
 }
