@@ -4,7 +4,7 @@ use crate::ops;
 use crate::parts::{Linear, Norm};
 use crate::sizes::Sizes;
 use crate::traits::{Factorised, Positions};
-use crate::{Device, Error, Inputs, Result, Tensor, Weights, when};
+use crate::{Device, Inputs, Result, Tensor, Weights, ensure, when};
 
 /// The tables, what is added to them, and what follows.
 pub struct Embeddings {
@@ -146,10 +146,8 @@ impl Embeddings {
                 });
             }
         }
-        if rows.iter().any(|&row| row >= end) {
-            let rule = format!("the position table has {end} rows");
-            return Err(Error::invalid("the length of input_ids", length, rule));
-        }
+        let rule = format!("the position table has {end} rows");
+        ensure(rows.iter().all(|&row| row < end), "the length of input_ids", length, rule)?;
         Ok(rows)
     }
 }

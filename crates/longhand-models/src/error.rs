@@ -8,6 +8,16 @@ pub(crate) fn when<T>(asked: bool, read: impl FnOnce() -> Result<T>) -> Result<O
     asked.then(read).transpose()
 }
 
+/// An error, `field` holding `value` against `rule`, unless that `holds`.
+pub(crate) fn ensure(
+    holds: bool,
+    field: impl std::fmt::Display,
+    value: impl std::fmt::Display,
+    rule: impl std::fmt::Display,
+) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::invalid(field, value, rule)) }
+}
+
 /// Every error of the crate, as one line.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,7 +1,7 @@
 //! Continuing sequences: a prompt is read once, then a token at a time, and what was read before
 //! stays in a [`Cache`].
 
-use crate::{Cache, Device, Error, Ints, Model, Result, Tensor, ops};
+use crate::{Cache, Device, Error, Ints, Model, Result, Tensor, ensure, ops};
 use longhand::random::{split_mix, uniform};
 
 /// What a member has of prompts before it reads them: a cache, and the ids to read first.
@@ -61,13 +61,11 @@ impl Default for Generation {
 
 impl Generation {
     fn validate(&self) -> Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            let rule = "must be 0 (the likeliest token) or positive";
-            return Err(Error::invalid("temperature", self.temperature, rule));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::invalid("top_p", self.top_p, "must be above 0 and at most 1"));
-        }
+        let rule = "must be 0 (the likeliest token) or positive";
+        let fits = self.temperature >= 0.0 && self.temperature.is_finite();
+        ensure(fits, "temperature", self.temperature, rule)?;
+        let fits = self.top_p > 0.0 && self.top_p <= 1.0;
+        ensure(fits, "top_p", self.top_p, "must be above 0 and at most 1")?;
         Ok(())
     }
 

@@ -11,7 +11,9 @@ use crate::parts::Linear;
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
 use crate::traits::Traits;
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
+use crate::{
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, when,
+};
 use longhand::longformer::globals_from_mask;
 
 /// A model: inputs by name in, results by name out.
@@ -247,10 +249,8 @@ impl Generator for Network {
         let [batch, length] = ids.sizes("input_ids")?;
         let Cache { blocks, read, padding, .. } = cache;
         let all = *read + length;
-        if all > self.sizes.positions {
-            let rule = format!("the position table has {} rows", self.sizes.positions);
-            return Err(Error::invalid("the length of prompt and continuation", all, rule));
-        }
+        let rule = format!("the position table has {} rows", self.sizes.positions);
+        ensure(all <= self.sizes.positions, "the length of prompt and continuation", all, rule)?;
         let of_row = |&pad: &usize| (*read..all).map(move |i| i.saturating_sub(pad) as i32);
         let positions = padding.iter().flat_map(of_row).collect();
         let inputs = Inputs::new()

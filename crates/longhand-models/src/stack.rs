@@ -8,7 +8,7 @@ use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm};
 use crate::sizes::Sizes;
 use crate::traits::Side;
-use crate::{Config, Error, Result, Tensor, Weights, when};
+use crate::{Config, Error, Result, Tensor, Weights, ensure, when};
 
 /// A stack of blocks.
 pub struct Stack {
@@ -208,10 +208,9 @@ fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Opt
     config.ignore("adapter_layer_norm_trained");
     let factor = config.number_or("adapter_reduction_factor", 16.0)?;
     let width = hidden as f64 / factor;
-    if !(width >= 1.0 && width <= hidden as f64) {
-        let rule = format!("must be from 1 to the hidden size {hidden}");
-        return Err(Error::invalid("config: adapter_reduction_factor", factor, rule));
-    }
+    let rule = format!("must be from 1 to the hidden size {hidden}");
+    let fits = width >= 1.0 && width <= hidden as f64;
+    ensure(fits, "config: adapter_reduction_factor", factor, rule)?;
     let width = width as usize;
     let own = weights.under(&format!("adapters.{name}."));
     Ok(Some(Adapter {

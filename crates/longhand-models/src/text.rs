@@ -1,7 +1,7 @@
 //! Texts: a model that continues sequences, with its tokenizer.
 
 use crate::sentence::{failed, read_tokenizer, tokens};
-use crate::{Device, Error, Generation, Ints, Model, Result, ops};
+use crate::{Device, Error, Generation, Ints, Model, Result, ensure, ops};
 use std::io::Read;
 use std::path::Path;
 use tokenizers::Tokenizer;
@@ -121,9 +121,7 @@ impl TextModel {
         device: &Device,
         each: &mut dyn FnMut(&[f64]) -> Result<()>,
     ) -> Result<Reading> {
-        if segment == 0 || segment > 1 << 20 {
-            return Err(Error::invalid("segment", segment, "must be from 1 to 1048576"));
-        }
+        ensure((1..=1 << 20).contains(&segment), "segment", segment, "must be from 1 to 1048576")?;
         if self.model.memory()?.is_none() {
             let message = "a text is read by models with a memory: this one keeps every position";
             return Err(Error::Declined(message.to_owned()));

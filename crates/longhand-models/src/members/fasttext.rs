@@ -5,7 +5,7 @@ use super::word2vec::{floats, told};
 use crate::network::{Built, Member};
 use crate::objectives::fnv1a;
 use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 
 /// The word that ends a sentence; it has no n-grams.
 const END: &str = "</s>";
@@ -32,9 +32,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     }
     let lengths = [config.size_or("minn", 3)?, config.size_or("maxn", 6)?];
     let bucket = config.size_or("bucket", 2_000_000)?;
-    if bucket == 0 && lengths[1] > 0 {
-        return Err(Error::invalid("config: bucket", bucket, "must be positive for n-grams"));
-    }
+    let fits = bucket > 0 || lengths[1] == 0;
+    ensure(fits, "config: bucket", bucket, "must be positive for n-grams")?;
     let dim = config.positive("dim")?;
     let input = weights.tensor("input", &[words.len() + bucket, dim])?;
     let output = weights.tensor("output", &[words.len(), dim])?;

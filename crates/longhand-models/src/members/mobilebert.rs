@@ -8,7 +8,7 @@ use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;
 use crate::stack::Stack;
 use crate::traits::Traits;
-use crate::{Config, Error, Result, Weights, when};
+use crate::{Config, Result, Weights, ensure, when};
 
 /// What a config says of the bottleneck.
 struct Options {
@@ -51,10 +51,9 @@ impl Options {
         let intra = config.size_or("intra_bottleneck_size", 128)?;
         let narrow = if uses_bottleneck { intra } else { sizes.hidden };
         config.only("true_hidden_size", narrow)?;
-        if narrow == 0 || !narrow.is_multiple_of(sizes.heads.count) {
-            let rule = format!("must be a multiple of num_attention_heads = {}", sizes.heads.count);
-            return Err(Error::invalid("config: intra_bottleneck_size", narrow, rule));
-        }
+        let rule = format!("must be a multiple of num_attention_heads = {}", sizes.heads.count);
+        let fits = narrow > 0 && narrow.is_multiple_of(sizes.heads.count);
+        ensure(fits, "config: intra_bottleneck_size", narrow, rule)?;
         let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
         Ok(Options {
             narrow,

@@ -11,7 +11,7 @@ use crate::ops;
 use crate::parts::{Linear, Norm, Order};
 use crate::stack::last;
 use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 use positions::Positions;
 
 /// How a layer attends.
@@ -107,10 +107,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     };
     let head = weights.tensor("lm_head.decoder.weight", &[vocab, 2 * hidden])?;
     let pad = config.size_or("pad_token_id", 0)?;
-    if pad >= vocab {
-        let rule = format!("must be below vocab_size = {vocab}");
-        return Err(Error::invalid("config: pad_token_id", pad, rule));
-    }
+    let rule = format!("must be below vocab_size = {vocab}");
+    ensure(pad < vocab, "config: pad_token_id", pad, rule)?;
     let most = config.size_or("max_position_embeddings", 4096)?;
     Ok(Box::new(Reformer {
         words: body.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?,
@@ -142,9 +140,7 @@ fn kinds(config: &Config) -> Result<Vec<bool>> {
         Some("local") => Some(false),
         _ => None,
     })?;
-    if kinds.is_empty() {
-        return Err(Error::invalid("config: attn_layers", "[]", rule));
-    }
+    ensure(!kinds.is_empty(), "config: attn_layers", "[]", rule)?;
     Ok(kinds)
 }
 
@@ -154,10 +150,9 @@ fn buckets(config: &Config) -> Result<Option<Vec<usize>>> {
         true => config.sizes("num_buckets")?,
         false => vec![config.size("num_buckets")?],
     };
-    if factors.iter().any(|n| *n == 0 || !n.is_multiple_of(2)) {
-        let rule = "must be even and positive, or a list of such factors";
-        return Err(Error::invalid("config: num_buckets", value, rule));
-    }
+    let rule = "must be even and positive, or a list of such factors";
+    let fits = factors.iter().all(|n| *n > 0 && n.is_multiple_of(2));
+    ensure(fits, "config: num_buckets", value, rule)?;
     Ok(Some(factors))
 }
 
@@ -231,11 +226,8 @@ impl Reformer {
     fn embed(&self, name: &str, ids: &Ints, length: usize, device: &Device) -> Result<Tensor> {
         let [batch, given] = ids.sizes(name)?;
         let places = self.positions.count();
-        if length > places {
-            let rule =
-                format!("in whole chunks that is {length}, and there are {places} positions");
-            return Err(Error::invalid(format!("the length of {name}"), given, rule));
-        }
+        let rule = format!("in whole chunks that is {length}, and there are {places} positions");
+        ensure(length <= places, format_args!("the length of {name}"), given, rule)?;
         let mut words = Vec::with_capacity(batch * length);
         for row in ids.indices(name, self.words.rows())?.chunks_exact(given) {
             words.extend_from_slice(row);

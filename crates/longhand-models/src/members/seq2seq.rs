@@ -11,7 +11,9 @@ use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
 use crate::traits::{self, Traits};
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
+use crate::{
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, when,
+};
 use longhand::full::Buckets;
 
 /// One side: the blocks, the norm after the embeddings, and what tells positions apart.
@@ -199,10 +201,8 @@ impl Generator for Seq2Seq {
         let Cache { blocks, read, encoded, .. } = cache;
         let all = *read + length;
         let end = self.decoder.positions.as_ref().map_or(usize::MAX, |table| table.rows() - OFFSET);
-        if all > end {
-            let rule = format!("the position table has {end} rows");
-            return Err(Error::invalid("the length of the continuation", all, rule));
-        }
+        let rule = format!("the position table has {end} rows");
+        ensure(all <= end, "the length of the continuation", all, rule)?;
         let positions = (0..batch).flat_map(|_| *read as i32..all as i32).collect();
         let positions = Ints::new(&[batch, length], positions);
         let memory = encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));

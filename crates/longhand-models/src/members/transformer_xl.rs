@@ -10,7 +10,8 @@ use crate::parts::{Linear, Norm, Order};
 use crate::stack::last;
 use crate::traits::Traits;
 use crate::{
-    Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights, when,
+    Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
+    ensure, when,
 };
 use longhand::transformer_xl::{SinCos, sinusoids};
 
@@ -310,10 +311,8 @@ impl Generator for TransformerXl {
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
         let ids = generate::of_one_length(prompts)?;
         let memory = memory.unwrap_or(self.memory);
-        if memory > MOST_MEMORY {
-            let rule = format!("must be at most {MOST_MEMORY}");
-            return Err(Error::invalid("memory", memory, rule));
-        }
+        let rule = format!("must be at most {MOST_MEMORY}");
+        ensure(memory <= MOST_MEMORY, "memory", memory, rule)?;
         Ok((self.start(prompts.len(), memory), ids))
     }
 
@@ -350,9 +349,8 @@ fn ends(config: &Config) -> Result<Vec<usize>> {
     let rule = "must be a list that ascends below vocab_size";
     let mut ends = config.list("cutoffs", rule, |end| end.as_u64().map(|n| n as usize))?;
     ends.push(vocab);
-    if ends[0] == 0 || !ends.is_sorted_by(|a, b| a < b) {
-        return Err(Error::invalid("config: cutoffs", format!("{ends:?}"), rule));
-    }
+    let fits = ends[0] > 0 && ends.is_sorted_by(|a, b| a < b);
+    ensure(fits, "config: cutoffs", format_args!("{ends:?}"), rule)?;
     Ok(ends)
 }
 
@@ -374,9 +372,7 @@ fn read_clusters(
         let (k, rows, from) =
             if divisor == 1 { (0, ends[ends.len() - 1], first) } else { (i, end - first, 0) };
         let own = (divisor as u64).checked_pow(i as u32).map_or(0, |n| embed / n as usize);
-        if own == 0 {
-            return Err(Error::invalid("config: div_val", divisor, "leaves a cluster no width"));
-        }
+        ensure(own > 0, "config: div_val", divisor, "leaves a cluster no width")?;
         let cut = |t: Tensor| {
             let step = t.len() / rows;
             let shape = [&[end - first], &t.shape()[1..]].concat();

@@ -4,7 +4,7 @@ use crate::attention::Mask;
 use crate::block::Seen;
 use crate::network::{Built, Member, Network};
 use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 
 struct Unilm(Network);
 
@@ -51,8 +51,6 @@ fn allowed(inputs: &Inputs) -> Result<Ints> {
             }
         }
     }
-    if batch == 0 {
-        return Err(Error::invalid("the batch", 0, "must be positive"));
-    }
+    ensure(batch > 0, "the batch", 0, "must be positive")?;
     Ok(Ints::new(&[batch, length, length], data))
 }

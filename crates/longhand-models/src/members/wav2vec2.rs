@@ -12,7 +12,7 @@ use crate::parts::{Linear, Norm, NormKind};
 use crate::sizes::Sizes;
 use crate::stack::Stack;
 use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, when};
 use codebooks::{Codebooks, read_codebooks};
 use sound::{Extractor, Positional, read_extractor, read_positional};
 
@@ -122,10 +122,8 @@ impl Wav2Vec2 {
             for (b, row) in mask.chunks_exact(samples).enumerate() {
                 let length = row.iter().map(|&m| usize::from(m)).sum();
                 let own = self.extractor.frames(length);
-                if own == 0 {
-                    let rule = "must leave sound for at least one frame";
-                    return Err(Error::invalid(format!("attention_mask[{b}]"), length, rule));
-                }
+                let rule = "must leave sound for at least one frame";
+                ensure(own > 0, format_args!("attention_mask[{b}]"), length, rule)?;
                 valid.extend((0..frames).map(|i| u8::from(i < own)));
             }
             there = Some(valid);

@@ -10,7 +10,7 @@ use crate::network::{Built, Member, zeros_and_ones};
 use crate::ops;
 use crate::parts::{Linear, Norm, Order};
 use crate::traits::Traits;
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
 
@@ -225,10 +225,8 @@ impl XlNet {
         if !self.both_directions {
             return Ok(vec![table]);
         }
-        if !batch.is_multiple_of(2) {
-            let rule = "must be even: with bi_data the second half is read backwards";
-            return Err(Error::invalid("the batch", batch, rule));
-        }
+        let rule = "must be even: with bi_data the second half is read backwards";
+        ensure(batch.is_multiple_of(2), "the batch", batch, rule)?;
         // sin(−x) = −sin x, cos(−x) = cos x.
         let mut turned = table.clone();
         for row in turned.data_mut().chunks_exact_mut(width) {

@@ -4,7 +4,7 @@
 use super::{Draws, row, rule, share};
 use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights};
+use crate::{Config, Error, Ints, Outputs, Result, Weights, ensure};
 
 /// What Mockingjay reads in place of each frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,10 +80,8 @@ pub fn mask_spans(
 pub fn distractors(mask: &[bool], uniforms: &[f64]) -> Result<Vec<usize>> {
     let masked: Vec<usize> = (0..mask.len()).filter(|&i| mask[i]).collect();
     let count = uniforms.len() / mask.len().max(1);
-    if masked.len() == 1 && count > 0 {
-        let rule = "a masked frame needs others to be told from";
-        return Err(Error::invalid("masked frames of an utterance", 1, rule));
-    }
+    let rule = "a masked frame needs others to be told from";
+    ensure(masked.len() != 1 || count == 0, "masked frames of an utterance", 1, rule)?;
     let mut out = vec![0; uniforms.len()];
     for (rank, &frame) in masked.iter().enumerate() {
         for k in frame * count..(frame + 1) * count {

@@ -4,7 +4,7 @@ use super::{Batch, rule, share, token};
 use crate::network::Built;
 use crate::objectives::mlm::Actions;
 use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Weights};
+use crate::{Config, Ints, Outputs, Weights, ensure};
 use std::ops::Range;
 
 /// A sentence, its span taken from the encoder and given to the decoder.
@@ -60,10 +60,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let batch = Batch::read(draws, ["tokens", "action_uniforms"], vocab)?;
         let [rows, len] = batch.shape;
         let count = span_length(len, ratio);
-        if count == 0 {
-            let rule = format!("a span of no tokens in sentences of {len}");
-            return Err(Error::invalid("config: mask_ratio", ratio, rule));
-        }
+        let rule = format!("a span of no tokens in sentences of {len}");
+        ensure(count > 0, "config: mask_ratio", ratio, rule)?;
         let starts = draws.uniforms("start_uniforms", &[rows])?;
         let spans: Vec<_> = starts.iter().map(|&u| span(len, count, u)).collect();
         let masked = batch.rows().zip(&spans);

@@ -4,7 +4,7 @@
 use super::{Batch, Corrupted, NOT_SCORED, corrupted, row, rule, share, token};
 use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Error, Outputs, Weights};
+use crate::{Config, Error, Outputs, Weights, ensure};
 
 /// What becomes of a chosen token: BERT's 80/10/10.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,10 +100,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         mask_share: share(config, "mask_share")?,
         random_share: share(config, "random_share")?,
     };
-    if masking.mask_share + masking.random_share > 1.0 {
-        let rule = "must be at most 1 with mask_share";
-        return Err(Error::invalid("config: random_share", masking.random_share, rule));
-    }
+    let most = "must be at most 1 with mask_share";
+    let fits = masking.mask_share + masking.random_share <= 1.0;
+    ensure(fits, "config: random_share", masking.random_share, most)?;
     let probability = share(config, "probability")?;
     let most = config.positive("max_predictions")?;
     let special = config.list("special_ids", "must be a list of tokens", |id| {

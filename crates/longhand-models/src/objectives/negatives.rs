@@ -1,7 +1,7 @@
 //! Words that were not there, and words that are left out: word2vec (Mikolov et al., 2013b, §2.2,
 //! §2.3).
 
-use crate::{Error, Result};
+use crate::{Error, Result, ensure};
 
 /// The table that negative words are drawn from, by `count^exponent`: its last element is `domain`.
 ///
@@ -14,10 +14,8 @@ pub fn table(counts: &[i32], exponent: f64, domain: i32) -> Result<Vec<i32>> {
     }
     let powers: Vec<f64> = counts.iter().map(|&n| f64::from(n).powf(exponent)).collect();
     let total: f64 = powers.iter().sum();
-    if !total.is_normal() {
-        let rule = "the powers of counts have no finite sum above 0";
-        return Err(Error::invalid("config: ns_exponent", exponent, rule));
-    }
+    let rule = "the powers of counts have no finite sum above 0";
+    ensure(total.is_normal(), "config: ns_exponent", exponent, rule)?;
     let mut sum = 0.0;
     let entry = |power: &f64| {
         sum += power;

@@ -3,7 +3,7 @@
 use super::{rule, share, token};
 use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights};
+use crate::{Config, Error, Ints, Outputs, Result, Weights, ensure};
 
 /// How many tokens are noise, and in how many spans.
 ///
@@ -11,9 +11,7 @@ use crate::{Config, Error, Ints, Outputs, Result, Weights};
 ///
 /// If a sequence of `length` cannot be cut so: it needs a kept token before each span.
 pub fn counts(length: usize, density: f64, mean_span: f64) -> Result<[usize; 2]> {
-    if length < 2 {
-        return Err(Error::invalid("the length of tokens", length, "must be at least 2"));
-    }
+    ensure(length >= 2, "the length of tokens", length, "must be at least 2")?;
     let noise = ((length as f64 * density).round_ties_even() as usize).clamp(1, length - 1);
     let spans = ((noise as f64 / mean_span).round_ties_even() as usize).max(1);
     if spans > noise || spans > length - noise {
@@ -72,10 +70,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let [length] = ids.sizes("tokens")?;
         ids.indices("tokens", vocab)?;
         let [noise, spans] = counts(length, density, mean_span)?;
-        if spans > first as usize + 1 {
-            let rule = format!("too few sentinels for {spans} spans");
-            return Err(Error::invalid("config: first_sentinel", first, rule));
-        }
+        let rule = format!("too few sentinels for {spans} spans");
+        ensure(spans <= first as usize + 1, "config: first_sentinel", first, rule)?;
         let order = |name, total: usize| draws.orders(name, &[total - 1]);
         let kept = segments(length - noise, spans, &order("keep_shuffle", length - noise)?);
         let noise = segments(noise, spans, &order("noise_shuffle", noise)?);

@@ -3,7 +3,7 @@
 use super::{NOT_SCORED, flags, row, rule, tokens};
 use crate::network::Built;
 use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Weights};
+use crate::{Config, Error, Ints, Outputs, Weights, ensure};
 
 /// Which positions may not be seen, `[length, length]`: row i does not see column j where this is
 /// true.
@@ -25,10 +25,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     rule(move |draws| {
         // The rule needs no vocabulary.
         let (ids, shape @ [rows, len]) = tokens(draws.inputs, "input_ids", i32::MAX as usize)?;
-        if count > len {
-            let rule = format!("must be at most the length, {len}");
-            return Err(Error::invalid("config: num_predict", count, rule));
-        }
+        let rule = format!("must be at most the length, {len}");
+        ensure(count <= len, "config: num_predict", count, rule)?;
         if ids.len().saturating_mul(len) > 1 << 28 {
             return Err(Error::Declined(format!("perm_mask [{rows}, {len}, {len}] in one piece")));
         }
@@ -44,10 +42,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             let hidden = hidden(row(&ranks, r, len), targets, row(&is_mark, r, len));
             mask.extend(hidden.into_iter().map(i32::from));
             let told: Vec<usize> = (0..len).filter(|&i| targets[i]).collect();
-            if told.len() > count {
-                let rule = format!("num_predict is {count}");
-                return Err(Error::invalid(format!("targets of row {r}"), told.len(), rule));
-            }
+            let rule = format!("num_predict is {count}");
+            ensure(told.len() <= count, format_args!("targets of row {r}"), told.len(), rule)?;
             for (k, &i) in told.iter().enumerate() {
                 positions[r * count + k] = i as i32;
                 labels[r * count + k] = ids[r * len + i];

@@ -1,7 +1,7 @@
 //! Positions of one table, or of axes: where the text of a novel has half a million places, two
 //! tables of some hundred rows tell them apart.
 
-use crate::{Config, Device, Error, Result, Tensor, Weights, ops};
+use crate::{Config, Device, Result, Tensor, Weights, ensure, ops};
 
 /// What tells positions apart.
 pub(super) enum Positions {
@@ -30,11 +30,9 @@ impl Positions {
         }
         let steps = config.sizes("axial_pos_shape")?;
         let widths = config.sizes("axial_pos_embds_dim")?;
-        if widths.len() != steps.len() || widths.iter().sum::<usize>() != hidden {
-            let rule =
-                format!("must be {} widths whose sum is hidden_size = {hidden}", steps.len());
-            return Err(Error::invalid("config: axial_pos_embds_dim", format!("{widths:?}"), rule));
-        }
+        let rule = format!("must be {} widths whose sum is hidden_size = {hidden}", steps.len());
+        let fits = widths.len() == steps.len() && widths.iter().sum::<usize>() == hidden;
+        ensure(fits, "config: axial_pos_embds_dim", format_args!("{widths:?}"), rule)?;
         let table = |axis: usize| {
             let mut shape = vec![1; steps.len()];
             shape[axis] = steps[axis];

@@ -2,7 +2,7 @@
 
 use crate::ops;
 use crate::parts::Linear;
-use crate::{Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use crate::{Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 
 /// Codebooks, and what compares their entries with the contexts.
 pub(super) struct Codebooks {
@@ -34,10 +34,8 @@ pub(super) fn read_codebooks(
     let of_group = config.size_or("num_codevectors_per_group", 320)?.max(1);
     let width = config.size_or("codevector_dim", 256)?;
     let shared = config.size_or("proj_codevector_dim", 256)?;
-    if width == 0 || !width.is_multiple_of(groups) {
-        let rule = format!("must be a positive multiple of num_codevector_groups = {groups}");
-        return Err(Error::invalid("config: codevector_dim", width, rule));
-    }
+    let rule = format!("must be a positive multiple of num_codevector_groups = {groups}");
+    ensure(width > 0 && width.is_multiple_of(groups), "config: codevector_dim", width, rule)?;
     let all = groups * of_group;
     let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
     Ok(Some(Codebooks {

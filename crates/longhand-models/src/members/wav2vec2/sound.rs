@@ -2,7 +2,7 @@
 
 use crate::ops::{self, Activation};
 use crate::parts::{Norm, NormKind};
-use crate::{Config, Error, Result, Tensor, Weights, when};
+use crate::{Config, Result, Tensor, Weights, ensure, when};
 
 /// The norms of the convolutions have the library's epsilon whatever the config says.
 const CONV_EPS: f64 = 1e-5;
@@ -42,10 +42,9 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
     let kernels = config.sizes("conv_kernel")?;
     let strides = config.sizes("conv_stride")?;
     for (name, list) in [("conv_kernel", &kernels), ("conv_stride", &strides)] {
-        if list.len() != widths.len() {
-            let rule = format!("must have {} entries, as conv_dim", widths.len());
-            return Err(Error::invalid(format!("config: {name}"), format!("{list:?}"), rule));
-        }
+        let rule = format!("must have {} entries, as conv_dim", widths.len());
+        let fits = list.len() == widths.len();
+        ensure(fits, format_args!("config: {name}"), format_args!("{list:?}"), rule)?;
     }
     config.only("num_feat_extract_layers", widths.len())?;
     let biased = config.flag_or("conv_bias", false)?;
@@ -85,10 +84,8 @@ pub(super) fn read_positional(
 ) -> Result<Positional> {
     let kernel = config.size_or("num_conv_pos_embeddings", 128)?.max(1);
     let groups = config.size_or("num_conv_pos_embedding_groups", 16)?.max(1);
-    if !hidden.is_multiple_of(groups) {
-        let rule = format!("must divide hidden_size = {hidden}");
-        return Err(Error::invalid("config: num_conv_pos_embedding_groups", groups, rule));
-    }
+    let rule = format!("must divide hidden_size = {hidden}");
+    ensure(hidden.is_multiple_of(groups), "config: num_conv_pos_embedding_groups", groups, rule)?;
     let names = match weights.has("weight_g") {
         true => ["weight_g", "weight_v"],
         false => ["parametrizations.weight.original0", "parametrizations.weight.original1"],
