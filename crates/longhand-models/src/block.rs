@@ -4,7 +4,7 @@ use crate::attention::{self, Globals, Heads, Mask};
 use crate::cache::{BlockCache, KeysValues};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
-use crate::{Device, Result, Tensor, Weights};
+use crate::{Device, Result, Tensor};
 use std::cell::RefCell;
 
 /// Where a sublayer's norm stands.
@@ -185,22 +185,6 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// Without a gate: the maps of these names, from `width` to `inner` and back.
-    ///
-    /// # Errors
-    ///
-    /// If a parameter is absent or misshapen.
-    pub fn read(
-        weights: &Weights,
-        [up, down]: [&str; 2],
-        [width, inner]: [usize; 2],
-        activation: Activation,
-    ) -> Result<Self> {
-        let up = Linear::read(weights, up, width, inner)?;
-        let down = Linear::read(weights, down, inner, width)?;
-        Ok(FeedForward { up, gate: None, activation, down })
-    }
-
     /// Of every row of `x`.
     pub fn run(&self, x: &Tensor) -> Tensor {
         let inside = match &self.gate {

@@ -45,18 +45,27 @@ const HARMLESS: &str = "
 /// Options of published models that nobody asks for, and the one value of each that is supported.
 const FIXED: &[(&str, &str)] = &[
     ("add_bias_logits", "false"),
+    ("add_cross_attention", "false"),
     ("add_final_layer_norm", "false"),
+    ("add_adapter", "false"),
+    ("adapter_attn_dim", "null"),
     ("attention_mode", "\"longformer\""),
+    ("chunk_size_feed_forward", "0"),
     ("directionality", "\"bidi\""),
     ("do_blenderbot_90_layernorm", "false"),
     ("ext_len", "0"),
     ("extra_pos_embeddings", "2"),
     ("ignore_attention_mask", "false"),
+    ("is_decoder", "false"),
     ("net_structure_type", "0"),
     ("normalize_before", "false"),
     ("normalize_embedding", "true"),
+    ("position_embedding_type", "\"absolute\""),
+    ("pre_layer_norm", "false"),
+    ("pruned_heads", "{}"),
     ("static_position_embeddings", "false"),
     ("tie_weight", "true"),
+    ("use_weighted_layer_sum", "false"),
 ];
 
 impl Config {

@@ -74,6 +74,7 @@ const LONGFORMER: Traits = Traits {
 
 const ALBERT: Traits = Traits {
     model_type: "albert",
+    keys: &names::ALBERT_KEYS,
     idea: "few parameters: narrow tables, one block used many times; order of sentences",
     names: &names::ALBERT_NAMES,
     factorised: Factorised::Always,
@@ -89,6 +90,7 @@ const ALBERT: Traits = Traits {
 
 const MEGATRON_BERT: Traits = Traits {
     model_type: "megatron-bert",
+    keys: &names::MEGATRON_BERT_KEYS,
     idea: "norms in front, so that many blocks train",
     names: &names::MEGATRON_BERT_NAMES,
     place: Place::Pre,
@@ -122,6 +124,7 @@ const UNILM: Traits = Traits {
 
 const ELECTRA: Traits = Traits {
     model_type: "electra",
+    keys: &names::ELECTRA_KEYS,
     idea: "tells real tokens from a small generator's",
     names: &names::ELECTRA_NAMES,
     factorised: Factorised::IfNarrower,
@@ -162,6 +165,7 @@ const TINYBERT: Traits = Traits {
 
 const MOBILEBERT: Traits = Traits {
     model_type: "mobilebert",
+    keys: &names::MOBILE_KEYS,
     idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
     pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
     read: members::mobilebert::read,
@@ -273,6 +277,8 @@ const MEGATRON_GPT: Traits = Traits {
 
 const TRANSFORMER_XL: Traits = Traits {
     model_type: "transfo-xl",
+    keys: &names::TRANSFORMER_XL_KEYS,
+    order: Order::OutIn,
     idea: "a memory of earlier segments, and positions that are distances",
     read: members::transformer_xl::read,
     ..GPT
@@ -280,6 +286,7 @@ const TRANSFORMER_XL: Traits = Traits {
 
 const XLNET: Traits = Traits {
     model_type: "xlnet",
+    keys: &names::XLNET_KEYS,
     idea: "Transformer-XL's memory and distances; tokens in any order: contents are one stream, \
            queries that do not see what they predict another",
     causal: false,
@@ -290,6 +297,7 @@ const XLNET: Traits = Traits {
 
 const REFORMER: Traits = Traits {
     model_type: "reformer",
+    keys: &names::REFORMER_KEYS,
     idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
            positions of two axes; layers that can be run backwards",
     order: Order::OutIn,

@@ -4,14 +4,16 @@
 pub struct Keys {
     /// Width of the states.
     pub hidden: &'static str,
-    /// Blocks.
+    /// Blocks, where there is such an option.
     pub layers: &'static str,
     /// Heads of a block.
     pub heads: &'static str,
-    /// Width of a head, where it is not the states' width shared by the heads.
-    pub head_dim: Option<&'static str>,
-    /// Width inside the feed-forward.
-    pub inner: &'static str,
+    /// Width of a head, where there is such an option, and what it is where that is absent: 0 is the
+    /// states' width shared by the heads.
+    pub head_dim: (&'static str, usize),
+    /// Width inside the feed-forward, and what it is where the option is absent: 0 is four times the
+    /// states' width.
+    pub inner: (&'static str, usize),
     /// Rows of the position table.
     pub positions: &'static str,
     /// The activation, and what it is where the option is absent.
@@ -26,13 +28,22 @@ pub(crate) const BERT_KEYS: Keys = Keys {
     hidden: "hidden_size",
     layers: "num_hidden_layers",
     heads: "num_attention_heads",
-    head_dim: None,
-    inner: "intermediate_size",
+    head_dim: ("", 0),
+    inner: ("intermediate_size", 3072),
     positions: "max_position_embeddings",
     activation: ("hidden_act", "gelu"),
     gelu_is_tanh: false,
     eps: ("layer_norm_eps", 1e-12),
 };
+
+pub(crate) const ALBERT_KEYS: Keys = Keys { inner: ("intermediate_size", 16384), ..BERT_KEYS };
+
+pub(crate) const ELECTRA_KEYS: Keys = Keys { inner: ("intermediate_size", 1024), ..BERT_KEYS };
+
+pub(crate) const MOBILE_KEYS: Keys = Keys { inner: ("intermediate_size", 512), ..BERT_KEYS };
+
+pub(crate) const MEGATRON_BERT_KEYS: Keys =
+    Keys { inner: ("intermediate_size", 4096), ..BERT_KEYS };
 
 pub(crate) const WAV2VEC2_KEYS: Keys = Keys { eps: ("layer_norm_eps", 1e-5), ..BERT_KEYS };
 
@@ -40,7 +51,7 @@ pub(crate) const DISTIL_KEYS: Keys = Keys {
     hidden: "dim",
     layers: "n_layers",
     heads: "n_heads",
-    inner: "hidden_dim",
+    inner: ("hidden_dim", 3072),
     activation: ("activation", "gelu"),
     // Fixed in this family: no such option.
     eps: ("", 1e-12),
@@ -51,7 +62,7 @@ pub(crate) const BART_ENCODER_KEYS: Keys = Keys {
     hidden: "d_model",
     layers: "encoder_layers",
     heads: "encoder_attention_heads",
-    inner: "encoder_ffn_dim",
+    inner: ("encoder_ffn_dim", 4096),
     activation: ("activation_function", "gelu"),
     eps: ("", 1e-5),
     ..BERT_KEYS
@@ -60,7 +71,7 @@ pub(crate) const BART_ENCODER_KEYS: Keys = Keys {
 pub(crate) const BART_DECODER_KEYS: Keys = Keys {
     layers: "decoder_layers",
     heads: "decoder_attention_heads",
-    inner: "decoder_ffn_dim",
+    inner: ("decoder_ffn_dim", 4096),
     ..BART_ENCODER_KEYS
 };
 
@@ -68,8 +79,8 @@ pub(crate) const T5_KEYS: Keys = Keys {
     hidden: "d_model",
     layers: "num_layers",
     heads: "num_heads",
-    head_dim: Some("d_kv"),
-    inner: "d_ff",
+    head_dim: ("d_kv", 64),
+    inner: ("d_ff", 2048),
     // Of the option that also says whether there is a gate.
     activation: ("", "relu"),
     eps: ("layer_norm_epsilon", 1e-6),
@@ -85,10 +96,37 @@ pub(crate) const GPT2_KEYS: Keys = Keys {
     hidden: "n_embd",
     layers: "n_layer",
     heads: "n_head",
-    inner: "n_inner",
+    inner: ("n_inner", 0),
     positions: "n_positions",
     activation: ("activation_function", "gelu_new"),
     eps: ("layer_norm_epsilon", 1e-5),
+    ..BERT_KEYS
+};
+
+pub(crate) const TRANSFORMER_XL_KEYS: Keys = Keys {
+    hidden: "d_model",
+    layers: "n_layer",
+    heads: "n_head",
+    head_dim: ("d_head", 64),
+    inner: ("d_inner", 4096),
+    activation: ("", "relu"),
+    eps: ("layer_norm_epsilon", 1e-5),
+    ..BERT_KEYS
+};
+
+pub(crate) const XLNET_KEYS: Keys = Keys {
+    head_dim: ("d_head", 0),
+    activation: ("ff_activation", "gelu"),
+    eps: ("layer_norm_eps", 1e-12),
+    ..TRANSFORMER_XL_KEYS
+};
+
+pub(crate) const REFORMER_KEYS: Keys = Keys {
+    // As many as `attn_layers` lists.
+    layers: "",
+    head_dim: ("attention_head_size", 64),
+    inner: ("feed_forward_size", 512),
+    activation: ("hidden_act", "relu"),
     ..BERT_KEYS
 };
 
@@ -109,12 +147,8 @@ pub struct Names {
     pub embedding_map: &'static str,
     /// Before a block's parameters.
     pub layer: &'static str,
-    /// The projection of queries, or of all three.
-    pub query: &'static str,
-    /// Of keys.
-    pub key: &'static str,
-    /// Of values.
-    pub value: &'static str,
+    /// The projections of queries, keys and values; the first of all three, if they are fused.
+    pub projections: [&'static str; 3],
     /// Out of the heads.
     pub out: &'static str,
     /// The attention's norm.
@@ -124,10 +158,8 @@ pub struct Names {
     pub cross: [&'static str; 2],
     /// And its norm.
     pub cross_norm: &'static str,
-    /// Into the feed-forward; with a gate, `_1` after it, and the gate's `_0`.
-    pub up: &'static str,
-    /// Out of it.
-    pub down: &'static str,
+    /// Into the feed-forward (with a gate, `_1` after it, and the gate's `_0`) and out of it.
+    pub feed: [&'static str; 2],
     /// Its norm.
     pub feed_norm: &'static str,
     /// The norm after the last block, where norms stand in front.
@@ -151,15 +183,12 @@ pub(crate) const BERT_NAMES: Names = Names {
     embedding_norm: "embeddings.LayerNorm",
     embedding_map: "",
     layer: "encoder.layer.{}.",
-    query: "attention.self.query",
-    key: "attention.self.key",
-    value: "attention.self.value",
+    projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
     out: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
     cross: ["", ""],
     cross_norm: "",
-    up: "intermediate.dense",
-    down: "output.dense",
+    feed: ["intermediate.dense", "output.dense"],
     feed_norm: "output.LayerNorm",
     final_norm: "",
     head_map: "cls.predictions.transform.dense",
@@ -188,13 +217,10 @@ pub(crate) const MOCKINGJAY_NAMES: Names = Names { prefix: "Transformer.", ..BER
 pub(crate) const WAV2VEC2_NAMES: Names = Names {
     prefix: "wav2vec2.",
     layer: "layers.{}.",
-    query: "attention.q_proj",
-    key: "attention.k_proj",
-    value: "attention.v_proj",
+    projections: ["attention.q_proj", "attention.k_proj", "attention.v_proj"],
     out: "attention.out_proj",
     attention_norm: "layer_norm",
-    up: "feed_forward.intermediate_dense",
-    down: "feed_forward.output_dense",
+    feed: ["feed_forward.intermediate_dense", "feed_forward.output_dense"],
     feed_norm: "final_layer_norm",
     final_norm: "layer_norm",
     ..BERT_NAMES
@@ -221,13 +247,10 @@ pub(crate) const ALBERT_NAMES: Names = Names {
     prefix: "albert.",
     embedding_map: "encoder.embedding_hidden_mapping_in",
     layer: "encoder.albert_layer_groups.{}.albert_layers.{}.",
-    query: "attention.query",
-    key: "attention.key",
-    value: "attention.value",
+    projections: ["attention.query", "attention.key", "attention.value"],
     out: "attention.dense",
     attention_norm: "attention.LayerNorm",
-    up: "ffn",
-    down: "ffn_output",
+    feed: ["ffn", "ffn_output"],
     feed_norm: "full_layer_layer_norm",
     head_map: "predictions.dense",
     head_norm: "predictions.LayerNorm",
@@ -239,13 +262,10 @@ pub(crate) const ALBERT_NAMES: Names = Names {
 pub(crate) const DISTIL_NAMES: Names = Names {
     prefix: "distilbert.",
     layer: "transformer.layer.{}.",
-    query: "attention.q_lin",
-    key: "attention.k_lin",
-    value: "attention.v_lin",
+    projections: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
     out: "attention.out_lin",
     attention_norm: "sa_layer_norm",
-    up: "ffn.lin1",
-    down: "ffn.lin2",
+    feed: ["ffn.lin1", "ffn.lin2"],
     feed_norm: "output_layer_norm",
     head_map: "vocab_transform",
     head_norm: "vocab_layer_norm",
@@ -257,15 +277,12 @@ pub(crate) const DISTIL_NAMES: Names = Names {
 pub(crate) const BART_NAMES: Names = Names {
     prefix: "model.",
     layer: "layers.{}.",
-    query: "self_attn.q_proj",
-    key: "self_attn.k_proj",
-    value: "self_attn.v_proj",
+    projections: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     out: "self_attn.out_proj",
     attention_norm: "self_attn_layer_norm",
     cross: ["self_attn", "encoder_attn"],
     cross_norm: "encoder_attn_layer_norm",
-    up: "fc1",
-    down: "fc2",
+    feed: ["fc1", "fc2"],
     feed_norm: "final_layer_norm",
     ..BERT_NAMES
 };
@@ -273,13 +290,10 @@ pub(crate) const BART_NAMES: Names = Names {
 pub(crate) const T5_NAMES: Names = Names {
     prefix: "",
     layer: "block.{}.",
-    query: "layer.0.SelfAttention.q",
-    key: "layer.0.SelfAttention.k",
-    value: "layer.0.SelfAttention.v",
+    projections: ["layer.0.SelfAttention.q", "layer.0.SelfAttention.k", "layer.0.SelfAttention.v"],
     out: "layer.0.SelfAttention.o",
     attention_norm: "layer.0.layer_norm",
-    up: "layer.1.DenseReluDense.wi",
-    down: "layer.1.DenseReluDense.wo",
+    feed: ["layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wo"],
     feed_norm: "layer.1.layer_norm",
     final_norm: "final_layer_norm",
     ..BERT_NAMES
@@ -288,8 +302,7 @@ pub(crate) const T5_NAMES: Names = Names {
 pub(crate) const T5_DECODER_NAMES: Names = Names {
     cross: ["layer.0.SelfAttention", "layer.1.EncDecAttention"],
     cross_norm: "layer.1.layer_norm",
-    up: "layer.2.DenseReluDense.wi",
-    down: "layer.2.DenseReluDense.wo",
+    feed: ["layer.2.DenseReluDense.wi", "layer.2.DenseReluDense.wo"],
     feed_norm: "layer.2.layer_norm",
     ..T5_NAMES
 };
@@ -299,11 +312,10 @@ pub(crate) const GPT_NAMES: Names = Names {
     word: "tokens_embed.weight",
     position: "positions_embed.weight",
     layer: "h.{}.",
-    query: "attn.c_attn",
+    projections: ["attn.c_attn", "", ""],
     out: "attn.c_proj",
     attention_norm: "ln_1",
-    up: "mlp.c_fc",
-    down: "mlp.c_proj",
+    feed: ["mlp.c_fc", "mlp.c_proj"],
     feed_norm: "ln_2",
     head_decoder: "lm_head",
     ..BERT_NAMES
@@ -317,11 +329,10 @@ pub(crate) const MEGATRON_NAMES: Names = Names {
     word: "embedding.word_embeddings.weight",
     position: "embedding.position_embeddings.weight",
     layer: "transformer.layers.{}.",
-    query: "attention.query_key_value",
+    projections: ["attention.query_key_value", "", ""],
     out: "attention.dense",
     attention_norm: "input_layernorm",
-    up: "mlp.dense_h_to_4h",
-    down: "mlp.dense_4h_to_h",
+    feed: ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
     feed_norm: "post_attention_layernorm",
     final_norm: "transformer.final_layernorm",
     ..GPT2_NAMES

@@ -1,7 +1,7 @@
 //! The parts of a block: linear maps and norms with their parameters.
 
 use crate::ops;
-pub use crate::ops::Order;
+pub use crate::ops::{NormKind, Order};
 use crate::quant::Quantiser;
 use crate::{Result, Tensor, Weights, when};
 use std::sync::Arc;
@@ -27,6 +27,15 @@ impl Linear {
     /// If one is absent or misshapen.
     pub fn read(weights: &Weights, name: &str, from: usize, to: usize) -> Result<Self> {
         Linear::read_as(weights, name, from, to, Order::OutIn, true)
+    }
+
+    /// Reads `<name>.weight`, `[out, in]`, alone.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or misshapen.
+    pub fn bare(weights: &Weights, name: &str, from: usize, to: usize) -> Result<Self> {
+        Linear::read_as(weights, name, from, to, Order::OutIn, false)
     }
 
     /// Reads `<name>.weight` in either order, with or without `<name>.bias`.
@@ -62,17 +71,6 @@ impl Linear {
     }
 }
 
-/// Which norm.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum NormKind {
-    /// [`ops::layer_norm`].
-    Layer,
-    /// [`ops::rms_norm`]: no bias.
-    Rms,
-    /// [`ops::affine`]: no statistics.
-    Affine,
-}
-
 /// A norm with its parameters.
 #[derive(Clone)]
 pub struct Norm {
@@ -97,20 +95,13 @@ impl Norm {
         eps: f64,
     ) -> Result<Self> {
         let weight = weights.tensor(&format!("{name}.weight"), &[width])?;
-        let bias = match kind {
-            NormKind::Rms => None,
-            _ => Some(weights.tensor(&format!("{name}.bias"), &[width])?),
-        };
+        let bias =
+            when(kind != NormKind::Rms, || weights.tensor(&format!("{name}.bias"), &[width]))?;
         Ok(Norm { kind, weight, bias, eps })
     }
 
     /// Of every row of `x`.
     pub fn run(&self, x: Tensor) -> Tensor {
-        match (self.kind, &self.bias) {
-            (NormKind::Layer, Some(bias)) => ops::layer_norm(x, &self.weight, bias, self.eps),
-            (NormKind::Affine, Some(bias)) => ops::affine(x, &self.weight, bias),
-            // Only this one is read without a bias.
-            _ => ops::rms_norm(x, &self.weight, self.eps),
-        }
+        ops::norm(x, self.kind, &self.weight, self.bias.as_ref(), self.eps)
     }
 }

@@ -4,7 +4,7 @@ use crate::attention::Heads;
 use crate::ops::Activation;
 use crate::parts::Norm;
 use crate::traits::{Factorised, Side, Traits};
-use crate::{Config, Error, Result, Weights};
+use crate::{Config, Result, Weights, ensure};
 
 /// A model's sizes, from its config.
 #[derive(Clone)]
@@ -71,20 +71,16 @@ impl Sizes {
         let keys = traits.keys;
         let hidden = config.positive(keys.hidden)?;
         let count = config.positive(keys.heads)?;
-        let dim = match keys.head_dim {
-            Some(key) => config.positive(key)?,
-            None if hidden.is_multiple_of(count) => hidden / count,
-            None => {
+        let dim = match config.size_or(keys.head_dim.0, keys.head_dim.1)? {
+            0 => {
                 let rule = format!("must be a multiple of {} = {count}", keys.heads);
-                return Err(Error::invalid(format!("config: {}", keys.hidden), hidden, rule));
+                let field = format_args!("config: {}", keys.hidden);
+                ensure(hidden.is_multiple_of(count), field, hidden, rule)?;
+                hidden / count
             }
+            dim => dim,
         };
-        config.only("is_decoder", false)?;
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
-        config.only("add_cross_attention", false)?;
-        config.only("position_embedding_type", "absolute")?;
-        config.only("chunk_size_feed_forward", 0)?;
-        config.only("pruned_heads", serde_json::json!({}))?;
         let (activation, default) = keys.activation;
         Ok(Sizes {
             traits: *traits,
@@ -93,9 +89,12 @@ impl Sizes {
                 true => Heads::new(count, dim),
                 false => Heads { count, dim, scale: 1.0 },
             },
-            layers: config.size(keys.layers)?,
+            layers: if keys.layers.is_empty() { 0 } else { config.size(keys.layers)? },
             projected_from: [hidden; 3],
-            inner: config.size_or(keys.inner, 4 * hidden)?,
+            inner: match config.size_or(keys.inner.0, keys.inner.1)? {
+                0 => 4 * hidden,
+                inner => inner,
+            },
             vocab: 0,
             positions: 0,
             types: 0,

@@ -120,16 +120,17 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         Ok(Projection::Separate(maps))
     };
     let projection = match traits.fused {
-        false => separate([names.query, names.key, names.value], sizes.projected_from)?,
+        false => separate(names.projections, sizes.projected_from)?,
         true => {
             let steps = fused_steps(config, &heads)?;
-            Projection::Fused(map(names.query, hidden, 3 * hidden)?, steps)
+            Projection::Fused(map(names.projections[0], hidden, 3 * hidden)?, steps)
         }
     };
     let kind = match traits.windowed {
         true => {
             let read = |name: &str| map(&format!("{name}_global"), hidden, hidden);
-            let global = [read(names.query)?, read(names.key)?, read(names.value)?];
+            let [q, k, v] = names.projections.map(read);
+            let global = [q?, k?, v?];
             let side = window(config, sizes, layer)? / 2;
             Kind::Windowed { side, global: Box::new(global) }
         }
@@ -138,19 +139,13 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     };
     let cross = when(traits.side == Side::Decoder, || {
         let [own, cross] = names.cross;
-        let [q, k, v, out] =
-            [names.query, names.key, names.value, names.out].map(|name| name.replace(own, cross));
-        let (projection, out) = (separate([&q, &k, &v], [hidden; 3])?, map(&out, width, hidden)?);
+        let over = |name: &str| name.replace(own, cross);
+        let projections = names.projections.map(over);
+        let projection = separate(projections.each_ref().map(|x| &x[..]), [hidden; 3])?;
+        let out = map(&over(names.out), width, hidden)?;
         let inner = Attention { projection, out, heads, kind: Kind::Full };
         Ok(Sublayer::of(inner, norm(names.cross_norm)?))
     })?;
-    let up = if sizes.gated { &format!("{}_1", names.up) } else { names.up };
-    let feed = FeedForward {
-        up: map(up, hidden, sizes.inner)?,
-        gate: when(sizes.gated, || map(&format!("{}_0", names.up), hidden, sizes.inner))?,
-        activation: sizes.activation,
-        down: map(names.down, sizes.inner, hidden)?,
-    };
     Ok(Block {
         place: traits.place,
         attention: Sublayer {
@@ -160,12 +155,36 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         },
         cross,
         feed: vec![Sublayer {
-            inner: feed,
-            norm: norm(names.feed_norm)?,
             adapter: read_adapter(&own.under("output."), config, hidden)?,
+            ..read_feed(sizes, own, names.feed, names.feed_norm)?
         }],
         bottleneck: None,
     })
+}
+
+/// A feed-forward sublayer of a row's sizes, from the parameters of these names.
+///
+/// # Errors
+///
+/// If one is absent or misshapen.
+pub fn read_feed(
+    sizes: &Sizes,
+    own: &Weights,
+    [up, down]: [&str; 2],
+    norm: &str,
+) -> Result<Sublayer<FeedForward>> {
+    let (traits, hidden, inner) = (&sizes.traits, sizes.hidden, sizes.inner);
+    let map = |name: &str, from: usize, to: usize| {
+        Linear::read_as(own, name, from, to, traits.order, traits.biased)
+    };
+    let gated = sizes.gated;
+    let feed = FeedForward {
+        up: map(&format!("{up}{}", if gated { "_1" } else { "" }), hidden, inner)?,
+        gate: when(gated, || map(&format!("{up}_0"), hidden, inner))?,
+        activation: sizes.activation,
+        down: map(down, inner, hidden)?,
+    };
+    Ok(Sublayer::of(feed, sizes.norm(own, norm, hidden)?))
 }
 
 /// The window of a layer, both sides together: one for all, or one for each.

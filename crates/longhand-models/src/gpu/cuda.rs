@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub(crate) struct Cuda {
     context: Context,
     stream: Stream,
-    functions: [OnceLock<Function>; Kernel::ALL.len()],
+    functions: [OnceLock<Function>; Kernel::COUNT],
 }
 
 impl Cuda {

@@ -1,20 +1,58 @@
 //! The kernels of the layer's operations: one text each for WebGPU and CUDA, the same parameters.
 
-/// What a kernel computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kernel {
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $kernel:ident, $name:literal: $threads:literal, $shared:literal;)*) => {
+        /// What a kernel computes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Kernel {
+            $($(#[$doc])* $kernel,)*
+        }
+
+        impl Kernel {
+            /// How many there are.
+            pub(crate) const COUNT: usize = [$($name),*].len();
+
+            /// The WGSL text.
+            #[cfg(feature = "webgpu")]
+            pub(crate) fn wgsl(self) -> &'static str {
+                match self {
+                    $(Kernel::$kernel => include_str!(concat!("../../shaders/", $name, ".wgsl")),)*
+                }
+            }
+
+            /// The PTX text.
+            #[cfg(feature = "cuda")]
+            pub(crate) fn ptx(self) -> &'static str {
+                match self {
+                    $(Kernel::$kernel => include_str!(concat!("../../kernels/", $name, ".sm80.ptx")),)*
+                }
+            }
+
+            /// The PTX text's entry, the threads of its blocks and the bytes of shared memory they
+            /// have.
+            #[cfg(feature = "cuda")]
+            pub(crate) fn launch(self) -> (&'static str, u32, u32) {
+                match self {
+                    $(Kernel::$kernel => (concat!("model_", $name), $threads, $shared),)*
+                }
+            }
+        }
+    };
+}
+
+kernels! {
     /// `x wᵀ + b`.
-    Linear,
+    Linear, "linear": 64, 4608;
     /// A function of elements of one or two tensors.
-    Elements,
-    /// Norms of rows.
-    Norm,
+    Elements, "elements": 64, 0;
+    /// Norms of rows, a warp a row.
+    Norm, "norm": 32, 0;
     /// Rows of a table by index.
-    Gather,
+    Gather, "gather": 64, 0;
     /// Elements from one place of four dimensions to another.
-    Copy,
-    /// Softmax of rows.
-    Softmax,
+    Copy, "copy": 64, 0;
+    /// Softmax of rows, a warp a row.
+    Softmax, "softmax": 32, 0;
 }
 
 /// 32-bit words of a kernel's parameters.
@@ -28,54 +66,3 @@ pub(crate) const TILE: usize = 32;
 
 /// Elements that a workgroup of the kernels of elements writes.
 pub(crate) const BLOCK: usize = 64;
-
-impl Kernel {
-    pub(crate) const ALL: [Kernel; 6] = [
-        Kernel::Linear,
-        Kernel::Elements,
-        Kernel::Norm,
-        Kernel::Gather,
-        Kernel::Copy,
-        Kernel::Softmax,
-    ];
-
-    /// The WGSL text.
-    #[cfg(feature = "webgpu")]
-    pub(crate) fn wgsl(self) -> &'static str {
-        match self {
-            Kernel::Linear => include_str!("../../shaders/linear.wgsl"),
-            Kernel::Elements => include_str!("../../shaders/elements.wgsl"),
-            Kernel::Norm => include_str!("../../shaders/norm.wgsl"),
-            Kernel::Gather => include_str!("../../shaders/gather.wgsl"),
-            Kernel::Copy => include_str!("../../shaders/copy.wgsl"),
-            Kernel::Softmax => include_str!("../../shaders/softmax.wgsl"),
-        }
-    }
-
-    /// The PTX text.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn ptx(self) -> &'static str {
-        match self {
-            Kernel::Linear => include_str!("../../kernels/linear.sm80.ptx"),
-            Kernel::Elements => include_str!("../../kernels/elements.sm80.ptx"),
-            Kernel::Norm => include_str!("../../kernels/norm.sm80.ptx"),
-            Kernel::Gather => include_str!("../../kernels/gather.sm80.ptx"),
-            Kernel::Copy => include_str!("../../kernels/copy.sm80.ptx"),
-            Kernel::Softmax => include_str!("../../kernels/softmax.sm80.ptx"),
-        }
-    }
-
-    /// The PTX text's entry, the threads of its blocks and the bytes of shared memory they have.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn launch(self) -> (&'static str, u32, u32) {
-        match self {
-            Kernel::Linear => ("model_linear", 64, 4608),
-            Kernel::Elements => ("model_elements", 64, 0),
-            // A warp a row.
-            Kernel::Norm => ("model_norm", 32, 0),
-            Kernel::Gather => ("model_gather", 64, 0),
-            Kernel::Copy => ("model_copy", 64, 0),
-            Kernel::Softmax => ("model_softmax", 32, 0),
-        }
-    }
-}

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 
 pub(crate) struct Webgpu {
     context: Context,
-    functions: [OnceLock<Function>; Kernel::ALL.len()],
+    functions: [OnceLock<Function>; Kernel::COUNT],
     pending: Mutex<Vec<Bound>>,
 }
 

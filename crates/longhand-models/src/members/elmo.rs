@@ -3,7 +3,7 @@
 use super::characters::{Convolutions, highway};
 use crate::network::{Built, Member};
 use crate::ops::{self, Activation};
-use crate::parts::{Linear, Order};
+use crate::parts::Linear;
 use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
@@ -29,13 +29,10 @@ impl Cell {
         [cell_clip, proj_clip]: [f64; 2],
     ) -> Result<Self> {
         let own = weights.under(&format!("{name}."));
-        let bare = |name: &str, from: usize, to: usize| {
-            Linear::read_as(&own, name, from, to, Order::OutIn, false)
-        };
         Ok(Cell {
-            input: bare("input_linearity", from, 4 * cell)?,
+            input: Linear::bare(&own, "input_linearity", from, 4 * cell)?,
             state: Linear::read(&own, "state_linearity", state, 4 * cell)?,
-            projection: bare("state_projection", cell, state)?,
+            projection: Linear::bare(&own, "state_projection", cell, state)?,
             cell_clip: cell_clip as f32,
             proj_clip: proj_clip as f32,
         })

@@ -1,12 +1,12 @@
 //! MobileBERT: trigram embeddings and blocks in a bottleneck.
 
 use crate::attention::Heads;
-use crate::block::{Bottleneck, FeedForward, Sublayer};
+use crate::block::Bottleneck;
 use crate::embeddings::Embeddings;
 use crate::network::{Built, Network, body};
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;
-use crate::stack::Stack;
+use crate::stack::{Stack, read_feed};
 use crate::traits::Traits;
 use crate::{Config, Result, Weights, ensure, when};
 
@@ -106,10 +106,7 @@ fn read_stack(sizes: &Sizes, options: &Options, config: &Config, body: &Weights)
         block.feed.iter_mut().for_each(|last| last.norm.eps = DEFAULT_EPS);
         for n in 0..options.feeds - 1 {
             let own = own.under(&format!("ffn.{n}."));
-            let maps = [names.up, names.down];
-            let inner = FeedForward::read(&own, maps, [narrow, sizes.inner], sizes.activation)?;
-            let norm = inside.norm(&own, names.feed_norm, narrow)?;
-            block.feed.insert(n, Sublayer::of(inner, norm));
+            block.feed.insert(n, read_feed(&inside, &own, names.feed, names.feed_norm)?);
         }
         if options.uses_bottleneck {
             block.bottleneck = Some(read_bottleneck(sizes, options, &own)?);

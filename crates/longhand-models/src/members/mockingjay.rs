@@ -20,7 +20,6 @@ struct Mockingjay {
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.only("pre_layer_norm", false)?;
     let frame = config.positive("input_dim")?;
     let sizes = Sizes::read_blocks(traits, config)?;
     let (hidden, eps) = (sizes.hidden, sizes.eps);

@@ -65,14 +65,16 @@ fn each_map(network: &mut Network, mut f: impl FnMut(&str, &mut Linear)) {
         let layer = names.layer.replace("{}", &i.to_string());
         let attention = &mut block.attention.inner;
         if let Projection::Separate(maps) = &mut attention.projection {
-            for (map, name) in maps.iter_mut().zip([names.query, names.key, names.value]) {
+            for (map, name) in maps.iter_mut().zip(names.projections) {
                 f(&format!("{layer}{name}"), map);
             }
         }
         f(&format!("{layer}{}", names.out), &mut attention.out);
         for feed in &mut block.feed {
-            f(&format!("{layer}{}", names.up), &mut feed.inner.up);
-            f(&format!("{layer}{}", names.down), &mut feed.inner.down);
+            let maps = [&mut feed.inner.up, &mut feed.inner.down];
+            maps.into_iter()
+                .zip(names.feed)
+                .for_each(|(map, name)| f(&format!("{layer}{name}"), map));
         }
     }
     if let Some(pooler) = network.pooler_map() {

@@ -5,11 +5,12 @@
 mod positions;
 
 use crate::attention::{self, Heads, Ring, Rotations};
-use crate::block::FeedForward;
+use crate::block::{FeedForward, Sublayer};
 use crate::network::{Built, Member, key_valid};
 use crate::ops;
 use crate::parts::{Linear, Norm, Order};
-use crate::stack::last;
+use crate::sizes::Sizes;
+use crate::stack::{last, read_feed};
 use crate::traits::Traits;
 use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 use positions::Positions;
@@ -27,8 +28,7 @@ struct Layer {
     kind: Kind,
     value: Linear,
     out: Linear,
-    feed_norm: Norm,
-    feed: FeedForward,
+    feed: Sublayer<FeedForward>,
 }
 
 /// Rounds, and chunks on one side, that are more than any model has.
@@ -77,18 +77,13 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     // The head reads both streams: it is twice as wide as the table.
     config.only("tie_word_embeddings", false)?;
     config.ignore("axial_norm_std");
-    let hidden = config.positive("hidden_size")?;
-    let vocab = config.positive("vocab_size")?;
-    let count = config.positive("num_attention_heads")?;
-    let dim = config.positive("attention_head_size")?;
-    let eps = config.number_or("layer_norm_eps", 1e-12)?;
-    let heads = Heads::new(count, dim);
+    let sizes = Sizes::read_blocks(traits, config)?;
+    let (hidden, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let kinds = kinds(config)?;
     config.only("num_hidden_layers", kinds.len())?;
     let body = weights.under("reformer.");
     let layer = |(i, hashed): (usize, &bool)| {
-        let own = body.under(&format!("encoder.layers.{i}."));
-        read_layer(traits, config, &own, &heads, *hashed)
+        read_layer(&sizes, &body.under(&format!("encoder.layers.{i}.")), *hashed)
     };
     let causal = config.flag_or("is_decoder", false)?;
     let few = |name: &str, default: usize| match config.size_or(name, default)? {
@@ -114,9 +109,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         words: body.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?,
         positions: Positions::read(config, &body, hidden, most)?,
         layers: kinds.iter().enumerate().map(layer).collect::<Result<_>>()?,
-        norm: Norm::read(&body, "encoder.layer_norm", 2 * hidden, traits.norm, eps)?,
+        norm: sizes.norm(&body, "encoder.layer_norm", 2 * hidden)?,
         head: Linear::of(head, Some(weights.tensor("lm_head.bias", &[vocab])?), Order::OutIn),
-        heads,
+        heads: sizes.heads,
         hash: Hash {
             ring: ring("lsh")?,
             buckets: buckets(config)?,
@@ -156,35 +151,20 @@ fn buckets(config: &Config) -> Result<Option<Vec<usize>>> {
     Ok(Some(factors))
 }
 
-fn read_layer(
-    traits: &'static Traits,
-    config: &Config,
-    own: &Weights,
-    heads: &Heads,
-    hashed: bool,
-) -> Result<Layer> {
-    let hidden = config.positive("hidden_size")?;
-    let inner = config.positive("feed_forward_size")?;
-    let eps = config.number_or("layer_norm_eps", 1e-12)?;
-    let width = heads.count * heads.dim;
+fn read_layer(sizes: &Sizes, own: &Weights, hashed: bool) -> Result<Layer> {
+    let (hidden, width) = (sizes.hidden, sizes.heads.count * sizes.heads.dim);
     let attention = own.under("attention.self_attention.");
-    let bare = |weights: &Weights, name: &str, from: usize, to: usize| {
-        Linear::read_as(weights, name, from, to, Order::OutIn, false)
-    };
-    let into = |name: &str| bare(&attention, name, hidden, width);
-    let norm = |name: &str| Norm::read(own, name, hidden, traits.norm, eps);
+    let into = |name: &str| Linear::bare(&attention, name, hidden, width);
     let maps = ["feed_forward.dense.dense", "feed_forward.output.dense"];
-    let activation = config.activation_or("hidden_act", "relu")?;
     Ok(Layer {
-        norm: norm("attention.layer_norm")?,
+        norm: sizes.norm(own, "attention.layer_norm", hidden)?,
         kind: match hashed {
             true => Kind::Hashed { query_key: into("query_key")? },
             false => Kind::Chunked { query: into("query")?, key: into("key")? },
         },
         value: into("value")?,
-        out: bare(own, "attention.output.dense", width, hidden)?,
-        feed_norm: norm("feed_forward.layer_norm")?,
-        feed: FeedForward::read(own, maps, [hidden, inner], activation)?,
+        out: Linear::bare(own, "attention.output.dense", width, hidden)?,
+        feed: read_feed(sizes, own, maps, "feed_forward.layer_norm")?,
     })
 }
 
@@ -264,8 +244,8 @@ impl Reformer {
             let (mixed, hashed) = self.attend(layer, &x2, rotations, valid, device)?;
             // x1 = y1 − attention(norm(x2)) and x2 = y2 − feed(norm(y1)) lead back.
             x1 = ops::add(mixed, &x1);
-            let fed =
-                in_chunks(&x1, self.feed_chunk, |rows| layer.feed.run(&layer.feed_norm.run(rows)));
+            let Sublayer { norm, inner, .. } = &layer.feed;
+            let fed = in_chunks(&x1, self.feed_chunk, |rows| inner.run(&norm.run(rows)));
             x2 = ops::add(fed, &x2);
             states.push(x2.clone());
             buckets.extend(hashed.map(|hashed| (i, hashed)));

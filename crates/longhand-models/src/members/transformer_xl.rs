@@ -5,9 +5,10 @@ use crate::block::{FeedForward, Place, Sublayer};
 use crate::cache::{BlockCache, KeysValues};
 use crate::generate::{self, Begun};
 use crate::network::{Built, Member};
-use crate::ops::{self, Activation};
-use crate::parts::{Linear, Norm, Order};
-use crate::stack::last;
+use crate::ops;
+use crate::parts::{Linear, Order};
+use crate::sizes::Sizes;
+use crate::stack::{last, read_feed};
 use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
@@ -58,51 +59,41 @@ pub struct TransformerXl {
     clamp: Option<usize>,
 }
 
-pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    Ok(Box::new(TransformerXl::read(config, weights)?))
+pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    Ok(Box::new(TransformerXl::read(traits, config, weights)?))
 }
 
 impl TransformerXl {
-    fn read(config: &Config, weights: &Weights) -> Result<Self> {
+    fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
         config.only("attn_type", 0)?;
         config.only("adaptive", true)?;
-        config.only("is_decoder", false)?;
         config.ignore("sample_softmax proj_share_all_but_first pad_token_id");
-        let width = config.positive("d_model")?;
-        let (count, dim) = (config.positive("n_head")?, config.positive("d_head")?);
-        let heads = Heads::new(count, dim);
-        let inner = config.positive("d_inner")?;
-        let eps = config.number_or("layer_norm_epsilon", 1e-5)?;
+        let sizes = Sizes::read_blocks(traits, config)?;
+        let (width, heads) = (sizes.hidden, sizes.heads);
+        let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
         let untied = config.flag_or("untie_r", true)?;
         let body = weights.under("transformer.");
         let layer = |i: usize| -> Result<Layer> {
             let own = body.under(&format!("layers.{i}."));
             let attention = own.under("dec_attn.");
-            let bare = |name: &str, from: usize, to: usize| {
-                Linear::read_as(&attention, name, from, to, Order::OutIn, false)
-            };
             let biases = if untied { &attention } else { &body };
-            let norm = |w: &Weights| {
-                Norm::read(w, "layer_norm", width, crate::parts::NormKind::Layer, eps)
-            };
-            let feed = own.under("pos_ff.");
             let relative = Relative {
-                qkv: bare("qkv_net", width, 3 * count * dim)?,
-                positions: bare("r_net", width, count * dim)?,
-                out: bare("o_net", count * dim, width)?,
-                bias_u: biases.tensor("r_w_bias", &[count, dim])?,
-                bias_v: biases.tensor("r_r_bias", &[count, dim])?,
+                qkv: Linear::bare(&attention, "qkv_net", width, 3 * rows)?,
+                positions: Linear::bare(&attention, "r_net", width, rows)?,
+                out: Linear::bare(&attention, "o_net", rows, width)?,
+                bias_u: biases.tensor("r_w_bias", &shape)?,
+                bias_v: biases.tensor("r_r_bias", &shape)?,
             };
-            let maps = ["CoreNet.0", "CoreNet.3"];
-            let forward = FeedForward::read(&feed, maps, [width, inner], Activation::Relu)?;
+            let norm = sizes.norm(&attention, "layer_norm", width)?;
+            let maps = ["pos_ff.CoreNet.0", "pos_ff.CoreNet.3"];
             Ok(Layer {
-                attention: Sublayer::of(relative, norm(&attention)?),
-                feed: Sublayer::of(forward, norm(&feed)?),
+                attention: Sublayer::of(relative, norm),
+                feed: read_feed(&sizes, &own, maps, "pos_ff.layer_norm")?,
             })
         };
-        let layers = (0..config.size("n_layer")?).map(layer).collect::<Result<_>>()?;
+        let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
         let ends = ends(config)?;
-        let clusters = read_clusters(config, weights, width, &ends)?;
+        let clusters = read_clusters(&sizes, config, weights, &ends)?;
         let tails = ends.len() - 1;
         let first = clusters[0].table.width();
         let cluster_head = when(tails > 0, || {
@@ -355,14 +346,14 @@ fn ends(config: &Config) -> Result<Vec<usize>> {
 }
 
 fn read_clusters(
+    sizes: &Sizes,
     config: &Config,
     weights: &Weights,
-    width: usize,
     ends: &[usize],
 ) -> Result<Vec<Cluster>> {
+    let width = sizes.hidden;
     let embed = config.size_or("d_embed", width)?;
     let divisor = config.positive("div_val")?;
-    let tied = config.flag_or("tie_word_embeddings", true)?;
     let ties = config.get("tie_projs").and_then(|t| t.as_array()).cloned().unwrap_or_default();
     let words = weights.under("transformer.word_emb.");
     let mut clusters = Vec::new();
@@ -389,7 +380,7 @@ fn read_clusters(
         let into = when(projected, || words.tensor(&format!("emb_projs.{k}"), &shape))?;
         let table = words.tensor(&format!("emb_layers.{k}.weight"), &[rows, own])?;
         let head = weights.under("crit.");
-        let out_table = match tied {
+        let out_table = match sizes.tied {
             true => table.clone(),
             false => head.tensor(&format!("out_layers.{k}.weight"), &[rows, own])?,
         };

@@ -64,12 +64,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 
 /// Options of other heads, of training, and those of which one value is supported.
 fn options(config: &Config) -> Result<()> {
-    config.only("add_adapter", false)?;
-    config.only("use_weighted_layer_sum", false)?;
-    if let Some(width) = config.get("adapter_attn_dim") {
-        let rule = "adapters inside the attention are not supported";
-        return Err(Error::invalid("config: adapter_attn_dim", width, rule));
-    }
     config.ignore_under(&["mask_", "tdnn_", "ctc_"]);
     // The temperature is of the gradient only: the entry that is taken is the same for all.
     config.ignore(

@@ -8,7 +8,9 @@ use crate::cache::KeysValues;
 use crate::generate::{self, Begun, Generator};
 use crate::network::{Built, Member, zeros_and_ones};
 use crate::ops;
-use crate::parts::{Linear, Norm, Order};
+use crate::parts::{Linear, Order};
+use crate::sizes::Sizes;
+use crate::stack::read_feed;
 use crate::traits::Traits;
 use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 use longhand::Window;
@@ -85,24 +87,16 @@ impl Read {
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The biases are in each layer's parameters whether they are one or many.
     config.ignore("untie_r use_mems_train start_n_top end_n_top mode");
-    config.only("is_decoder", false)?;
-    config.only("chunk_size_feed_forward", 0)?;
-    let width = config.positive("d_model")?;
-    let vocab = config.positive("vocab_size")?;
-    let count = config.positive("n_head")?;
-    let dim = config.size_or("d_head", width / count)?;
-    let heads = Heads::new(count, dim);
+    let sizes = Sizes::read_blocks(traits, config)?;
+    let (width, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let body = weights.under("transformer.");
     let words = body.tensor("word_embedding.weight", &[vocab, width])?;
-    let table = match config.flag_or("tie_word_embeddings", true)? {
+    let table = match sizes.tied {
         true => words.clone(),
         false => weights.tensor("lm_loss.weight", &[vocab, width])?,
     };
-    let layer = |i: usize| {
-        let own = body.under(&format!("layer.{i}."));
-        read_layer(traits, config, &own, &heads)
-    };
-    let layers = (0..config.positive("n_layer")?).map(layer).collect::<Result<_>>()?;
+    let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
+    let layers = (0..config.positive(traits.keys.layers)?).map(layer).collect::<Result<_>>()?;
     let memory = match config.is_null("mem_len") {
         true => None,
         false => Some(config.size_or("mem_len", 512)?),
@@ -112,7 +106,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),
         words,
         layers,
-        heads,
+        heads: sizes.heads,
         one_sided: config.is_second("attn_type", ["bi", "uni"])?,
         same_length: config.flag_or("same_length", false)?,
         clamp_len: config.length("clamp_len")?,
@@ -123,24 +117,14 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     }))
 }
 
-fn read_layer(
-    traits: &'static Traits,
-    config: &Config,
-    own: &Weights,
-    heads: &Heads,
-) -> Result<Layer> {
-    let width = config.positive("d_model")?;
-    let inner = config.positive("d_inner")?;
-    let eps = config.number_or("layer_norm_eps", 1e-12)?;
+fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer> {
     let attention = own.under("rel_attn.");
-    let (count, dim) = (heads.count, heads.dim);
+    let (width, count, dim) = (sizes.hidden, sizes.heads.count, sizes.heads.dim);
     let map = |name: &str, order: Order| -> Result<Linear> {
         let matrix = attention.tensor(name, &[width, count, dim])?;
         Ok(Linear::of(matrix.reshape(&[width, count * dim]), None, order))
     };
     let bias = |name: &str| attention.tensor(name, &[count, dim]);
-    let feed = own.under("ff.");
-    let norm = |w: &Weights| Norm::read(w, "layer_norm", width, traits.norm, eps);
     let relative = Relative {
         query: map("q", Order::InOut)?,
         key: map("k", Order::InOut)?,
@@ -150,11 +134,9 @@ fn read_layer(
         biases: [bias("r_w_bias")?, bias("r_r_bias")?, bias("r_s_bias")?],
         seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
     };
-    let activation = config.activation_or("ff_activation", "gelu")?;
-    let forward = FeedForward::read(&feed, ["layer_1", "layer_2"], [width, inner], activation)?;
     Ok(Layer {
-        attention: Sublayer::of(relative, norm(&attention)?),
-        feed: Sublayer::of(forward, norm(&feed)?),
+        attention: Sublayer::of(relative, sizes.norm(&attention, "layer_norm", width)?),
+        feed: read_feed(sizes, own, ["ff.layer_1", "ff.layer_2"], "ff.layer_norm")?,
     })
 }
 

@@ -1,8 +1,8 @@
 //! The operations on a GPU, each as a launch of a kernel of `gpu::kernels`.
 
-use super::Activation;
 use super::moves::Moved;
 use super::product::Order;
+use super::{Activation, NormKind};
 use crate::Tensor;
 use crate::gpu::{BLOCK, Buffer, Gpu, Kernel, TILE, WORDS};
 
@@ -107,17 +107,10 @@ pub(super) fn linear(
     Tensor::on_gpu(&super::with_width(x.shape(), columns), out)
 }
 
-/// Which norm [`Kernel::Norm`] computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Norm {
-    Layer,
-    Rms,
-    Affine,
-}
-
+/// The kernel knows the kinds by their order.
 pub(super) fn norm(
     gpu: &Gpu,
-    kind: Norm,
+    kind: NormKind,
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,

@@ -21,7 +21,7 @@ pub use loss::{
     binary_cross_entropy, cosine, cross_entropy, dot, l1, mse, next_labels, nll, scored_rows,
     soft_cross_entropy,
 };
-pub use norm::{affine, channel_norm, layer_norm, rms_norm, weight_norm};
+pub use norm::{NormKind, channel_norm, norm, weight_norm};
 pub use product::{Order, linear};
 pub use rows::{
     argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,

@@ -1,71 +1,51 @@
 //! Norms over the last dimension.
 
 use super::each_row;
-use super::launches::{self, Norm, place};
+use super::launches::{self, place};
 use super::moves::turned;
 use crate::Tensor;
 
-/// `(x − mean) / sqrt(variance + eps) · weight + bias` of each row, biased variance. Gradient to
-/// `x`: with `h = weight · g` and the normalised row `n`, `(h − mean(h) − n · mean(h n)) · rstd`.
+/// Which norm, with the gradient to `x` of each: `h = weight · g`, `n` the normalised row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// `(x − mean) / sqrt(variance + eps) · weight + bias`, biased variance. Gradient:
+    /// `(h − mean(h) − n · mean(h n)) · rstd`.
+    Layer,
+    /// `x / sqrt(mean(x²) + eps) · weight`, no bias. Gradient: `(h − n · mean(h n)) · rstd`.
+    Rms,
+    /// `x · weight + bias`: no statistics. Gradient: `h`.
+    Affine,
+}
+
+/// The norm of each row.
 ///
 /// # Panics
 ///
 /// If `weight` or `bias` is not as long as a row.
-pub fn layer_norm(x: Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
-    assert_eq!((x.width(), x.width()), (weight.len(), bias.len()), "one weight and bias a column");
-    if let Some(gpu) = place(&[&x]) {
-        return launches::norm(gpu, Norm::Layer, &x, weight, Some(bias), eps);
-    }
-    let (weight, bias) = (weight.data(), bias.data());
-    let n = x.width() as f32;
-    each_row(x, |row| {
-        let mean = sum(row, |x| x) / n;
-        let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
-        let rstd = 1.0 / (variance + eps as f32).sqrt();
-        for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
-            *x = (*x - mean) * rstd * w + b;
-        }
-    })
-}
-
-/// `x / sqrt(mean(x²) + eps) · weight` of each row. Gradient to `x`: with `h = weight · g` and the
-/// normalised row `n`, `(h − n · mean(h n)) · rstd`.
-///
-/// # Panics
-///
-/// If `weight` is not as long as a row.
-pub fn rms_norm(x: Tensor, weight: &Tensor, eps: f64) -> Tensor {
+pub fn norm(x: Tensor, kind: NormKind, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Tensor {
     assert_eq!(x.width(), weight.len(), "one weight a column");
+    assert!(bias.is_none_or(|bias| bias.len() == x.width()), "one bias a column");
     if let Some(gpu) = place(&[&x]) {
-        return launches::norm(gpu, Norm::Rms, &x, weight, None, eps);
+        return launches::norm(gpu, kind, &x, weight, bias, eps);
     }
-    let weight = weight.data();
+    let (weight, bias) = (weight.data(), bias.map(Tensor::data));
     let n = x.width() as f32;
     each_row(x, |row| {
-        let rstd = 1.0 / (sum(row, |x| x * x) / n + eps as f32).sqrt();
-        row.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * rstd * w);
-    })
-}
-
-/// `x · weight + bias`: a norm without statistics. Gradient to `x`: `weight · g`.
-///
-/// # Panics
-///
-/// If `weight` or `bias` is not as long as a row.
-pub fn affine(x: Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
-    assert_eq!((x.width(), x.width()), (weight.len(), bias.len()), "one weight and bias a column");
-    if let Some(gpu) = place(&[&x]) {
-        return launches::norm(gpu, Norm::Affine, &x, weight, Some(bias), 0.0);
-    }
-    let (weight, bias) = (weight.data(), bias.data());
-    each_row(x, |row| {
-        row.iter_mut().zip(weight).zip(bias).for_each(|((x, w), b)| *x = *x * w + b);
+        let mean = if kind == NormKind::Layer { sum(row, |x| x) / n } else { 0.0 };
+        let rstd = match kind {
+            NormKind::Affine => 1.0,
+            _ => 1.0 / (sum(row, |x| (x - mean) * (x - mean)) / n + eps as f32).sqrt(),
+        };
+        row.iter_mut().zip(weight).for_each(|(x, w)| *x = (*x - mean) * rstd * w);
+        if let Some(bias) = bias {
+            row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        }
     })
 }
 
 /// `(x − mean) / sqrt(variance + eps) · weight + bias` of each channel of `[batch, length, width]`
 /// over the length, biased variance: a group norm of one channel a group, or the norm of the turned
-/// tensor's rows. Gradient: as of [`layer_norm`], channels in place of rows.
+/// tensor's rows. Gradient: as of [`NormKind::Layer`], channels in place of rows.
 ///
 /// # Panics
 ///
@@ -73,7 +53,8 @@ pub fn affine(x: Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
 pub fn channel_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
     let length = x.shape()[1];
     let (ones, zeros) = (Tensor::new(&[length], vec![1.0; length]), Tensor::zeros(&[length]));
-    affine(turned(&layer_norm(turned(x), &ones, &zeros, eps)), weight, bias)
+    let normed = norm(turned(x), NormKind::Layer, &ones, Some(&zeros), eps);
+    norm(turned(&normed), NormKind::Affine, weight, Some(bias), 0.0)
 }
 
 /// A convolution's weight `[out, in, width]` from directions of that shape and a length for each
