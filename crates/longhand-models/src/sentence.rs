@@ -192,10 +192,7 @@ fn read_pooling(folder: &Path) -> Result<Vec<Pooling>> {
     }
     config.only("include_prompt", true).map_err(at)?;
     config.finish().map_err(at)?;
-    match modes.is_empty() {
-        true => Err(at(Error::input("no pooling mode is true"))),
-        false => Ok(modes),
-    }
+    if modes.is_empty() { Err(at(Error::input("no pooling mode is true"))) } else { Ok(modes) }
 }
 
 /// The lines of a text file.

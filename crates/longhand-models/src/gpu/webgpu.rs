@@ -66,10 +66,7 @@ impl Webgpu {
     pub(crate) fn queue(&self, bound: Bound) -> Result<()> {
         let mut pending = lock(&self.pending);
         pending.push(bound);
-        match pending.len() >= SUBMITTED {
-            true => self.submit(&mut pending),
-            false => Ok(()),
-        }
+        if pending.len() >= SUBMITTED { self.submit(&mut pending) } else { Ok(()) }
     }
 
     fn submit(&self, pending: &mut Vec<Bound>) -> Result<()> {

@@ -48,10 +48,7 @@ impl Cell {
         let mut h = Tensor::zeros(&[batch, width]);
         let mut out = vec![0.0; batch * length * width];
         for step in 0..length {
-            let at = |b: usize| match backward {
-                true => lengths[b].saturating_sub(1 + step),
-                false => step,
-            };
+            let at = |b: usize| if backward { lengths[b].saturating_sub(1 + step) } else { step };
             let gates = self.state.run(&h);
             let mut open = Vec::with_capacity(batch * cell);
             for b in 0..batch {
@@ -147,10 +144,7 @@ impl Member for Elmo {
             {
                 let states = cell.run(stream, &lengths, backward);
                 // The state that is carried on is without the addition.
-                *stream = match self.skips && depth > 0 {
-                    true => ops::add(states, stream),
-                    false => states,
-                };
+                *stream = if self.skips && depth > 0 { ops::add(states, stream) } else { states };
             }
             layers.push(ops::concat_last(&[&streams[0], &streams[1]]));
         }
