@@ -1,11 +1,7 @@
 //! Words from characters: convolutions of several widths, the largest of each filter, highways.
 //! Kim et al.'s network is this and nothing else; ELMo's begins with it.
 
-use crate::network::{Built, Member};
-use crate::ops::{self, Activation};
-use crate::parts::Linear;
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use super::*;
 
 /// Character vectors, convolved, the largest over the word.
 pub(crate) struct Convolutions {

@@ -1,13 +1,8 @@
 //! A student and its teacher: DistilBERT and TinyBERT.
 
-use crate::attention::Mask;
-use crate::block::Seen;
+use super::*;
 use crate::family;
-use crate::network::{Built, Member, Network, key_valid};
-use crate::ops;
-use crate::parts::Linear;
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
+use crate::network::key_valid;
 use std::cell::RefCell;
 
 struct Networks {

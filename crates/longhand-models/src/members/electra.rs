@@ -1,14 +1,9 @@
 //! ELECTRA: a generator replaces tokens, a discriminator tells which.
 
+use super::*;
 use crate::embeddings::Embeddings;
-use crate::network::{Built, Member, Network, body};
-use crate::objectives::{Draws, mlm::replace_tokens};
-use crate::ops::{self, Activation};
-use crate::parts::Linear;
-use crate::sizes::Sizes;
-use crate::stack::Stack;
-use crate::traits::Traits;
-use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
+use crate::objectives::Draws;
+use crate::objectives::mlm::replace_tokens;
 
 /// One logit a token: real or replaced.
 struct Judge {

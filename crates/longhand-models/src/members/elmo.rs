@@ -1,11 +1,7 @@
 //! ELMo: recurrent layers in each direction over words from characters, and a mix of them.
 
 use super::characters::{Convolutions, highway};
-use crate::network::{Built, Member};
-use crate::ops::{self, Activation};
-use crate::parts::Linear;
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights};
+use super::*;
 
 // Characters that no byte has; ids are bytes + 1, and 0 is a masked token.
 const SENTENCE: [i32; 2] = [257, 258];

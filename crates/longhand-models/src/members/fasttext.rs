@@ -2,10 +2,8 @@
 //! character n-grams, so that unknown words have vectors too.
 
 use super::word2vec::{floats, told};
-use crate::network::{Built, Member};
+use super::*;
 use crate::objectives::fnv1a;
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 
 /// The word that ends a sentence; it has no n-grams.
 const END: &str = "</s>";

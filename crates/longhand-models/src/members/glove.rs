@@ -2,11 +2,8 @@
 //! stand together.
 
 use super::word2vec::floats;
-use crate::network::{Built, Member};
+use super::*;
 use crate::objectives::ragged;
-use crate::ops;
-use crate::traits::Traits;
-use crate::{Config, Device, Inputs, Outputs, Result, Tensor, Weights};
 use std::collections::BTreeMap;
 
 struct Glove {

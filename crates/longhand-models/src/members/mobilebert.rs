@@ -1,14 +1,8 @@
 //! MobileBERT: trigram embeddings and blocks in a bottleneck.
 
-use crate::attention::Heads;
+use super::*;
 use crate::block::Bottleneck;
 use crate::embeddings::Embeddings;
-use crate::network::{Built, Network, body};
-use crate::parts::{Linear, Norm, NormKind, Order};
-use crate::sizes::Sizes;
-use crate::stack::{Stack, read_feed};
-use crate::traits::Traits;
-use crate::{Config, Result, Weights, ensure, when};
 
 /// What a config says of the bottleneck.
 struct Options {

@@ -1,14 +1,6 @@
 //! Mockingjay: BERT over frames of sound instead of words; masked frames are rebuilt.
 
-use crate::attention::Mask;
-use crate::block::Seen;
-use crate::network::{Built, Member};
-use crate::ops::{self, Activation};
-use crate::parts::{Linear, Norm, NormKind};
-use crate::sizes::Sizes;
-use crate::stack::Stack;
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Outputs, Result, Tensor, Weights};
+use super::*;
 
 struct Mockingjay {
     input: Linear,

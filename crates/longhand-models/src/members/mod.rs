@@ -1,4 +1,4 @@
-//! What is truly a member's own.
+//! What is truly a member's own. The imports here are what members are made of; each takes them all.
 
 pub mod characters;
 pub mod distillation;
@@ -16,3 +16,17 @@ pub mod unilm;
 pub mod wav2vec2;
 pub mod word2vec;
 pub mod xlnet;
+
+use crate::attention::{Heads, Mask};
+use crate::block::{FeedForward, Place, Seen, Sublayer};
+use crate::generate::Begun;
+use crate::network::{Built, Member, Network, body};
+use crate::ops::Activation;
+use crate::parts::{Linear, Norm, NormKind, Order};
+use crate::sizes::Sizes;
+use crate::stack::{Stack, last, read_feed};
+use crate::traits::Traits;
+use crate::{
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, generate,
+    ops, when,
+};

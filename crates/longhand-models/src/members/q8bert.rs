@@ -1,11 +1,8 @@
 //! Q8BERT: a BERT classifier whose maps and tables are 8-bit.
 
+use super::*;
 use crate::block::Projection;
-use crate::network::{Built, Member, Network, body};
-use crate::parts::Linear;
 use crate::quant::{self, Mode, Quantiser};
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Weights};
 use std::sync::{Arc, Mutex, PoisonError};
 
 struct Q8Bert {

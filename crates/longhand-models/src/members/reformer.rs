@@ -4,15 +4,9 @@
 
 mod positions;
 
-use crate::attention::{self, Heads, Ring, Rotations};
-use crate::block::{FeedForward, Sublayer};
-use crate::network::{Built, Member, key_valid};
-use crate::ops;
-use crate::parts::{Linear, Norm, Order};
-use crate::sizes::Sizes;
-use crate::stack::{last, read_feed};
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
+use super::*;
+use crate::attention::{self, Ring, Rotations};
+use crate::network::key_valid;
 use positions::Positions;
 
 /// How a layer attends.

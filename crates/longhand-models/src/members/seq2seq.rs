@@ -1,19 +1,10 @@
 //! An encoder, and a decoder that also looks at the encoder's states: BART, MASS and T5.
 
-use crate::attention::Mask;
-use crate::block::Seen;
+use super::*;
 use crate::cache::BlockCache;
-use crate::generate::{self, Begun, Generator};
+use crate::generate::Generator;
 use crate::names;
-use crate::network::{Built, Member};
-use crate::ops::{self, Activation};
-use crate::parts::{Linear, Norm, Order};
-use crate::sizes::Sizes;
-use crate::stack::{Stack, last};
-use crate::traits::{self, Traits};
-use crate::{
-    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, when,
-};
+use crate::traits::{self};
 use longhand::full::Buckets;
 
 /// One side: the blocks, the norm after the embeddings, and what tells positions apart.

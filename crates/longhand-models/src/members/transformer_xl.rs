@@ -1,19 +1,9 @@
 //! Transformer-XL: a segment at a time, each layer also reading what it read before.
 
-use crate::attention::{self, Heads};
-use crate::block::{FeedForward, Place, Sublayer};
+use super::*;
+use crate::Generator;
+use crate::attention::{self};
 use crate::cache::{BlockCache, KeysValues};
-use crate::generate::{self, Begun};
-use crate::network::{Built, Member};
-use crate::ops;
-use crate::parts::{Linear, Order};
-use crate::sizes::Sizes;
-use crate::stack::{last, read_feed};
-use crate::traits::Traits;
-use crate::{
-    Cache, Config, Device, Error, Generator, Inputs, Ints, Outputs, Result, Tensor, Weights,
-    ensure, when,
-};
 use longhand::transformer_xl::{SinCos, sinusoids};
 
 /// Rows of memory beyond which no text is worth them.

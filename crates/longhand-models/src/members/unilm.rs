@@ -1,10 +1,6 @@
 //! UniLM: one BERT, and the mask decides what it is.
 
-use crate::attention::Mask;
-use crate::block::Seen;
-use crate::network::{Built, Member, Network};
-use crate::traits::Traits;
-use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
+use super::*;
 
 struct Unilm(Network);
 

@@ -4,15 +4,8 @@
 mod codebooks;
 mod sound;
 
-use crate::attention::Mask;
-use crate::block::{Place, Seen};
-use crate::network::{Built, Member, zeros_and_ones};
-use crate::ops;
-use crate::parts::{Linear, Norm, NormKind};
-use crate::sizes::Sizes;
-use crate::stack::Stack;
-use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, when};
+use super::*;
+use crate::network::zeros_and_ones;
 use codebooks::{Codebooks, read_codebooks};
 use sound::{Extractor, Positional, read_extractor, read_positional};
 

@@ -1,10 +1,7 @@
 //! word2vec (Mikolov et al., 2013): a word from its neighbours, told from words drawn at random.
 
-use crate::network::{Built, Member};
+use super::*;
 use crate::objectives::{Draws, negatives, ragged};
-use crate::ops;
-use crate::traits::Traits;
-use crate::{Config, Device, Inputs, Ints, Outputs, Result, Tensor, Weights};
 
 struct Word2Vec {
     /// Skip-gram: one neighbour tells the word; else CBOW: all of them together.

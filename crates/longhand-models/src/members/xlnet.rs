@@ -2,17 +2,11 @@
 //! stream of contents sees itself; a stream of queries knows its place and not its token. Memory and
 //! distances are Transformer-XL's.
 
-use crate::attention::{Heads, StreamMask, Streams, distances};
-use crate::block::{FeedForward, Place, Sublayer};
+use super::*;
+use crate::attention::{StreamMask, Streams, distances};
 use crate::cache::KeysValues;
-use crate::generate::{self, Begun, Generator};
-use crate::network::{Built, Member, zeros_and_ones};
-use crate::ops;
-use crate::parts::{Linear, Order};
-use crate::sizes::Sizes;
-use crate::stack::read_feed;
-use crate::traits::Traits;
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
+use crate::generate::Generator;
+use crate::network::zeros_and_ones;
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
 

@@ -1,10 +1,7 @@
 //! Masked frames of sound: Mockingjay (Liu et al., 2020, §2.2) as s3prl does it; spans and
 //! distractors of wav2vec 2.0 (Baevski et al., 2020, §3.1, §3.2) as Hugging Face does it.
 
-use super::{Draws, row, rule, share};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights, ensure};
+use super::*;
 
 /// What Mockingjay reads in place of each frame.
 #[derive(Debug, Clone, PartialEq, Eq)]

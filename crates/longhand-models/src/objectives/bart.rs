@@ -3,10 +3,7 @@
 //!
 //! A text is `[bos, …, eos]`. Neither end is ever touched; what is between are its words.
 
-use super::{Draws, rule, share, token};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights};
+use super::*;
 
 /// Tokens and shares that all kinds of noise use.
 #[derive(Debug, Clone, Copy, PartialEq)]

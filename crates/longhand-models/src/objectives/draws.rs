@@ -1,6 +1,6 @@
 //! The random numbers of a rule.
 
-use crate::{Error, Inputs, Result, Tensor};
+use super::*;
 use longhand::random;
 
 /// Random numbers from a seed, the same on every machine: outputs 0, 1, … of SplitMix64, of each

@@ -1,10 +1,7 @@
 //! Knowledge masking: ERNIE (Sun et al., 2019, §3.2), as its published data program does it.
 
-use super::{Batch, Corrupted, corrupted, flags, row, rule, share, token};
-use crate::network::Built;
+use super::*;
 use crate::objectives::mlm::Actions;
-use crate::traits::Traits;
-use crate::{Config, Error, Weights};
 use std::ops::Range;
 
 /// The units (words, phrases, entities) of a row of labels: 0 begins one, 1 continues it, −1 is

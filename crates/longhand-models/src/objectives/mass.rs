@@ -1,10 +1,7 @@
 //! One masked span: MASS (Song et al., 2019, §3.1), as its published data program does it.
 
-use super::{Batch, rule, share, token};
-use crate::network::Built;
+use super::*;
 use crate::objectives::mlm::Actions;
-use crate::traits::Traits;
-use crate::{Config, Ints, Outputs, Weights, ensure};
 use std::ops::Range;
 
 /// A sentence, its span taken from the encoder and given to the decoder.

@@ -1,10 +1,7 @@
 //! Masked language modelling: BERT (Devlin et al., 2019, §3.1), RoBERTa (Liu et al., 2019, §4.1);
 //! ELECTRA's replaced tokens.
 
-use super::{Batch, Corrupted, NOT_SCORED, corrupted, row, rule, share, token};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Error, Outputs, Weights, ensure};
+use super::*;
 
 /// What becomes of a chosen token: BERT's 80/10/10.
 #[derive(Debug, Clone, Copy, PartialEq)]

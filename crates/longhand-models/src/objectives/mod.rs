@@ -32,7 +32,8 @@ pub mod xlnet;
 pub use draws::{Draws, Random, fnv1a};
 
 use crate::network::{Built, Member};
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result};
+use crate::traits::Traits;
+use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
 use mlm::Actions;
 
 /// The label of a position that is not scored.

@@ -1,7 +1,7 @@
 //! Words that were not there, and words that are left out: word2vec (Mikolov et al., 2013b, §2.2,
 //! §2.3).
 
-use crate::{Error, Result, ensure};
+use super::*;
 
 /// The table that negative words are drawn from, by `count^exponent`: its last element is `domain`.
 ///

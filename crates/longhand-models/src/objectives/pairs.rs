@@ -1,10 +1,7 @@
 //! Pairs of sentences: next or random (BERT, Devlin et al., 2019, §3.1), swapped (ALBERT, Lan et
 //! al., 2020, §3.1), previous, next or random (StructBERT, Wang et al., 2020, §2.2.2).
 
-use super::{Draws, ragged, rule};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights};
+use super::*;
 
 /// Two sentences and how the second relates to the first.
 #[derive(Debug, Clone, PartialEq, Eq)]

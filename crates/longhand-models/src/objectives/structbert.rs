@@ -1,9 +1,6 @@
 //! Shuffled words: StructBERT (Wang et al., 2020, §2.2.1).
 
-use super::{Corrupted, corrupted, flags, row, rule, share, tokens};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Weights};
+use super::*;
 
 /// How many runs of words are shuffled in a sequence: at least one.
 pub fn budget(length: usize, share: f64) -> usize {

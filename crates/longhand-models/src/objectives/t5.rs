@@ -1,9 +1,6 @@
 //! Span corruption: T5 (Raffel et al., 2020, §3.1.4), as its published preprocessors do it.
 
-use super::{rule, share, token};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Result, Weights, ensure};
+use super::*;
 
 /// How many tokens are noise, and in how many spans.
 ///

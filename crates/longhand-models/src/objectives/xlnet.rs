@@ -1,9 +1,6 @@
 //! Orders of factorisation: XLNet (Yang et al., 2019, §2.2), as its published data program does it.
 
-use super::{NOT_SCORED, flags, row, rule, tokens};
-use crate::network::Built;
-use crate::traits::Traits;
-use crate::{Config, Error, Ints, Outputs, Weights, ensure};
+use super::*;
 
 /// Which positions may not be seen, `[length, length]`: row i does not see column j where this is
 /// true.

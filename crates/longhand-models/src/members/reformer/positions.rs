@@ -1,7 +1,7 @@
 //! Positions of one table, or of axes: where the text of a novel has half a million places, two
 //! tables of some hundred rows tell them apart.
 
-use crate::{Config, Device, Result, Tensor, Weights, ensure, ops};
+use super::*;
 
 /// What tells positions apart.
 pub(super) enum Positions {

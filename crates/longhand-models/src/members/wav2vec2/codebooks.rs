@@ -1,8 +1,6 @@
 //! Codebooks, and the losses that tell a masked frame by its entries.
 
-use crate::ops;
-use crate::parts::Linear;
-use crate::{Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure};
+use super::*;
 
 /// Codebooks, and what compares their entries with the contexts.
 pub(super) struct Codebooks {

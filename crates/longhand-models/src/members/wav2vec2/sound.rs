@@ -1,8 +1,6 @@
 //! From sound to frames, and from frames to what tells their places apart.
 
-use crate::ops::{self, Activation};
-use crate::parts::{Norm, NormKind};
-use crate::{Config, Result, Tensor, Weights, ensure, when};
+use super::*;
 
 /// The norms of the convolutions have the library's epsilon whatever the config says.
 const CONV_EPS: f64 = 1e-5;
