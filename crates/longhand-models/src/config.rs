@@ -75,10 +75,16 @@ impl Config {
     ///
     /// If it cannot be read or is not an object.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        Config::parse(&text).map_err(|e| e.at(path.display()))
+        Config::read(&folder.join("config.json"))
+    }
+
+    /// Reads a configuration from a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn read(path: &Path) -> Result<Self> {
+        Config::parse(&read_text(path)?).map_err(|e| e.at(path.display()))
     }
 
     /// Reads a configuration from its text.
@@ -353,6 +359,11 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+/// A file of text.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).at(path.display()))
 }
 
 /// What [`size`] makes something of.

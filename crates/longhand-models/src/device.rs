@@ -26,8 +26,18 @@ impl Device {
         match name {
             "reference" => Ok(Device::Reference),
             "cpu" => Ok(Device::Cpu),
-            "webgpu" => webgpu(),
-            "cuda" => cuda(),
+            #[cfg(feature = "webgpu")]
+            "webgpu" => {
+                let want = std::env::var("LONGHAND_ADAPTER").ok();
+                let context = longhand::webgpu::Context::open(want.as_deref())?;
+                Ok(Device::Gpu(Gpu::webgpu(context)))
+            }
+            #[cfg(feature = "cuda")]
+            "cuda" => Ok(Device::Gpu(Gpu::cuda(longhand::cuda::Context::open(0)?)?)),
+            #[allow(unreachable_patterns)]
+            "webgpu" | "cuda" => Err(Error::Declined(format!(
+                "device {name}: this build is without it (cargo feature {name:?})"
+            ))),
             _ => Err(Error::invalid("device", name, "must be reference, cpu, webgpu or cuda")),
         }
     }
@@ -43,32 +53,4 @@ impl Device {
         let fetched = gpu.fetch(&result.as_ref().map_or_else(|_| Vec::new(), tensors));
         result.and_then(|value| fetched.map(|()| value))
     }
-}
-
-#[cfg(feature = "webgpu")]
-fn webgpu() -> Result<Device> {
-    let want = std::env::var("LONGHAND_ADAPTER").ok();
-    let context = longhand::webgpu::Context::open(want.as_deref())?;
-    Ok(Device::Gpu(Gpu::webgpu(context)))
-}
-
-#[cfg(not(feature = "webgpu"))]
-fn webgpu() -> Result<Device> {
-    absent("webgpu")
-}
-
-#[cfg(feature = "cuda")]
-fn cuda() -> Result<Device> {
-    Ok(Device::Gpu(Gpu::cuda(longhand::cuda::Context::open(0)?)?))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda() -> Result<Device> {
-    absent("cuda")
-}
-
-#[cfg(not(all(feature = "webgpu", feature = "cuda")))]
-fn absent(name: &str) -> Result<Device> {
-    let reason = format!("device {name}: this build is without it (cargo feature {name:?})");
-    Err(Error::Declined(reason))
 }

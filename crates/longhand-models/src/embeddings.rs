@@ -4,14 +4,16 @@ use crate::ops;
 use crate::parts::{Linear, Norm};
 use crate::sizes::Sizes;
 use crate::traits::{Factorised, Positions};
-use crate::{Device, Inputs, Result, Tensor, Weights, ensure, when};
+use crate::{Device, Inputs, Ints, Result, Tensor, Weights, ensure, when};
 
 /// The tables, what is added to them, and what follows.
 pub struct Embeddings {
     /// Of words; heads are tied to it.
     pub word: Tensor,
+    /// What its vectors are multiplied by.
+    pub scale: f32,
     /// Of positions.
-    pub position: Tensor,
+    pub position: Option<Tensor>,
     /// Of token types, looked up by `token_type_ids` (all 0 where there are none).
     pub token_type: Option<Tensor>,
     /// Of tasks, looked up by `task_type_ids` (all 0 where there are none).
@@ -29,49 +31,31 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Reads the tables of a row, which may stand in another place than the rest: two networks can
-    /// share them.
+    /// Reads what is added to `word` ([`Sizes::words`]) from `tables`, and what follows from
+    /// `weights`: two networks can share tables.
     ///
     /// # Errors
     ///
-    /// If one is absent or misshapen.
-    pub fn read(sizes: &Sizes, tables: &Weights, weights: &Weights) -> Result<Self> {
+    /// If a parameter is absent or misshapen.
+    pub fn read(sizes: &Sizes, word: Tensor, tables: &Weights, weights: &Weights) -> Result<Self> {
         let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
-        let norm =
-            when(traits.embedding_norm, || sizes.norm(weights, names.embedding_norm, width))?;
         let mapped = match traits.factorised {
             Factorised::No => false,
             Factorised::IfNarrower => width != sizes.hidden,
             Factorised::Always => true,
         };
-        let map = when(mapped, || Linear::read(weights, names.embedding_map, width, sizes.hidden))?;
-        let word = tables.tensor(names.word, &[sizes.vocab, width])?;
-        Ok(Embeddings { map, ..Embeddings::read_beside(sizes, tables, word, norm)? })
-    }
-
-    /// Reads what is added to words of `word`, and puts a norm after the sum.
-    ///
-    /// # Errors
-    ///
-    /// If a table is absent or misshapen.
-    pub fn read_beside(
-        sizes: &Sizes,
-        tables: &Weights,
-        word: Tensor,
-        norm: Option<Norm>,
-    ) -> Result<Self> {
-        let (names, width) = (sizes.traits.names, sizes.embedding);
-        let token_type =
-            when(sizes.types > 0, || tables.tensor(names.token_type, &[sizes.types, width]))?;
+        let table = |name: &str, rows: usize| tables.tensor(name, &[rows, width]);
+        let positions = sizes.positions + traits.positions.first();
         Ok(Embeddings {
             word,
-            position: tables.tensor(names.position, &[sizes.positions, width])?,
-            token_type,
+            scale: 1.0,
+            position: when(sizes.positions > 0, || table(names.position, positions))?,
+            token_type: when(sizes.types > 0, || table(names.token_type, sizes.types))?,
             tasks: None,
             widen: None,
-            norm,
-            map: None,
-            positions: sizes.traits.positions,
+            norm: when(traits.embedding_norm, || sizes.norm(weights, names.embedding_norm, width))?,
+            map: when(mapped, || Linear::read(weights, names.embedding_map, width, sizes.hidden))?,
+            positions: traits.positions,
             pad: sizes.pad,
         })
     }
@@ -80,7 +64,7 @@ impl Embeddings {
     pub fn map_tables(self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         Embeddings {
             word: f(&self.word),
-            position: f(&self.position),
+            position: self.position.as_ref().map(&f),
             token_type: self.token_type.as_ref().map(f),
             ..self
         }
@@ -93,9 +77,37 @@ impl Embeddings {
     /// If an id is outside its table, or the sequence longer than the positions.
     pub fn run(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
-        let [batch, length] = ids.sizes("input_ids")?;
-        let words = ids.indices("input_ids", self.word.rows())?;
+        let given = inputs.optional_ints("position_ids", &ids.shape)?;
+        let mut x = self.placed(("input_ids", ids), ("position_ids", given), device)?;
+        let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
+        for (table, name) in tables {
+            let Some(table) = table else { continue };
+            let rows = match inputs.optional_ints(name, &ids.shape)? {
+                Some(types) => types.indices(name, table.rows())?,
+                None => vec![0; ids.data.len()],
+            };
+            x = ops::add(x, &ops::gather(&table.on(device), &rows, &ids.shape));
+        }
+        Ok(self.finish(x))
+    }
+
+    /// The vectors of `ids` with those of their positions, given or counted.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); the names are what an error calls ids and positions.
+    pub fn placed(
+        &self,
+        (name, ids): (&str, &Ints),
+        positions: (&str, Option<&Ints>),
+        device: &Device,
+    ) -> Result<Tensor> {
+        ids.sizes::<2>(name)?;
+        let words = ids.indices(name, self.word.rows())?;
         let mut x = ops::gather(&self.word.on(device), &words, &ids.shape);
+        if self.scale != 1.0 {
+            x = ops::scale(x, self.scale);
+        }
         if let Some((map, trigram)) = &self.widen {
             if *trigram {
                 let (next, last) = (ops::shift_rows(&x, 1), ops::shift_rows(&x, -1));
@@ -103,51 +115,55 @@ impl Embeddings {
             }
             x = map.run(&x);
         }
-        let rows = self.position_rows(inputs, [batch, length])?;
-        x = ops::add(x, &ops::gather(&self.position.on(device), &rows, &ids.shape));
-        let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
-        for (table, name) in tables {
-            let Some(table) = table else { continue };
-            let rows = match inputs.optional_ints(name, &ids.shape)? {
-                Some(types) => types.indices(name, table.rows())?,
-                None => vec![0; batch * length],
-            };
-            x = ops::add(x, &ops::gather(&table.on(device), &rows, &ids.shape));
-        }
+        let Some(table) = &self.position else { return Ok(x) };
+        let rows = self.position_rows((name, ids), positions, table.rows())?;
+        Ok(ops::add(x, &ops::gather(&table.on(device), &rows, &ids.shape)))
+    }
+
+    /// The norm and the map after the sum.
+    pub fn finish(&self, mut x: Tensor) -> Tensor {
         if let Some(norm) = &self.norm {
             x = norm.run(x);
         }
-        Ok(match &self.map {
+        match &self.map {
             Some(map) => map.run(&x),
             None => x,
-        })
+        }
     }
 
-    /// The rows that `position_ids` names, or else those of the row of the table.
-    fn position_rows(&self, inputs: &Inputs, [batch, length]: [usize; 2]) -> Result<Vec<usize>> {
-        let ids = inputs.ints("input_ids")?;
-        let end = self.position.rows();
-        if let Some(rows) = inputs.optional_ints("position_ids", &ids.shape)? {
-            return rows.indices("position_ids", end);
+    /// How many positions there are.
+    pub fn most(&self) -> usize {
+        self.position.as_ref().map_or(usize::MAX, |table| table.rows() - self.positions.first())
+    }
+
+    /// The rows of the table at the positions that are given, or else those of the row of the family.
+    fn position_rows(
+        &self,
+        (name, ids): (&str, &Ints),
+        (place, given): (&str, Option<&Ints>),
+        end: usize,
+    ) -> Result<Vec<usize>> {
+        let [batch, length] = ids.sizes(name)?;
+        let first = self.positions.first();
+        if let Some(given) = given {
+            let rows = given.indices(place, end - first)?;
+            return Ok(rows.into_iter().map(|row| row + first).collect());
         }
         let mut rows = Vec::with_capacity(batch * length);
-        for b in 0..batch {
+        for row in ids.data.chunks_exact(length) {
             let mut counted = 0;
-            for i in 0..length {
-                rows.push(match self.positions {
-                    Positions::Counted => i,
-                    Positions::FromPadding if ids.data[b * length + i] as usize == self.pad => {
-                        self.pad
-                    }
-                    Positions::FromPadding => {
-                        counted += 1;
-                        self.pad + counted
-                    }
-                });
-            }
+            rows.extend(row.iter().enumerate().map(|(i, &id)| match self.positions {
+                Positions::FromPadding if id as usize == self.pad => self.pad,
+                Positions::FromPadding => {
+                    counted += 1;
+                    self.pad + counted
+                }
+                _ => i + first,
+            }));
         }
-        let rule = format!("the position table has {end} rows");
-        ensure(rows.iter().all(|&row| row < end), "the length of input_ids", length, rule)?;
+        let rule = format!("the position table has {} rows", end - first);
+        let field = format_args!("the length of {name}");
+        ensure(rows.iter().all(|&row| row < end), field, length, rule)?;
         Ok(rows)
     }
 }

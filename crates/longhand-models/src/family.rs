@@ -312,6 +312,7 @@ const BART: Traits = Traits {
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
     keys: &names::BART_ENCODER_KEYS,
     names: &names::BART_NAMES,
+    positions: Positions::FromTwo,
     token_types: false,
     side: Side::Encoder,
     head: TokenHead { bias: true, ..LM },

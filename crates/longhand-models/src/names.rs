@@ -276,6 +276,9 @@ pub(crate) const DISTIL_NAMES: Names = Names {
 
 pub(crate) const BART_NAMES: Names = Names {
     prefix: "model.",
+    word: "shared.weight",
+    position: "embed_positions.weight",
+    embedding_norm: "layernorm_embedding",
     layer: "layers.{}.",
     projections: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     out: "self_attn.out_proj",
@@ -289,6 +292,7 @@ pub(crate) const BART_NAMES: Names = Names {
 
 pub(crate) const T5_NAMES: Names = Names {
     prefix: "",
+    word: "shared.weight",
     layer: "block.{}.",
     projections: ["layer.0.SelfAttention.q", "layer.0.SelfAttention.k", "layer.0.SelfAttention.v"],
     out: "layer.0.SelfAttention.o",

@@ -87,7 +87,7 @@ impl Network {
     pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
         let body = body(traits, weights);
-        let mut embeddings = Embeddings::read(&sizes, &body, &body)?;
+        let mut embeddings = Embeddings::read(&sizes, sizes.words(&body)?, &body, &body)?;
         let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         if traits.task_types && config.flag_or("use_task_id", false)? {
             let name = "embeddings.task_type_embeddings.weight";
@@ -232,8 +232,7 @@ impl Network {
     /// The mean over scored positions; of a causal model, each position's label is the next token.
     fn token_loss(&self, logits: &Tensor, labels: &Ints) -> Result<f64> {
         let labels = if self.sizes.traits.causal { &ops::next_labels(labels) } else { labels };
-        let scored = ops::scored_rows(logits, labels, "labels")?;
-        Ok(ops::cross_entropy(logits, &scored))
+        ops::labels_loss(logits, labels, "labels")
     }
 }
 
@@ -332,6 +331,5 @@ pub(crate) fn classes_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result
         let message = "a loss over one class: regression is not supported";
         return Err(Error::Declined(message.to_owned()));
     }
-    let scored = ops::scored_rows(logits, labels, name)?;
-    Ok(ops::cross_entropy(logits, &scored))
+    ops::labels_loss(logits, labels, name)
 }

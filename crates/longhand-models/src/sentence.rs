@@ -1,6 +1,7 @@
 //! Sentences to vectors, as sentence-transformers makes them: a folder of modules (a transformer,
 //! pooling, normalisation), each with a small configuration of its own.
 
+use crate::config::read_text;
 use crate::generate::padded_after;
 use crate::{Config, Device, Error, Inputs, Model, Result, Tensor};
 use rayon::prelude::*;
@@ -37,9 +38,8 @@ impl SentenceEncoder {
     pub fn open(folder: &Path) -> Result<Self> {
         let modules = folder.join("modules.json");
         let bad = |why: &str| Error::input(format!("{}: {why}", modules.display()));
-        let text = std::fs::read_to_string(&modules).map_err(|e| bad(&e.to_string()))?;
-        let list: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| bad(&e.to_string()))?;
+        let list = serde_json::from_str(&read_text(&modules)?);
+        let list: serde_json::Value = list.map_err(|e| bad(&e.to_string()))?;
         let list = list.as_array().ok_or_else(|| bad("not a list of modules"))?;
         let (mut transformer, mut pooling, mut normalises) = (None, None, false);
         for module in list {
@@ -64,9 +64,7 @@ impl SentenceEncoder {
         let (mut longest, mut lowers) =
             (Config::open(&transformer)?.size_or("max_position_embeddings", 512)?, false);
         if sentence.is_file() {
-            let text = std::fs::read_to_string(&sentence)
-                .map_err(|e| Error::input(format!("{}: {e}", sentence.display())))?;
-            let config = Config::parse(&text).map_err(|e| e.at(sentence.display()))?;
+            let config = Config::read(&sentence)?;
             longest = config.size_or("max_seq_length", longest)?;
             lowers = config.flag_or("do_lower_case", false)?;
         }

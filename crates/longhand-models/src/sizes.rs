@@ -4,7 +4,7 @@ use crate::attention::Heads;
 use crate::ops::Activation;
 use crate::parts::Norm;
 use crate::traits::{Factorised, Side, Traits};
-use crate::{Config, Result, Weights, ensure};
+use crate::{Config, Result, Tensor, Weights, ensure};
 
 /// A model's sizes, from its config.
 #[derive(Clone)]
@@ -108,6 +108,15 @@ impl Sizes {
             pad: 0,
             tied: config.flag_or("tie_word_embeddings", true)?,
         })
+    }
+
+    /// The table of words.
+    ///
+    /// # Errors
+    ///
+    /// If it is absent or misshapen.
+    pub fn words(&self, tables: &Weights) -> Result<Tensor> {
+        tables.tensor(self.traits.names.word, &[self.vocab, self.embedding])
     }
 
     /// A norm of the row's kind.

@@ -12,8 +12,17 @@ use crate::{Config, Weights};
 pub enum Positions {
     /// 0, 1, 2, …
     Counted,
+    /// 2, 3, 4, …: the first two rows are no positions.
+    FromTwo,
     /// Counted over what is not padding, from `pad_token_id + 1`; padding stays at `pad_token_id`.
     FromPadding,
+}
+
+impl Positions {
+    /// The row of the first position, where it is the same for all inputs.
+    pub(crate) fn first(self) -> usize {
+        if self == Positions::FromTwo { 2 } else { 0 }
+    }
 }
 
 /// Whether the tables may be narrower than the blocks.

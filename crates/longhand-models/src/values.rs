@@ -187,8 +187,13 @@ impl Outputs {
 
     /// Adds `<prefix>hidden_states.0`, `.1`, …
     pub fn put_hidden_states(&mut self, prefix: &str, states: &[Tensor]) {
-        for (k, state) in states.iter().enumerate() {
-            self.put(format!("{prefix}hidden_states.{k}"), state.clone());
+        self.put_each(format_args!("{prefix}hidden_states"), states);
+    }
+
+    /// Adds `<name>.0`, `.1`, …
+    pub fn put_each(&mut self, name: impl std::fmt::Display, tensors: &[Tensor]) {
+        for (k, tensor) in tensors.iter().enumerate() {
+            self.put(format!("{name}.{k}"), tensor.clone());
         }
     }
 

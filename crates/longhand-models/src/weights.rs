@@ -1,5 +1,6 @@
 //! A folder's parameters: memory-mapped safetensors, one file or many, by name.
 
+use crate::config::read_text;
 use crate::values::Value;
 use crate::{Error, Ints, Result, Tensor};
 use half::{bf16, f16};
@@ -199,8 +200,7 @@ fn files(folder: &Path) -> Result<Vec<String>> {
         return Err(Error::input(message));
     }
     let bad = |why: &dyn std::fmt::Display| Error::input(format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|e| bad(&e))?;
-    let index: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(&e))?;
+    let index: serde_json::Value = serde_json::from_str(&read_text(&path)?).map_err(|e| bad(&e))?;
     let map = index.get("weight_map").and_then(|m| m.as_object());
     let map = map.ok_or_else(|| bad(&"has no object \"weight_map\""))?;
     let mut names = BTreeSet::new();

@@ -127,9 +127,7 @@ impl Member for TinyBert {
         let mut out = Outputs::default();
         out.put_hidden_states("student.", &states_s);
         out.put_hidden_states("teacher.", &states_t);
-        for (i, scores) in scores_s.into_iter().enumerate() {
-            out.put(format!("student.scores.{i}"), scores);
-        }
+        out.put_each("student.scores", &scores_s);
         out.put("student.logits", logits_s);
         out.put("teacher.logits", logits_t);
         out.put_scalar("loss_attention", attention);

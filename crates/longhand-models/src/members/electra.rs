@@ -80,7 +80,7 @@ pub(crate) fn read_pair(traits: &'static Traits, config: &Config, weights: &Weig
     let sizes = Sizes::read(traits, &config_d)?;
     let body_d = body(traits, &own_d);
     let tables = body(traits, &own_g);
-    let embeddings = Embeddings::read(&sizes, &tables, &body_d)?;
+    let embeddings = Embeddings::read(&sizes, sizes.words(&tables)?, &tables, &body_d)?;
     let stack = Stack::read(&sizes, &config_d, &body_d)?;
     let judge = Judge::read(&own_d, &sizes)?;
     let discriminator = Network::with_heads(sizes, embeddings, stack, &config_d, &own_d)?;

@@ -163,9 +163,7 @@ impl Member for Elmo {
             out.put_scalar("loss_with_elmo_term", loss + 0.01 * sum);
         }
         out.put("elmo", elmo);
-        for (k, layer) in layers.into_iter().enumerate() {
-            out.put(format!("layers.{k}"), layer);
-        }
+        out.put_each("layers", &layers);
         out.put("token_embedding", token);
         out.put("scalar_weights", self.mix.clone());
         out.put_ints("char_ids_with_boundaries", ids);
@@ -190,7 +188,7 @@ impl Elmo {
                 return Err(Error::invalid("word_ids", bad, format!("must be below {vocab}")));
             }
             let logits = self.words.run(stream);
-            Ok(ops::cross_entropy(&logits, &ops::scored_rows(&logits, &labels, "word_ids")?))
+            ops::labels_loss(&logits, &labels, "word_ids")
         };
         let (forward, backward) = (mean(&streams[0], 1)?, mean(&streams[1], -1)?);
         out.put_scalar("forward_loss", forward);

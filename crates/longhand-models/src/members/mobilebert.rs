@@ -71,7 +71,7 @@ fn read_embeddings(
     let (names, hidden) = (sizes.traits.names, sizes.hidden);
     let word = body.tensor(names.word, &[sizes.vocab, width])?;
     let norm = Norm::read(body, names.embedding_norm, hidden, options.kind, DEFAULT_EPS)?;
-    let tables = Embeddings::read_beside(sizes, body, word, Some(norm))?;
+    let tables = Embeddings { norm: Some(norm), ..Embeddings::read(sizes, word, body, body)? };
     if !trigram && width == hidden {
         return Ok(tables);
     }

@@ -303,7 +303,7 @@ impl Reformer {
     fn loss(&self, name: &str, logits: &Tensor, inputs: &Inputs) -> Result<f64> {
         let labels = inputs.ints_shaped(name, &logits.shape()[..2])?;
         let labels = if self.causal { &ops::next_labels(labels) } else { labels };
-        Ok(ops::cross_entropy(logits, &ops::scored_rows(logits, labels, name)?))
+        ops::labels_loss(logits, labels, name)
     }
 }
 

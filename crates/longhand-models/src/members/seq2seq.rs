@@ -2,30 +2,23 @@
 
 use super::*;
 use crate::cache::BlockCache;
+use crate::embeddings::Embeddings;
 use crate::generate::Generator;
 use crate::names;
-use crate::traits::{self};
+use crate::traits;
 use longhand::full::Buckets;
 
-/// One side: the blocks, the norm after the embeddings, and what tells positions apart.
+/// One side: what stands before the blocks, and the blocks.
 struct Side {
+    embeddings: Embeddings,
     stack: Stack,
-    /// A learned table, whose first two rows are not positions.
-    positions: Option<Tensor>,
-    embedding_norm: Option<Norm>,
     /// T5: a bias for each bucket of distances and head, used by every block.
     buckets: Option<(Buckets, Tensor)>,
 }
 
-/// The rows of BART's tables of positions before position 0.
-const OFFSET: usize = 2;
-
 struct Seq2Seq {
     encoder: Side,
     decoder: Side,
-    words: Tensor,
-    /// What word vectors are multiplied by.
-    scale: f32,
     head: Linear,
     /// What states are multiplied by before the head.
     head_scale: f32,
@@ -35,44 +28,33 @@ struct Seq2Seq {
 
 pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.ignore("num_hidden_layers");
-    let hidden = config.positive("d_model")?;
-    let vocab = config.positive("vocab_size")?;
-    let rows = config.positive(traits.keys.positions)? + OFFSET;
+    let scaled = config.flag_or("scale_embedding", false)?;
+    let sizes = Sizes::read(traits, config)?;
     let body = weights.under(traits.names.prefix);
-    let side = |name: &str, traits: &Traits| -> Result<Side> {
-        let own = body.under(name);
-        let sizes = Sizes::read_blocks(traits, config)?;
-        let norm = sizes.norm(&own, "layernorm_embedding", hidden)?;
-        Ok(Side {
-            stack: Stack::read(&sizes, config, &own)?,
-            positions: Some(own.tensor("embed_positions.weight", &[rows, hidden])?),
-            embedding_norm: Some(norm),
-            buckets: None,
-        })
+    let words = sizes.words(&body)?;
+    let side = |name: &str, sizes: &Sizes| -> Result<Side> {
+        let mut side = Side::read(sizes, config, &body.under(name), &words)?;
+        side.embeddings.scale = if scaled { (sizes.hidden as f32).sqrt() } else { 1.0 };
+        Ok(side)
     };
     let decoder = Traits { keys: &names::BART_DECODER_KEYS, ..decoder(traits) };
-    let words = body.tensor("shared.weight", &[vocab, hidden])?;
     let bias = when(traits.head.bias, || {
-        Ok(weights.tensor("final_logits_bias", &[1, vocab])?.reshape(&[vocab]))
+        let bias = weights.tensor("final_logits_bias", &[1, sizes.vocab])?;
+        Ok(bias.reshape(&[sizes.vocab]))
     })?;
-    let scaled = config.flag_or("scale_embedding", false)?;
     Ok(Box::new(Seq2Seq {
-        encoder: side("encoder.", traits)?,
-        decoder: side("decoder.", &decoder)?,
-        head: Linear::of(head_table(config, weights, &words)?, bias, Order::OutIn),
-        scale: if scaled { (hidden as f32).sqrt() } else { 1.0 },
+        encoder: side("encoder.", &sizes)?,
+        decoder: side("decoder.", &Sizes::read(&decoder, config)?)?,
+        head: Linear::of(head_table(&sizes, weights, &words)?, bias, Order::OutIn),
         head_scale: 1.0,
         start: config.size_or("decoder_start_token_id", 2)? as i32,
         pad: config.size_or("pad_token_id", 1)? as i32,
-        words,
     }))
 }
 
 pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // There is no table of positions.
     config.ignore("n_positions");
-    let hidden = config.positive("d_model")?;
-    let vocab = config.positive("vocab_size")?;
     let feed = config.text_or("feed_forward_proj", "relu")?;
     let (gated, name) = feed.strip_prefix("gated-").map_or((false, &feed[..]), |rest| (true, rest));
     // In this family's configs the gate's gelu is the tanh form.
@@ -82,32 +64,32 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
     let activation = Activation::named(name)?;
     let num_buckets = config.positive("relative_attention_num_buckets")?;
     let max_distance = config.size_or("relative_attention_max_distance", 128)?;
-    let side = |name: &str, traits: &Traits| -> Result<Side> {
+    let sizes = |traits: &Traits| -> Result<Sizes> {
+        let vocab = config.positive("vocab_size")?;
+        Ok(Sizes { vocab, activation, gated, ..Sizes::read_blocks(traits, config)? })
+    };
+    let encoder = sizes(traits)?;
+    let words = encoder.words(weights)?;
+    let side = |name: &str, sizes: &Sizes| -> Result<Side> {
         let own = weights.under(name);
-        let sizes = Sizes { activation, gated, ..Sizes::read_blocks(traits, config)? };
         let table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         let table = own.tensor(table, &[num_buckets, sizes.heads.count])?;
-        let buckets = Buckets { num_buckets, max_distance, bidirectional: !traits.causal };
-        let stack = Stack::read(&sizes, config, &own)?;
-        Ok(Side { stack, positions: None, embedding_norm: None, buckets: Some((buckets, table)) })
+        let buckets = Buckets { num_buckets, max_distance, bidirectional: !sizes.traits.causal };
+        Ok(Side { buckets: Some((buckets, table)), ..Side::read(sizes, config, &own, &words)? })
     };
     let keys = match config.has(names::T5_DECODER_KEYS.layers) {
         true => &names::T5_DECODER_KEYS,
         false => traits.keys,
     };
     let decoder = Traits { keys, names: &names::T5_DECODER_NAMES, ..decoder(traits) };
-    let words = weights.tensor("shared.weight", &[vocab, hidden])?;
-    let tied = config.flag_or("tie_word_embeddings", true)?;
     let pad = config.size_or("pad_token_id", 0)?;
     Ok(Box::new(Seq2Seq {
-        encoder: side("encoder.", traits)?,
-        decoder: side("decoder.", &decoder)?,
-        head: Linear::of(head_table(config, weights, &words)?, None, Order::OutIn),
-        scale: 1.0,
-        head_scale: if tied { (hidden as f32).powf(-0.5) } else { 1.0 },
+        head: Linear::of(head_table(&encoder, weights, &words)?, None, Order::OutIn),
+        head_scale: if encoder.tied { (encoder.hidden as f32).powf(-0.5) } else { 1.0 },
+        encoder: side("encoder.", &encoder)?,
+        decoder: side("decoder.", &sizes(&decoder)?)?,
         start: config.size_or("decoder_start_token_id", pad)? as i32,
         pad: pad as i32,
-        words,
     }))
 }
 
@@ -117,44 +99,27 @@ fn decoder(traits: &Traits) -> Traits {
 }
 
 /// The head's matrix: the word table, or one of its own.
-fn head_table(config: &Config, weights: &Weights, words: &Tensor) -> Result<Tensor> {
-    match config.flag_or("tie_word_embeddings", true)? {
-        true => Ok(words.clone()),
-        false => weights.tensor("lm_head.weight", words.shape()),
-    }
+fn head_table(sizes: &Sizes, weights: &Weights, words: &Tensor) -> Result<Tensor> {
+    if sizes.tied { Ok(words.clone()) } else { weights.tensor("lm_head.weight", words.shape()) }
 }
 
 impl Side {
+    fn read(sizes: &Sizes, config: &Config, own: &Weights, words: &Tensor) -> Result<Self> {
+        let embeddings = Embeddings::read(sizes, words.clone(), own, own)?;
+        Ok(Side { embeddings, stack: Stack::read(sizes, config, own)?, buckets: None })
+    }
+
     /// The states of `ids` at `positions` (counted where there are none given), after what the
     /// blocks have read before.
     fn run<'a>(
         &'a self,
-        model: &Seq2Seq,
-        (name, ids): (&str, &Ints),
+        named: (&str, &Ints),
         positions: Option<&Ints>,
         mut seen: Seen<'a>,
         caches: Option<&mut Vec<BlockCache>>,
     ) -> Result<Vec<Tensor>> {
-        let [batch, length] = ids.sizes(name)?;
-        let rows = ids.indices(name, model.words.rows())?;
-        let words = ops::gather(&model.words.on(seen.device), &rows, &ids.shape);
-        let mut x = ops::scale(words, model.scale);
-        if let Some(table) = &self.positions {
-            let end = table.rows() - OFFSET;
-            let rows = match positions {
-                Some(positions) => positions.indices("decoder_positions", end)?,
-                None if length > end => {
-                    let rule = format!("the position table has {end} rows");
-                    return Err(Error::invalid(format!("the length of {name}"), length, rule));
-                }
-                None => (0..batch).flat_map(|_| 0..length).collect(),
-            };
-            let rows: Vec<usize> = rows.into_iter().map(|row| row + OFFSET).collect();
-            x = ops::add(x, &ops::gather(&table.on(seen.device), &rows, &ids.shape));
-        }
-        if let Some(norm) = &self.embedding_norm {
-            x = norm.run(x);
-        }
+        let x = self.embeddings.placed(named, ("decoder_positions", positions), seen.device)?;
+        let x = self.embeddings.finish(x);
         seen.mask.buckets = self.buckets.as_ref().map(|(buckets, table)| (*buckets, table));
         self.stack.read_on(x, &seen, caches)
     }
@@ -181,7 +146,7 @@ impl Generator for Seq2Seq {
         let (ids, valid) = generate::padded_after(prompts, self.pad);
         let mask = Mask::of(Some(&valid));
         let seen = Seen::new(device, mask);
-        let encoded = last(self.encoder.run(self, ("input_ids", &ids), None, seen, None)?);
+        let encoded = last(self.encoder.run(("input_ids", &ids), None, seen, None)?);
         let mut cache = Cache::new(self.decoder.stack.blocks.len(), prompts.len());
         cache.encoded = Some((encoded, valid));
         Ok((cache, Ints::new(&[prompts.len(), 1], vec![self.start; prompts.len()])))
@@ -191,7 +156,7 @@ impl Generator for Seq2Seq {
         let [batch, length] = ids.sizes("decoder_input_ids")?;
         let Cache { blocks, read, encoded, .. } = cache;
         let all = *read + length;
-        let end = self.decoder.positions.as_ref().map_or(usize::MAX, |table| table.rows() - OFFSET);
+        let end = self.decoder.embeddings.most();
         let rule = format!("the position table has {end} rows");
         ensure(all <= end, "the length of the continuation", all, rule)?;
         let positions = (0..batch).flat_map(|_| *read as i32..all as i32).collect();
@@ -199,7 +164,7 @@ impl Generator for Seq2Seq {
         let memory = encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let named = ("decoder_input_ids", ids);
-        let states = self.decoder.run(self, named, Some(&positions), seen, Some(blocks))?;
+        let states = self.decoder.run(named, Some(&positions), seen, Some(blocks))?;
         *read = all;
         Ok(last(states))
     }
@@ -219,7 +184,7 @@ impl Member for Seq2Seq {
         let valid = crate::network::key_valid(inputs)?;
         let mask = Mask::of(valid.as_deref());
         let seen = Seen::new(device, mask);
-        let encoded = self.encoder.run(self, ("input_ids", source), None, seen, None)?;
+        let encoded = self.encoder.run(("input_ids", source), None, seen, None)?;
         let mut out = Outputs::default();
         out.put_hidden_states("encoder.", &encoded);
 
@@ -240,7 +205,7 @@ impl Member for Seq2Seq {
         let memory = Some((&encoded[encoded.len() - 1], mask));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let named = ("decoder_input_ids", target);
-        let decoded = self.decoder.run(self, named, positions, seen, None)?;
+        let decoded = self.decoder.run(named, positions, seen, None)?;
         let logits = self.predict(&decoded[decoded.len() - 1]);
         if let Some(labels) = inputs.optional_ints("labels", &target.shape)? {
             let scored = ops::scored_rows(&logits, labels, "labels")?;

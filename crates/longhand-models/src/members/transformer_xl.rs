@@ -280,9 +280,7 @@ impl Member for TransformerXl {
             }
             out.put_hidden_states(&format!("segment.{s}."), &states);
             out.put(format!("segment.{s}.log_probs"), log_probs);
-            for (i, memory) in memories.iter().enumerate() {
-                out.put(format!("segment.{s}.mems.{i}"), memory.clone());
-            }
+            out.put_each(format_args!("segment.{s}.mems"), &memories);
         }
         Ok(out)
     }

@@ -62,6 +62,22 @@ pub struct Segment<'a> {
     pub targets: Option<&'a Ints>,
 }
 
+impl<'a> Segment<'a> {
+    /// The inputs of a segment of this shape, whose names end in `suffix`.
+    fn of(inputs: &'a Inputs, suffix: &str, ids: &Ints) -> Result<Self> {
+        let &[batch, seqlen] = &ids.shape[..] else { return Ok(Segment::default()) };
+        let given =
+            |what: &str, shape: &[usize]| inputs.optional_ints(&format!("{what}{suffix}"), shape);
+        let targets = format!("target_positions{suffix}");
+        Ok(Segment {
+            parts: given("token_type_ids", &ids.shape)?,
+            valid: given("attention_mask", &ids.shape)?,
+            blocked: given("perm_mask", &[batch, seqlen, seqlen])?,
+            targets: when(inputs.has(&targets), || inputs.ints(&targets))?,
+        })
+    }
+}
+
 /// What reading a segment gives.
 pub struct Read {
     /// The states of the contents before each layer and after the last, `[batch, seqlen, width]`.
@@ -218,41 +234,22 @@ impl XlNet {
         cache: &Cache,
     ) -> Result<StreamMask> {
         let seqlen_k = memory + seqlen;
-        let bytes = |x: Vec<i32>| -> Vec<u8> { x.into_iter().map(|x| x as u8).collect() };
         // A memory is of the first part, and all of it is seen but padding.
-        let after_memory = |x: &[i32], of_memory: i32| -> Vec<i32> {
-            let row = |row: &[i32]| [vec![of_memory; memory], row.to_vec()].concat();
-            x.chunks_exact(seqlen).flat_map(row).collect()
-        };
-        let after_padding = |x: &[i32]| -> Vec<u8> {
-            let mut all = bytes(after_memory(x, 1));
+        let there = |valid: &Ints| -> Result<Vec<u8>> {
+            let mut all = behind(memory, 1, &zeros_and_ones("attention_mask", valid)?, seqlen);
             for (row, padding) in all.chunks_exact_mut(seqlen_k).zip(&cache.padding) {
                 row[..padding.saturating_sub(cache.read - memory).min(memory)].fill(0);
             }
-            all
+            Ok(all)
         };
-        let shaped = |name: &str, x: &Ints, shape: &[usize]| match x.shape == shape {
-            true => Ok(()),
-            false => Err(Error::shape(name, &x.shape, format!("must be {shape:?}"))),
+        let blocked = |blocked: &Ints| -> Result<Vec<u32>> {
+            let blocked = behind(memory, 0, &zeros_and_ones("perm_mask", blocked)?, seqlen);
+            Ok(bits_from_mask(&blocked, seqlen_k)?)
         };
-        if let Some(parts) = segment.parts {
-            shaped("token_type_ids", parts, &[batch, seqlen])?;
-        }
-        if let Some(valid) = segment.valid {
-            shaped("attention_mask", valid, &[batch, seqlen])?;
-            zeros_and_ones("attention_mask", valid)?;
-        }
-        let blocked = segment.blocked.map(|blocked| {
-            shaped("perm_mask", blocked, &[batch, seqlen, seqlen])?;
-            zeros_and_ones("perm_mask", blocked)?;
-            Ok::<_, Error>(bits_from_mask(&bytes(after_memory(&blocked.data, 0)), seqlen_k)?)
-        });
         if let Some(targets) = segment.targets {
             let [rows, _] = targets.sizes("target_positions")?;
-            if rows != batch {
-                let rule = format!("must have {batch} rows, as input_ids");
-                return Err(Error::shape("target_positions", &targets.shape, rule));
-            }
+            let rule = format!("must be {batch} rows, as of input_ids");
+            ensure(rows == batch, "rows of target_positions", rows, rule)?;
             targets.indices("target_positions", seqlen)?;
         }
         let window = match (self.one_sided, self.same_length) {
@@ -263,9 +260,9 @@ impl XlNet {
         Ok(StreamMask {
             window,
             clamp_len: self.clamp_len,
-            parts: segment.parts.map(|x| [x.data.clone(), after_memory(&x.data, 0)]),
-            key_valid: segment.valid.map(|x| after_padding(&x.data)),
-            blocked: blocked.transpose()?,
+            parts: segment.parts.map(|x| [x.data.clone(), behind(memory, 0, &x.data, seqlen)]),
+            key_valid: segment.valid.map(there).transpose()?,
+            blocked: segment.blocked.map(blocked).transpose()?,
         })
     }
 }
@@ -302,44 +299,31 @@ impl Member for XlNet {
         let mut memories = vec![empty; self.layers.len()];
         let last = segments.len() - 1;
         for (s, (name, ids)) in segments.into_iter().enumerate() {
-            let given = |what: &str| -> Result<Option<&Ints>> {
-                let name = format!("{what}.{s}");
-                inputs.has(&name).then(|| inputs.ints(&name)).transpose()
-            };
-            let alone = Segment {
-                parts: given("token_type_ids")?,
-                valid: given("attention_mask")?,
-                ..Segment::default()
-            };
-            let segment = Segment {
-                blocked: given("perm_mask")?,
-                targets: given("target_positions")?,
-                ..alone
-            };
             let at = |e: Error| e.at(format!("segment {s}"));
+            let segment = Segment::of(inputs, &format!(".{s}"), ids).map_err(at)?;
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
             let read = self.step((&name, ids), &segment, (&mut cache, kept), device).map_err(at)?;
             let logits = self.head.run(read.last());
-            if let Some(labels) = given("labels")? {
-                let scored = ops::scored_rows(&logits, labels, &format!("labels.{s}"))?;
-                out.put_scalar(format!("segment.{s}.loss"), ops::cross_entropy(&logits, &scored));
+            let labels = format!("labels.{s}");
+            if inputs.has(&labels) {
+                let loss = ops::labels_loss(&logits, inputs.ints(&labels)?, &labels)?;
+                out.put_scalar(format!("segment.{s}.loss"), loss);
             }
             out.put(format!("segment.{s}.logits"), logits);
-            let streams = [("h", &read.contents), ("g", &read.queries)];
-            for (what, states) in streams {
-                for (k, state) in states.iter().enumerate() {
-                    out.put(format!("segment.{s}.hidden_states_{what}.{k}"), state.clone());
-                }
-            }
+            out.put_each(format_args!("segment.{s}.hidden_states_h"), &read.contents);
+            out.put_each(format_args!("segment.{s}.hidden_states_g"), &read.queries);
             if !self.remembers {
                 cache = self.start(batch);
             }
-            for (k, memory) in memories.iter_mut().enumerate().filter(|_| self.remembers) {
-                let all = ops::join_rows(memory, &ops::first_rows(&read.contents[k], kept));
-                *memory = newest(&all, self.memory);
-                out.put(format!("segment.{s}.mems.{k}"), memory.clone());
+            if self.remembers {
+                for (memory, states) in memories.iter_mut().zip(&read.contents) {
+                    let all = ops::join_rows(memory, &ops::first_rows(states, kept));
+                    *memory = newest(&all, self.memory);
+                }
+                out.put_each(format_args!("segment.{s}.mems"), &memories);
             }
             if s == last {
+                let alone = Segment { blocked: None, targets: None, ..segment };
                 let nothing = (&mut self.start(batch), 0);
                 let read = self.step((&name, ids), &alone, nothing, device)?;
                 out.put("single_stream.last_hidden_state", read.last().clone());
@@ -350,13 +334,8 @@ impl Member for XlNet {
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
-        let given = |name: &str| inputs.has(name).then(|| inputs.ints(name)).transpose();
-        let segment = Segment {
-            parts: given("token_type_ids")?,
-            valid: given("attention_mask")?,
-            ..Segment::default()
-        };
         let [batch, _] = ids.sizes("input_ids")?;
+        let segment = Segment { blocked: None, targets: None, ..Segment::of(inputs, "", ids)? };
         let nothing = (&mut self.start(batch), 0);
         Ok(self.step(("input_ids", ids), &segment, nothing, device)?.last().clone())
     }
@@ -398,6 +377,11 @@ impl Generator for XlNet {
     fn predict(&self, states: &Tensor) -> Tensor {
         self.head.run(states)
     }
+}
+
+/// Rows of `seqlen`, each behind `memory` times `value`.
+fn behind<T: Copy>(memory: usize, value: T, rows: &[T], seqlen: usize) -> Vec<T> {
+    rows.chunks_exact(seqlen).flat_map(|row| [&vec![value; memory], row].concat()).collect()
 }
 
 /// The last rows, as many as are kept at most.

@@ -54,6 +54,15 @@ pub fn cross_entropy(logits: &Tensor, scored: &[(usize, usize)]) -> f64 {
     scored.iter().map(nll).sum::<f64>() / scored.len() as f64
 }
 
+/// [`cross_entropy`] over the rows whose labels are not −100.
+///
+/// # Errors
+///
+/// As [`scored_rows`].
+pub fn labels_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result<f64> {
+    Ok(cross_entropy(logits, &scored_rows(logits, labels, name)?))
+}
+
 /// `Σ −softmax(target/T) · log softmax(logits/T)` of each of `rows`, summed. Gradient to the logits:
 /// `(softmax(logits/T) − softmax(target/T)) / T`.
 pub fn soft_cross_entropy(
