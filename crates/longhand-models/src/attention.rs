@@ -132,7 +132,8 @@ pub fn windowed(
 
 /// Transformer-XL's attention of the segment's `q` over `k` and `v` of memory and segment; `r`
 /// `[seqlen_k, heads · dim]` by distance, ascending. `options`: the farthest key that is seen, and
-/// the distance beyond which all are alike. Gradient: as of [`full`], also to `r` and the biases.
+/// the distance beyond which all are alike. `key_valid` is `[batch, seqlen_k]`, 1 for a key that is
+/// there. Gradient: as of [`full`], also to `r` and the biases.
 ///
 /// # Errors
 ///
@@ -144,6 +145,7 @@ pub fn relative(
     r: &Tensor,
     [bias_u, bias_v]: [&Tensor; 2],
     (left, clamp_len): (Option<usize>, Option<usize>),
+    key_valid: Option<&[u8]>,
 ) -> Result<Tensor> {
     let [batch, seqlen] = [q.shape()[0], q.shape()[1]];
     let shape = [batch, seqlen, heads.count, heads.dim];
@@ -151,7 +153,15 @@ pub fn relative(
     problem.softmax_scale = heads.scale;
     problem.window.left = left;
     problem.clamp_len = clamp_len;
-    relate(device, &problem, [q, k, v], r, [bias_u, bias_v], &Beside::default())
+    problem.key_padding = key_valid.is_some();
+    relate(
+        device,
+        &problem,
+        [q, k, v],
+        r,
+        [bias_u, bias_v],
+        &Beside { key_valid, ..Beside::default() },
+    )
 }
 
 /// What relative positions may have besides: XLNet's parts, masks and targets.

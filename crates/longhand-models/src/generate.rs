@@ -211,18 +211,6 @@ pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
     (Ints::new(&[prompts.len(), longest], data), valid)
 }
 
-/// Prompts as one tensor, of a model that has no padding.
-pub(crate) fn of_one_length(prompts: &[&[i32]]) -> Result<Ints> {
-    let length = prompts[0].len();
-    if let Some(i) = prompts.iter().position(|prompt| prompt.len() != length) {
-        return Err(Error::Declined(format!(
-            "prompt {i} has {} tokens, prompt 0 has {length}: this model has no padding",
-            prompts[i].len()
-        )));
-    }
-    Ok(Ints::new(&[prompts.len(), length], prompts.concat()))
-}
-
 /// Refuses a memory of a model that keeps everything.
 pub(crate) fn keeps_all(memory: Option<usize>) -> Result<()> {
     match memory {

@@ -158,7 +158,6 @@ fn prompts_that_are_none() {
     let plain = Generation::default();
     fails(&[], plain.clone(), "at least one");
     fails(&["a", ""], plain.clone(), "prompt 1: must not be empty");
-    fails(&["a", "ab"], plain.clone(), "no padding");
     fails(&["a"], Generation { memory: Some(1 << 40), ..plain.clone() }, "memory");
     fails(&["a"], Generation { temperature: -1.0, ..plain.clone() }, "temperature = -1");
     fails(&["a"], Generation { temperature: f64::NAN, ..plain.clone() }, "temperature");

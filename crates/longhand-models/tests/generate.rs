@@ -116,6 +116,39 @@ fn xlnet_in_order() {
     assert_eq!(greedy(&model, &[prompt, prompt], &short).len(), 2);
 }
 
+/// Transformer-XL's shorter prompts stand behind places that nothing sees, whatever is remembered.
+#[test]
+fn transformer_xl_of_unequal_prompts() {
+    let folder = common::copy("unequal", "transfo_xl");
+    let ids: Vec<i32> = (0..11).map(|i| (i * 7 + 3) % 60).collect();
+    let prompts = [&ids[..7], &ids[2..4], &ids[1..10], &ids[5..6]];
+    for change in [
+        serde_json::json!({ "same_length": false }),
+        serde_json::json!({ "pre_lnorm": true }),
+        serde_json::json!({ "pre_lnorm": false, "same_length": true, "clamp_len": 4 }),
+    ] {
+        set_options(&folder, change);
+        let model = Model::open(&folder).unwrap();
+        for memory in [0, 3, 20] {
+            let read = |prompts: &[&[i32]]| {
+                let (mut cache, ids) = model.begin(prompts, Some(memory), &Device::Cpu).unwrap();
+                let first = model.advance(&ids, &mut cache, &Device::Cpu).unwrap();
+                let next = Ints::new(&[prompts.len(), 1], vec![9; prompts.len()]);
+                let second = model.advance(&next, &mut cache, &Device::Cpu).unwrap();
+                [ops::last_rows(&first, 1), second]
+            };
+            let together = read(&prompts);
+            for (row, prompt) in prompts.iter().enumerate() {
+                for (got, want) in together.iter().zip(read(&[prompt])) {
+                    let off = got.row(row).iter().zip(want.row(0)).map(|(g, w)| (g - w).abs());
+                    let off = off.fold(0.0, f32::max);
+                    assert!(off < 2e-6, "prompt {row}, memory {memory}: {off:e} off");
+                }
+            }
+        }
+    }
+}
+
 /// Where each position sees the last `mem_len` only, a memory that slides is the same as one
 /// segment of everything.
 #[test]

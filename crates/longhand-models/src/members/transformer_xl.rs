@@ -126,11 +126,25 @@ impl TransformerXl {
     /// If an id is not below the vocabulary.
     pub fn step(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Vec<Tensor>> {
         let mut states = vec![self.embed(ids, device)?];
+        // Padding stands before the memory of its sequence: what is in its place is memory, zeros as
+        // at the start, and as many keys before that are not there.
+        let length = ids.shape[1];
+        let padding = cache.padding.iter().map(|n| n.saturating_sub(cache.read).min(length));
+        let padding: Vec<usize> = padding.collect();
+        let padded = padding.iter().any(|&n| n > 0);
+        let there = |i: usize| i % length >= padding[i / length];
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
-            let y = self.layer(layer, &states[states.len() - 1], kept, device)?;
-            states.push(y);
+            let mut x = states[states.len() - 1].clone();
+            let mut valid = None;
+            if padded {
+                let all = kept.own.rows() + length;
+                let of_row = |&n: &usize| (0..all).map(move |key| u8::from(key >= n));
+                valid = Some(padding.iter().flat_map(of_row).collect::<Vec<u8>>());
+                x = ops::keep_rows(x, there);
+            }
+            states.push(self.layer(layer, &x, valid.as_deref(), kept, device)?);
         }
-        cache.read += ids.shape[1];
+        cache.read += length;
         Ok(states)
     }
 
@@ -138,6 +152,7 @@ impl TransformerXl {
         &self,
         layer: &Layer,
         x: &Tensor,
+        valid: Option<&[u8]>,
         kept: &mut BlockCache,
         device: &Device,
     ) -> Result<Tensor> {
@@ -151,8 +166,8 @@ impl TransformerXl {
             let biases = [&own.bias_u, &own.bias_v];
             let options = (window, self.clamp);
             kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
-            let mixed =
-                attention::relative(device, &self.heads, [&q, &k, &v], &r, biases, options)?;
+            let (heads, rows) = (&self.heads, [&q, &k, &v]);
+            let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
             Ok(own.out.run(&mixed))
         })?;
         layer.feed.run(self.place, &y, |feed, y| Ok(feed.run(y)))
@@ -288,11 +303,11 @@ impl Member for TransformerXl {
 
 impl Generator for TransformerXl {
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
-        let ids = generate::of_one_length(prompts)?;
+        let (ids, padding) = generate::padded_before(prompts, 0);
         let memory = memory.unwrap_or(self.memory);
         let rule = format!("must be at most {MOST_MEMORY}");
         ensure(memory <= MOST_MEMORY, "memory", memory, rule)?;
-        Ok((self.start(prompts.len(), memory), ids))
+        Ok((Cache { padding, ..self.start(prompts.len(), memory) }, ids))
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
