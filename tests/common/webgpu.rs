@@ -38,10 +38,15 @@ pub fn baseline_gpu(caps: Caps) -> Caps {
 }
 
 /// The device three times: as it is, as a GPU with WebGPU's guaranteed limits and no features, and
-/// as a GPU with all that it has.
+/// as a GPU with all that it has. They are the same ones each time, so that a kernel is compiled
+/// once for all problems of a test that select it.
 pub fn devices() -> Vec<(&'static str, Context)> {
-    let own = device().cloned().map(|c| ("own", c));
-    let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
-    let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
-    [own, baseline, wide].into_iter().flatten().collect()
+    static DEVICES: OnceLock<Vec<(&str, Context)>> = OnceLock::new();
+    let open = || {
+        let own = device().cloned().map(|c| ("own", c));
+        let baseline = device_with(baseline_gpu).map(|c| ("baseline", c));
+        let wide = device_with(|caps| Caps { cpu: false, ..caps }).map(|c| ("wide", c));
+        [own, baseline, wide].into_iter().flatten().collect()
+    };
+    DEVICES.get_or_init(open).clone()
 }
