@@ -75,9 +75,9 @@ macro_rules! attend {
                 let $first = Operand::buffer($first, gpu);
                 $(let $row = Operand::buffer($row, gpu);)*
                 $(let $field = $given.map(|x| Operand::buffer(x, gpu));)*
-                match gpu.backend() {
+                match *gpu.backend() {
                     #[cfg(feature = "webgpu")]
-                    $crate::gpu::Backend::Webgpu(backend) => {
+                    $crate::gpu::Backend::Webgpu(ref backend) => {
                         use $crate::gpu::webgpu::binding as at;
                         let plan = $problem.plan_webgpu(backend.context())?;
                         let workspace = gpu.workspace(plan.workspace_bytes());
@@ -91,7 +91,7 @@ macro_rules! attend {
                         backend.queue(plan.bind(&args)?)?;
                     }
                     #[cfg(feature = "cuda")]
-                    $crate::gpu::Backend::Cuda(backend) => {
+                    $crate::gpu::Backend::Cuda(ref backend) => {
                         use $crate::gpu::cuda::address as at;
                         let plan = $problem.plan_cuda(backend.context())?;
                         let workspace = gpu.workspace(plan.workspace_bytes());
