@@ -43,30 +43,15 @@ const HARMLESS: &str = "
 ";
 
 /// Options of published models that nobody asks for, and the one value of each that is supported.
-const FIXED: &[(&str, &str)] = &[
-    ("add_bias_logits", "false"),
-    ("add_cross_attention", "false"),
-    ("add_final_layer_norm", "false"),
-    ("add_adapter", "false"),
-    ("adapter_attn_dim", "null"),
-    ("attention_mode", "\"longformer\""),
-    ("chunk_size_feed_forward", "0"),
-    ("directionality", "\"bidi\""),
-    ("do_blenderbot_90_layernorm", "false"),
-    ("ext_len", "0"),
-    ("extra_pos_embeddings", "2"),
-    ("ignore_attention_mask", "false"),
-    ("is_decoder", "false"),
-    ("net_structure_type", "0"),
-    ("normalize_before", "false"),
-    ("normalize_embedding", "true"),
-    ("position_embedding_type", "\"absolute\""),
-    ("pre_layer_norm", "false"),
-    ("pruned_heads", "{}"),
-    ("static_position_embeddings", "false"),
-    ("tie_weight", "true"),
-    ("use_weighted_layer_sum", "false"),
-];
+const FIXED: &str = r#"{
+    "add_adapter": false, "add_bias_logits": false, "add_cross_attention": false,
+    "add_final_layer_norm": false, "adapter_attn_dim": null, "attention_mode": "longformer",
+    "chunk_size_feed_forward": 0, "directionality": "bidi", "do_blenderbot_90_layernorm": false,
+    "ext_len": 0, "extra_pos_embeddings": 2, "ignore_attention_mask": false, "is_decoder": false,
+    "net_structure_type": 0, "normalize_before": false, "normalize_embedding": true,
+    "position_embedding_type": "absolute", "pre_layer_norm": false, "pruned_heads": {},
+    "static_position_embeddings": false, "tie_weight": true, "use_weighted_layer_sum": false
+}"#;
 
 impl Config {
     /// Reads a folder's `config.json`.
@@ -343,9 +328,10 @@ impl Config {
     ///
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
-        for (key, value) in FIXED.iter().filter(|(key, _)| self.has(key)) {
-            if !self.used.borrow().contains(*key) {
-                self.only(key, serde_json::from_str::<Value>(value).unwrap_or_default())?;
+        let fixed: Map<String, Value> = serde_json::from_str(FIXED).expect("JSON");
+        for (key, value) in fixed.into_iter().filter(|(key, _)| self.has(key)) {
+            if !self.used.borrow().contains(&key) {
+                self.only(&key, value)?;
             }
         }
         let used = self.used.borrow();

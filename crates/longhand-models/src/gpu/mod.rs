@@ -50,6 +50,18 @@ pub(crate) enum Backend {
     Cuda(cuda::Cuda),
 }
 
+/// The same of whichever device it is.
+macro_rules! on {
+    ($of:ident: $value:expr, $name:ident => $what:expr) => {
+        match $value {
+            #[cfg(feature = "webgpu")]
+            $of::Webgpu(ref $name) => $what,
+            #[cfg(feature = "cuda")]
+            $of::Cuda(ref $name) => $what,
+        }
+    };
+}
+
 /// Memory of a device.
 enum Memory {
     #[cfg(feature = "webgpu")]
@@ -137,12 +149,7 @@ impl Gpu {
 
     /// What the device is called.
     pub fn name(&self) -> &str {
-        match self.inner.backend {
-            #[cfg(feature = "webgpu")]
-            Backend::Webgpu(ref backend) => backend.name(),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(ref backend) => backend.name(),
-        }
+        on!(Backend: self.inner.backend, backend => backend.name())
     }
 
     /// How many tensors have come back to the host in the middle of a forward pass, because an
@@ -229,12 +236,9 @@ impl Gpu {
         if workgroups == 0 || lock(&self.inner.failure).is_some() {
             return;
         }
-        let launched: Result<()> = match self.inner.backend {
-            #[cfg(feature = "webgpu")]
-            Backend::Webgpu(ref backend) => backend.launch(kernel, reads, out, &words, workgroups),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(ref backend) => backend.launch(kernel, reads, out, &words, workgroups),
-        };
+        let launched: Result<()> = on!(Backend: self.inner.backend, backend => {
+            backend.launch(kernel, reads, out, &words, workgroups)
+        });
         self.ok(launched);
     }
 
@@ -247,12 +251,7 @@ impl Gpu {
     /// The elements of buffers, all fetched at once; NaN from a device that has failed.
     fn read(&self, buffers: &[&Buffer]) -> Vec<Vec<f32>> {
         let failed = lock(&self.inner.failure).is_some();
-        let read = || match self.inner.backend {
-            #[cfg(feature = "webgpu")]
-            Backend::Webgpu(ref backend) => backend.read(buffers),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(ref backend) => backend.read(buffers),
-        };
+        let read = || on!(Backend: self.inner.backend, backend => backend.read(buffers));
         let fetched = if failed { None } else { self.ok(read()) };
         fetched.unwrap_or_else(|| buffers.iter().map(|b| vec![f32::NAN; b.bytes / 4]).collect())
     }
@@ -281,11 +280,6 @@ impl Buffer {
 impl Memory {
     /// Its size.
     fn bytes(&self) -> usize {
-        match *self {
-            #[cfg(feature = "webgpu")]
-            Memory::Webgpu(ref memory) => memory.bytes(),
-            #[cfg(feature = "cuda")]
-            Memory::Cuda(ref memory) => memory.bytes(),
-        }
+        on!(Memory: *self, memory => memory.bytes())
     }
 }
