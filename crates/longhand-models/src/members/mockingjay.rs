@@ -14,10 +14,8 @@ struct Mockingjay {
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let frame = config.positive("input_dim")?;
     let sizes = Sizes::read_blocks(traits, config)?;
-    let (hidden, eps) = (sizes.hidden, sizes.eps);
+    let hidden = sizes.hidden;
     let body = weights.under(traits.names.prefix);
-    let norm =
-        |weights: &Weights, name: &str| Norm::read(weights, name, hidden, NormKind::Layer, eps);
     // One block's parameters, and every layer runs it.
     let shared = config.flag_or("share_layer", false)?;
     let own = Sizes { layers: if shared { 1 } else { sizes.layers }, ..sizes.clone() };
@@ -27,11 +25,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     }
     Ok(Box::new(Mockingjay {
         input: Linear::read(&body, "input_representations.spec_transform", frame, hidden)?,
-        input_norm: norm(&body, "input_representations.LayerNorm")?,
+        input_norm: sizes.norm(&body, "input_representations.LayerNorm", hidden)?,
         stack,
         head: (
             Linear::read(weights, "SpecHead.dense", hidden, hidden)?,
-            norm(weights, "SpecHead.LayerNorm")?,
+            sizes.norm(weights, "SpecHead.LayerNorm", hidden)?,
         ),
         output: Linear::read(weights, "SpecHead.output", hidden, frame)?,
         squares: config.is_second("loss", ["L1", "MSE"])?,

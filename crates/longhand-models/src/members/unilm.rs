@@ -47,6 +47,5 @@ fn allowed(inputs: &Inputs) -> Result<Ints> {
             }
         }
     }
-    ensure(batch > 0, "the batch", 0, "must be positive")?;
     Ok(Ints::new(&[batch, length, length], data))
 }

@@ -32,23 +32,20 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     };
     let traits = Traits { place, ..*traits };
     let sizes = Sizes::read_blocks(&traits, config)?;
-    let (hidden, eps) = (sizes.hidden, sizes.eps);
+    let hidden = sizes.hidden;
     let body = weights.under(traits.names.prefix);
     let encoder = body.under("encoder.");
-    let norm = |weights: &Weights, name: &str, width: usize| {
-        Norm::read(weights, name, width, NormKind::Layer, eps)
-    };
     let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
     let channels = extractor.channels();
     let name = "masked_spec_embed";
     let masked = when(body.has(name), || body.tensor(name, &[hidden]))?;
     Ok(Box::new(Wav2Vec2 {
-        frame_norm: norm(&body, "feature_projection.layer_norm", channels)?,
+        frame_norm: sizes.norm(&body, "feature_projection.layer_norm", channels)?,
         projection: Linear::read(&body, "feature_projection.projection", channels, hidden)?,
         masked,
         masks: config.flag_or("apply_spec_augment", true)?,
         positional: read_positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?,
-        norm: when(place == Place::Post, || norm(&encoder, traits.names.final_norm, hidden))?,
+        norm: when(place == Place::Post, || sizes.norm(&encoder, traits.names.final_norm, hidden))?,
         stack: Stack::read(&sizes, config, &encoder)?,
         codebooks: read_codebooks(config, weights, channels, hidden)?,
         extractor,
