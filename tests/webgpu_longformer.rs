@@ -8,7 +8,7 @@ mod common;
 use common::fixtures::{Forward, fixtures_of};
 use common::longformer::{Case, errors, random_problem};
 use common::longformer_webgpu::run_guarded;
-use common::{Random, device, device_with, devices, guard, tolerance};
+use common::{Random, device, device_with, devices, devices_by_turns, guard, tolerance};
 use longhand::longformer::{Inputs, Layout, Output};
 use longhand::webgpu::{Caps, Context};
 use longhand::{DType, Full, Longformer, Shape, Strides, Window};
@@ -42,12 +42,12 @@ fn random_problems_that_mix_everything_agree_with_the_definition() {
 
 #[test]
 fn fixtures_pass_the_programs_comparison_in_every_dtype() {
-    for file in fixtures_of("longformer", 17) {
-        for dtype in DTYPES {
+    for (n, file) in fixtures_of("longformer", 17).into_iter().enumerate() {
+        for (d, dtype) in DTYPES.into_iter().enumerate() {
             let expected = Forward::of(&file, dtype);
             let problem = file.clone().into_longformer().unwrap();
             let p = Longformer { dtype, ..problem.problem.clone() };
-            for (name, gpu) in devices() {
+            for (name, gpu) in devices_by_turns(n, d) {
                 let got = p.run_webgpu(&gpu, &problem.inputs.as_inputs()).unwrap();
                 let what = format!("{name}, {}, {dtype}", problem.name);
                 expected.check(&problem.results(&got, None), &what);

@@ -10,7 +10,7 @@ use common::lsh::{
     Case, errors, lse_tolerance, random_problem, row_by_order, shared_qk_full, tolerance,
 };
 use common::lsh_webgpu::run_guarded;
-use common::{Random, baseline_gpu, device, device_with, devices, guard};
+use common::{Random, baseline_gpu, device, device_with, devices, devices_by_turns, guard};
 use longhand::lsh::webgpu::Args;
 use longhand::lsh::{Inputs, Layout, Output, Wrap};
 use longhand::webgpu::{Binding, Caps, Context};
@@ -54,12 +54,12 @@ fn random_problems_that_mix_everything_agree_with_the_definition() {
 
 #[test]
 fn fixtures_pass_the_programs_comparison_in_every_dtype() {
-    for file in fixtures_of("lsh", 18) {
-        for dtype in DTYPES {
+    for (n, file) in fixtures_of("lsh", 18).into_iter().enumerate() {
+        for (d, dtype) in DTYPES.into_iter().enumerate() {
             let expected = Forward::of(&file, dtype);
             let problem = file.clone().into_lsh().unwrap();
             let p = Lsh { dtype, ..problem.problem.clone() };
-            for (name, gpu) in devices() {
+            for (name, gpu) in devices_by_turns(n, d) {
                 let got = p.run_webgpu(&gpu, &problem.inputs.as_inputs()).unwrap();
                 let what = format!("{name}, {}, {dtype}", problem.name);
                 expected.check(&problem.results(&got, None), &what);

@@ -7,14 +7,14 @@ use longhand_cli::problem_file::ProblemFile;
 use longhand_cli::results::Results;
 use std::path::Path;
 
-/// The fixtures of an op, of which there are `count`.
+/// The fixtures of an op, of which there are `count`, by name.
 pub fn fixtures_of(op: &str, count: usize) -> Vec<ProblemFile> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(op);
-    let read = |entry: std::io::Result<std::fs::DirEntry>| {
-        ProblemFile::read(&entry.expect("an entry").path()).unwrap_or_else(|e| panic!("{e}"))
-    };
-    let files: Vec<ProblemFile> =
-        std::fs::read_dir(folder).expect("tests/data").map(read).collect();
+    let entries = std::fs::read_dir(folder).expect("tests/data");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    let read = |path| ProblemFile::read(path).unwrap_or_else(|e| panic!("{e}"));
+    let files: Vec<ProblemFile> = paths.iter().map(|path| read(path)).collect();
     assert_eq!(files.len(), count, "fixtures of {op} are missing");
     files
 }

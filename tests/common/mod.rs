@@ -31,7 +31,7 @@ pub mod sinusoids;
 mod webgpu;
 
 #[cfg(feature = "webgpu")]
-pub use webgpu::{baseline_gpu, device, device_with, devices};
+pub use webgpu::{baseline_gpu, device, device_with, devices, devices_by_turns};
 
 use longhand::full::{Bias, Inputs, Output, Ragged};
 use longhand::{DType, Full};

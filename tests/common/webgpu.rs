@@ -50,3 +50,13 @@ pub fn devices() -> Vec<(&'static str, Context)> {
     };
     DEVICES.get_or_init(open).clone()
 }
+
+/// The devices that problem `n` runs on in its dtype number `dtype` of three: as it is in every one,
+/// and as either GPU in one of them, another one for the next problem. For problems that each ask
+/// for a kernel of their own, since a software driver takes most of a test to compile them.
+pub fn devices_by_turns(n: usize, dtype: usize) -> Vec<(&'static str, Context)> {
+    let mut all = devices();
+    let turn = |name: &str| ["baseline", "wide"].iter().position(|x| *x == name);
+    all.retain(|(name, _)| turn(name).is_none_or(|turn| (n + turn) % 3 == dtype));
+    all
+}
