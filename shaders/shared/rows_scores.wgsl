@@ -22,7 +22,7 @@
 //%       endfor
 //%     endfor
 //%   endfor
-//%   if positions is defined and d >= 2 and (d % 2 == 1 or d == d4 - 1)
+//%   if positions is defined and d > 2 and d % 2 == 1
 //%     for j in range(keys)
 //%       for r in range(rows)
         p${ r }_${ j }_0 += p${ r }_${ j }_${ d // 2 };

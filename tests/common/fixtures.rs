@@ -5,7 +5,7 @@ use longhand_cli::compare::compare;
 use longhand_cli::naive;
 use longhand_cli::problem_file::ProblemFile;
 use longhand_cli::results::Results;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The fixtures of an op, of which there are `count`, by name.
 pub fn fixtures_of(op: &str, count: usize) -> Vec<ProblemFile> {
@@ -13,8 +13,8 @@ pub fn fixtures_of(op: &str, count: usize) -> Vec<ProblemFile> {
     let entries = std::fs::read_dir(folder).expect("tests/data");
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.sort();
-    let read = |path| ProblemFile::read(path).unwrap_or_else(|e| panic!("{e}"));
-    let files: Vec<ProblemFile> = paths.iter().map(|path| read(path)).collect();
+    let read = |path: &PathBuf| ProblemFile::read(path).unwrap_or_else(|e| panic!("{e}"));
+    let files: Vec<ProblemFile> = paths.iter().map(read).collect();
     assert_eq!(files.len(), count, "fixtures of {op} are missing");
     files
 }
