@@ -309,16 +309,38 @@ fn ranges(p: &Longformer, h: usize) -> Vec<(usize, usize)> {
     order.iter().map(range).collect()
 }
 
-/// Tiles of `block_n` keys that warps compute for rows that see `ranges`.
-fn visits(ranges: &[(usize, usize)], gathered: usize, [m, n, rows]: [usize; 3]) -> usize {
+/// Keys of the slices that warps share out.
+const SLICE: usize = 16;
+
+/// Keys that warps meet in tiles of `n`, one after the other, for local rows that see `ranges` and
+/// `gathered` keys: of these the last tile is a slice if that holds them.
+fn met(ranges: &[(usize, usize)], gathered: usize, [m, n, rows]: [usize; 3]) -> usize {
+    let rest = gathered % n;
+    let last = if rest == 0 {
+        0
+    } else if rest <= SLICE {
+        SLICE
+    } else {
+        n
+    };
     let of_block = |block: &[(usize, usize)]| {
         let (begin, end) = (block[0].0, block[block.len() - 1].1);
         let of_warp = |warp: &[(usize, usize)]| {
             let (from, to) = (warp[0].0, warp[warp.len() - 1].1);
             let seen = |&kt: &usize| kt < to && kt + n > from;
-            (begin..end).step_by(n).filter(seen).count() + gathered.div_ceil(n)
+            (begin..end).step_by(n).filter(seen).count() * n + gathered / n * n + last
         };
         block.chunks(rows).map(of_warp).sum::<usize>()
+    };
+    ranges.chunks(m).map(of_block).sum()
+}
+
+/// The same of global rows, which see `ranges`: where one warp takes all rows of a block, the
+/// block's warps meet each slice once between them.
+fn met_by_globals(ranges: &[(usize, usize)], [m, n, rows]: [usize; 3]) -> usize {
+    let of_block = |block: &[(usize, usize)]| match block.len() <= rows {
+        true => block[block.len() - 1].1.next_multiple_of(SLICE),
+        false => met(block, 0, [m, n, rows]),
     };
     ranges.chunks(m).map(of_block).sum()
 }
@@ -341,6 +363,7 @@ fn no_tile_but_those_of_the_band_the_globals_and_the_global_rows_is_computed() {
         problem(500, DType::BF16).window(100, 3).globals(70),
         problem(500, DType::F32).globals(3).key_padding(),
         problem(500, DType::BF16).causal().globals(65),
+        problem(1100, DType::BF16).causal().globals(20),
         problem(300, DType::F16).dilation(&[1, 7]),
         problem(300, DType::F32).dilation(&[3, 1000]).globals(1),
         problem(64, DType::BF16).window(0, 0),
@@ -353,21 +376,29 @@ fn no_tile_but_those_of_the_band_the_globals_and_the_global_rows_is_computed() {
             let counters = device.mock.as_ref().unwrap().counters("longformer_forward", 0).unwrap();
             let (tile, head_dim) = (plan.config().tile, plan.config().head_dim as u64);
             let sizes = [tile.block_m, tile.block_n, tile.rows].map(|x| x as usize);
-            let mut tiles = 0;
+            let mut keys = 0;
             for b in 0..p.batch {
                 let mut globals = case.globals(b);
                 globals.sort_unstable();
                 let end = |&i: &usize| (0, if p.causal { i + 1 } else { p.seqlen });
                 let rows: Vec<_> = globals.iter().map(end).collect();
                 for h in 0..p.heads {
-                    tiles += visits(&ranges(&p, h), globals.len(), sizes);
-                    tiles += visits(&rows, 0, sizes);
+                    keys += met(&ranges(&p, h), globals.len(), sizes);
+                    keys += met_by_globals(&rows, sizes);
                 }
             }
             let products = if p.dtype == DType::F32 { 3 } else { 1 };
-            let each = products * 2 * 2 * u64::from(tile.rows * tile.block_n) * head_dim;
-            assert_eq!(counter(&counters, "total", "tc_flops"), tiles as u64 * each, "{p:?}");
-            for region in ["LOOP", "COPIED", "UNMASKED", "SCALED", "PRODUCT"] {
+            let each = products * 2 * 2 * u64::from(tile.rows) * head_dim;
+            assert_eq!(counter(&counters, "total", "tc_flops"), keys as u64 * each, "{p:?}");
+            let mut regions = vec!["LOOP", "COPIED", "UNMASKED", "SCALED", "PRODUCT"];
+            if p.max_globals > 0 {
+                regions.push("NARROW");
+            }
+            if (1..=tile.rows as usize).contains(&p.max_globals) {
+                // The keys were shared out.
+                regions.extend(["PART", "WRITTEN", "SLICES"]);
+            }
+            for region in regions {
                 let [got, ideal] = ["shared_wavefronts", "shared_ideal"]
                     .map(|name| counter(&counters, region, name));
                 assert_eq!(got, ideal, "bank conflicts in {region}: {p:?}");

@@ -92,8 +92,8 @@ fn which_keys_a_local_row_sees() {
             Mutation(
                 "the mask's left edge",
                 MASK,
-                "setp.gt.or.s32 %p0, %x7, 1, %p0;",
-                "setp.ge.or.s32 %p0, %x7, 1, %p0;",
+                "setp.gt.s32 %p0, %x7, 1;",
+                "setp.ge.s32 %p0, %x7, 1;",
             ),
             Mutation(
                 "the mask's right edge",
@@ -152,10 +152,80 @@ fn which_keys_a_local_row_sees() {
             ),
             Mutation("keys are not gathered", LOOP, "@%p3 ld.global.nc.u32 %at0, [%y5];", ""),
             Mutation(
+                "the last gathered tile is a slice, however many keys are left",
+                LOOP,
+                "setp.le.and.s32 %narrow, %x6, 16, %gathered;",
+                "setp.le.and.s32 %narrow, %x6, 64, %gathered;",
+            ),
+            Mutation(
                 "tiles that the warp does not see",
                 LOOP,
                 "setp.le.s32 %p0, %x6, %warp_from;",
                 "setp.le.s32 %p0, %x6, 1000;",
+            ),
+        ],
+    );
+}
+
+/// Fewer global keys than a slice has, and few enough global rows that their keys are shared out.
+#[test]
+fn few_globals() {
+    let problem = Longformer::new([1, 1100, 2, 64], 20, DType::F16).globals(13).key_padding();
+    all_noticed(
+        problem,
+        10,
+        "longformer_forward",
+        &[
+            Mutation(
+                "every warp takes the first slice",
+                START,
+                "mul.lo.u32 %slice, %warp, 16;",
+                "mov.u32 %slice, 0;",
+            ),
+            Mutation("warps keep rows apart", START, "selp.b32 %warp, 0, %warp, %p0;", ""),
+            Mutation("K of the first slice", START, "add.u32 %ka0, %ka0, %x0;", ""),
+            Mutation("V of the first slice", START, "add.u32 %va0, %va0, %x0;", ""),
+            Mutation(
+                "flags of the first slice",
+                "\nNARROW:",
+                "add.u32 %x6, %kn, %lane;",
+                "add.u32 %x6, %kt, %lane;",
+            ),
+            Mutation(
+                "rows past the list are seen",
+                "\nNARROW:",
+                "selp.b32 %x6, %count, %x6, %gathered;",
+                "selp.b32 %x6, 1000, %x6, %gathered;",
+            ),
+            Mutation("no barrier before the slices' results", "\nPART:", "bar.sync 0;", ""),
+            Mutation("no barrier after the slices' results", "\nWRITTEN:", "bar.sync 0;", ""),
+            Mutation(
+                "a slice less",
+                "\nSLICES:",
+                "setp.lt.u32 %p1, %x5, 4;",
+                "setp.lt.u32 %p1, %x5, 3;",
+            ),
+            Mutation("m without the scale", "\nSLICES:", "mul.rn.f32 %s2, %s2, %scale;", ""),
+            Mutation("l of a slice alone", "\nSLICES:", "fma.rn.f32 %l0, %f2, %f0, %l0;", ""),
+            Mutation("O keeps its maximum", "\nSLICES:", "mul.rn.f32 %o0, %o0, %n0;", ""),
+            Mutation(
+                "O of row 8 by row 0's",
+                "\nSLICES:",
+                "fma.rn.f32 %o2, %s2, %f1, %o2;",
+                "fma.rn.f32 %o2, %s2, %f0, %o2;",
+            ),
+            Mutation("the first tile is not gathered", START, "@%p3 mov.u32 %at0, %early0;", ""),
+            Mutation(
+                "the band's first tile is copied twice",
+                LOOP,
+                "setp.eq.and.s32 %p0, %kt, 0, %p0;",
+                "setp.eq.and.s32 %p0, %kt, 1, %p0;",
+            ),
+            Mutation(
+                "the band's first tile is not copied",
+                START,
+                "setp.le.and.s32 %p0, %count, 64, %gathered;",
+                "setp.le.and.s32 %p0, %count, 0, %gathered;",
             ),
         ],
     );
@@ -172,14 +242,14 @@ fn the_ends_of_a_band() {
             Mutation(
                 "a tile's left end counts as whole",
                 MASK,
-                "setp.lt.s32 %p0, %kt, %all_from;",
-                "setp.lt.s32 %p0, %kt, 0;",
+                "setp.lt.s32 %p2, %kt, %all_from;",
+                "setp.lt.s32 %p2, %kt, 0;",
             ),
             Mutation(
                 "a tile's right end counts as whole",
                 MASK,
-                "setp.gt.s32 %edge, %x6, %all_to;",
-                "setp.gt.s32 %edge, %x6, %seqlen;",
+                "setp.gt.s32 %p3, %x6, %all_to;",
+                "setp.gt.s32 %p3, %x6, %seqlen;",
             ),
             Mutation(
                 "the last row's beginning is the first's",
@@ -196,8 +266,8 @@ fn the_ends_of_a_band() {
             Mutation(
                 "rows 8 apart have one range",
                 MASK,
-                "ld.shared.v2.b32 {%x7, %x6}, [%limits+128];",
-                "ld.shared.v2.b32 {%x7, %x6}, [%limits+0];",
+                "ld.shared.u32 %x7, [%limits+128];",
+                "ld.shared.u32 %x7, [%limits+0];",
             ),
         ],
     );
@@ -363,7 +433,7 @@ fn causal_rows_and_gathered_keys() {
             ),
             Mutation(
                 "positions beyond the list are read",
-                "// A gathered key comes",
+                "\nNARROW:",
                 "@%p0 ld.global.nc.u32 %x7",
                 "ld.global.nc.u32 %x7",
             ),

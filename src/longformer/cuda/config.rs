@@ -8,12 +8,17 @@ use crate::template::expand;
 use crate::{DType, Declined, Error};
 use minijinja::{Value, context};
 
-/// How many blocks splitting the keys of global rows aims at.
-const ENOUGH_BLOCKS: usize = 512;
+/// How many blocks splitting the keys of global rows aims at, and the fewest keys of a split, so
+/// that its block takes about as long as one of local rows. What follows from them depends on the
+/// problem, not on the device, so that results do not either.
+const ENOUGH_BLOCKS: (usize, usize) = (512, 512);
 
-/// The fewest keys of a split: about as many as a block of local rows meets. What follows from it
-/// depends on the problem, not on the device, so that results do not either.
-const SPLIT_LEN: usize = 512;
+/// The same where warps share out the keys: one block for each multiprocessor of a large device,
+/// beside which another computes local rows. Such a block waits for memory most of the time.
+const ENOUGH_SHARING: (usize, usize) = (128, 1024);
+
+/// Keys of a tile that a warp takes where warps share them out.
+const SLICE: u32 = 16;
 
 /// Threads that turn one sequence's globals and padding into flags; its 32 warps are in the text.
 const INDEX_THREADS: u32 = 1024;
@@ -224,8 +229,16 @@ impl Config {
     pub(super) fn split_len(&self, problem: &Longformer) -> usize {
         let heads = problem.batch * problem.heads;
         let blocks = (self.global_blocks(problem) as usize * heads).max(1);
-        let wanted = ENOUGH_BLOCKS.div_ceil(blocks);
-        problem.seqlen.div_ceil(wanted).next_multiple_of(64).max(SPLIT_LEN)
+        let sharing = self.shares() > 1 && problem.max_globals <= self.tile.rows as usize;
+        let (enough, least) = if sharing { ENOUGH_SHARING } else { ENOUGH_BLOCKS };
+        let wanted = enough.div_ceil(blocks);
+        problem.seqlen.div_ceil(wanted).next_multiple_of(64).max(least)
+    }
+
+    /// How many warps share out the keys of a tile where one takes all global rows of a CTA.
+    pub fn shares(&self) -> u32 {
+        let warps = self.tile.block_m / self.tile.rows;
+        if self.globals { warps.min(self.tile.block_n / SLICE) } else { 1 }
     }
 
     /// Into how many parts the keys of the global rows are split.
@@ -308,11 +321,14 @@ impl Config {
         let globals = self.globals;
         context! {
             copied => context! { dilated, globals, ..rows.copied() },
+            of_band => context! { dilated, globals => false, ..rows.copied() },
             dilated, globals,
             dilation => self.dilation,
             scaled => self.scaled,
             causal => self.causal,
             key_padding => self.key_padding,
+            shares => self.shares(),
+            slice => SLICE,
             ..rows.values()
         }
     }
