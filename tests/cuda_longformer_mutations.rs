@@ -170,9 +170,40 @@ fn which_keys_a_local_row_sees() {
 /// Fewer global keys than a slice has, and few enough global rows that their keys are shared out.
 #[test]
 fn few_globals() {
-    let problem = Longformer::new([1, 1100, 2, 64], 20, DType::F16).globals(13).key_padding();
+    let problem =
+        |globals| Longformer::new([1, 1100, 2, 64], 20, DType::F16).globals(globals).key_padding();
     all_noticed(
-        problem,
+        problem(30),
+        11,
+        "longformer_forward",
+        &[
+            Mutation(
+                "flags of the first slice",
+                "\nNARROW:",
+                "add.u32 %x6, %kn, %lane;",
+                "add.u32 %x6, %kt, %lane;",
+            ),
+            Mutation(
+                "the second 16 rows are left out",
+                START,
+                "setp.le.and.s32 %p1, %x0, 16, %p0;",
+                "setp.le.and.s32 %p1, %x0, 32, %p0;",
+            ),
+        ],
+    );
+    all_noticed(
+        problem(60),
+        12,
+        "longformer_forward",
+        &[Mutation(
+            "more rows than a warp has",
+            START,
+            "setp.le.and.s32 %p0, %x0, 32, %global;",
+            "setp.le.and.s32 %p0, %x0, 64, %global;",
+        )],
+    );
+    all_noticed(
+        problem(13),
         10,
         "longformer_forward",
         &[
@@ -187,7 +218,7 @@ fn few_globals() {
             Mutation("V of the first slice", START, "add.u32 %va0, %va0, %x0;", ""),
             Mutation(
                 "flags of the first slice",
-                "\nNARROW:",
+                "\nSIXTEEN:",
                 "add.u32 %x6, %kn, %lane;",
                 "add.u32 %x6, %kt, %lane;",
             ),
