@@ -163,6 +163,22 @@ fn many_keys_of_few_globals_are_split_and_merged() {
     });
 }
 
+/// As many globals as a slice, a row tile, a warp and a tile hold, and one more.
+#[test]
+fn globals_that_fill_slices_warps_and_tiles() {
+    on_devices(|device| {
+        let half = [16, 17, 32, 33, 48, 64, 65, 80, 81].map(|globals| (globals, 64, DType::BF16));
+        let others = [(17, 64, DType::F32), (33, 64, DType::F32), (33, 128, DType::F16)];
+        for (n, (globals, head_dim, dtype)) in half.into_iter().chain(others).enumerate() {
+            let mut random = Random(90 + n as u64);
+            let mut p = Longformer::new([1, 1040 + n, 1, head_dim], 6, dtype);
+            p = p.globals(globals);
+            p.causal = n % 2 == 1;
+            check(device, &Case::new(p, &mut random));
+        }
+    });
+}
+
 #[test]
 fn a_long_sequence_takes_memory_in_proportion_to_it() {
     on_devices(|device| {
