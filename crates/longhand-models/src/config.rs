@@ -12,23 +12,32 @@ use std::path::Path;
 /// A configuration, or a part of one.
 pub struct Config {
     options: Map<String, Value>,
+    /// Of the public configuration class, for what is left out.
+    defaults: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
 }
+
+/// For each `model_type`, the options that are read and what the public class (transformers 4.57.6)
+/// takes where one is left out.
+const DEFAULTS: &str = include_str!("defaults.json");
 
 /// Options that do not change what a forward pass computes: of files, of training, of generation, of
 /// heads that are not built, and of dropout, which a forward pass has not.
 const HARMLESS: &str = "
     architectures auto_map dtype finetuning_task id2label label2id language model_max_length n_ctx name
     name_or_path output_attentions output_hidden_states output_past prefix return_dict
-    task_specific_params tie_weights_ tokenizer_class torch_dtype transformers_version use_cache
+    task_specific_params tf_legacy_loss tie_weights_ tokenizer_class torch_dtype torchscript
+    transformers_version use_bfloat16 use_cache
 
     freeze_feat_extract_train gradient_checkpointing init init_range init_std initializer_factor
     initializer_range layers_to_keep learning_rate no_mask_channel_overlap no_mask_time_overlap
     predict_special_tokens proj_init_std sinusoidal_pos_embds tgt_len
 
-    bos_token_id do_sample early_stopping eos_token_id force_bos_token_to_be_generated
-    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size
-    num_beams num_return_sequences pad_token_id repetition_penalty sep_token_id top_k top_p
+    bos_token_id do_sample early_stopping eos_token_id epsilon_cutoff eta_cutoff
+    force_bos_token_to_be_generated forced_bos_token_id forced_eos_token_id length_penalty max_length
+    max_new_tokens max_time min_length min_p no_repeat_ngram_size num_beams num_return_sequences
+    output_logits output_scores pad_token_id renormalize_logits repetition_penalty
+    return_dict_in_generate return_legacy_cache sep_token_id temperature top_k top_p typical_p
 
     down_scale_factor gap_size num_memory_blocks pooler_fc_size pooler_num_attention_heads
     pooler_num_fc_layers pooler_size_per_head pooler_type summary_activation summary_proj_to_labels
@@ -46,11 +55,15 @@ const HARMLESS: &str = "
 const FIXED: &str = r#"{
     "add_adapter": false, "add_bias_logits": false, "add_cross_attention": false,
     "add_final_layer_norm": false, "adapter_attn_dim": null, "attention_mode": "longformer",
-    "chunk_size_feed_forward": 0, "directionality": "bidi", "do_blenderbot_90_layernorm": false,
-    "ext_len": 0, "extra_pos_embeddings": 2, "ignore_attention_mask": false, "is_decoder": false,
-    "net_structure_type": 0, "normalize_before": false, "normalize_embedding": true,
+    "chunk_size_feed_forward": 0, "directionality": "bidi", "diversity_penalty": 0,
+    "do_blenderbot_90_layernorm": false, "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1, "ext_len": 0, "extra_pos_embeddings": 2,
+    "ignore_attention_mask": false, "is_decoder": false, "net_structure_type": 0,
+    "normalize_before": false, "normalize_embedding": true, "num_beam_groups": 1,
     "position_embedding_type": "absolute", "pre_layer_norm": false, "pruned_heads": {},
-    "static_position_embeddings": false, "tie_weight": true, "use_weighted_layer_sum": false
+    "remove_invalid_values": false, "static_position_embeddings": false,
+    "tie_encoder_decoder": false, "tie_weight": true, "token_healing": false,
+    "use_weighted_layer_sum": false
 }"#;
 
 impl Config {
@@ -79,9 +92,19 @@ impl Config {
     /// If it is not a JSON object.
     pub fn parse(text: &str) -> Result<Self> {
         match serde_json::from_str(text).map_err(|e| Error::input(e.to_string()))? {
-            Value::Object(options) => Ok(Config { options, used: RefCell::default() }),
+            Value::Object(options) => Ok(Config::of(options)),
             _ => Err(Error::input("not a JSON object")),
         }
+    }
+
+    fn of(options: Map<String, Value>) -> Self {
+        let mut classes: Value = serde_json::from_str(DEFAULTS).expect("JSON");
+        let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let defaults = match classes.get_mut(class).map(Value::take) {
+            Some(Value::Object(defaults)) => defaults,
+            _ => Map::new(),
+        };
+        Config { options, defaults, used: RefCell::default() }
     }
 
     /// The part under `key`, a configuration itself.
@@ -91,22 +114,21 @@ impl Config {
     /// If there is no object of that name.
     pub fn part(&self, key: &str) -> Result<Config> {
         match self.get(key) {
-            Some(Value::Object(options)) => {
-                Ok(Config { options: options.clone(), used: RefCell::default() })
-            }
+            Some(Value::Object(options)) => Ok(Config::of(options.clone())),
             _ => Err(Error::input(format!("config: the object {key:?} is absent"))),
         }
     }
 
-    /// Whether there is an option of that name (`null` is none).
+    /// Whether an option of that name stands there (`null` is none).
     pub fn has(&self, key: &str) -> bool {
         self.options.get(key).is_some_and(|v| !v.is_null())
     }
 
-    /// The option as it stands, `null` being none; it counts as asked for.
+    /// The option as it stands, `null` being none, or else the public class's; it counts as asked
+    /// for.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.used.borrow_mut().insert(key.to_owned());
-        self.options.get(key).filter(|v| !v.is_null())
+        self.options.get(key).or_else(|| self.defaults.get(key)).filter(|v| !v.is_null())
     }
 
     /// The option as `of` reads it, if it is there; `rule` says what it must be.

@@ -74,7 +74,6 @@ const LONGFORMER: Traits = Traits {
 
 const ALBERT: Traits = Traits {
     model_type: "albert",
-    keys: &names::ALBERT_KEYS,
     idea: "few parameters: narrow tables, one block used many times; order of sentences",
     names: &names::ALBERT_NAMES,
     factorised: Factorised::Always,
@@ -90,7 +89,6 @@ const ALBERT: Traits = Traits {
 
 const MEGATRON_BERT: Traits = Traits {
     model_type: "megatron-bert",
-    keys: &names::MEGATRON_BERT_KEYS,
     idea: "norms in front, so that many blocks train",
     names: &names::MEGATRON_BERT_NAMES,
     place: Place::Pre,
@@ -124,7 +122,6 @@ const UNILM: Traits = Traits {
 
 const ELECTRA: Traits = Traits {
     model_type: "electra",
-    keys: &names::ELECTRA_KEYS,
     idea: "tells real tokens from a small generator's",
     names: &names::ELECTRA_NAMES,
     factorised: Factorised::IfNarrower,
@@ -165,7 +162,6 @@ const TINYBERT: Traits = Traits {
 
 const MOBILEBERT: Traits = Traits {
     model_type: "mobilebert",
-    keys: &names::MOBILE_KEYS,
     idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
     pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
     read: members::mobilebert::read,
@@ -195,7 +191,6 @@ const WAV2VEC2: Traits = Traits {
     model_type: "wav2vec2",
     idea: "frames that convolutions make of sound, positions by one more; a masked frame is told \
            by its entries in codebooks",
-    keys: &names::WAV2VEC2_KEYS,
     names: &names::WAV2VEC2_NAMES,
     read: members::wav2vec2::read,
     ..MOCKINGJAY

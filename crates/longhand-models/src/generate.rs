@@ -1,8 +1,11 @@
 //! Continuing sequences: a prompt is read once, then a token at a time, and what was read before
 //! stays in a [`Cache`].
 
-use crate::{Cache, Device, Error, Ints, Model, Result, Tensor, ensure, ops};
+use crate::traits::Side;
+use crate::{Cache, Config, Device, Error, Ints, Model, Result, Tensor, ensure, ops};
 use longhand::random::{split_mix, uniform};
+use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// What a member has of prompts before it reads them: a cache, and the ids to read first.
 pub type Begun = Result<(Cache, Ints)>;
@@ -35,7 +38,8 @@ pub trait Generator {
     fn predict(&self, states: &Tensor) -> Tensor;
 }
 
-/// How to continue.
+/// How to continue. From `stop` on, a [`TextModel`](crate::TextModel) takes what its folder says; a
+/// sequence's tokens are those of its prompt or, of a model with an encoder, of its start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     /// Tokens to add, at most.
@@ -50,12 +54,39 @@ pub struct Generation {
     pub seed: u64,
     /// Tokens that end a sequence; they are not part of the result.
     pub stop: Vec<i32>,
+    /// What a decoder begins with, if not with what the model's config says.
+    pub start: Option<i32>,
+    /// The token after the first one of a sequence.
+    pub second: Option<i32>,
+    /// The last of `tokens` tokens.
+    pub last: Option<i32>,
+    /// Nothing stops a sequence that has fewer tokens,
+    pub min_length: usize,
+    /// or fewer new ones.
+    pub min_new_tokens: usize,
+    /// No run of so many tokens comes twice in a sequence; 0: they may.
+    pub no_repeat_ngram_size: usize,
+    /// What positive logits of a sequence's tokens are divided by, and negative ones multiplied.
+    pub repetition_penalty: f64,
 }
 
 impl Default for Generation {
     fn default() -> Self {
-        let stop = Vec::new();
-        Generation { tokens: 100, memory: None, temperature: 0.0, top_p: 1.0, seed: 0, stop }
+        Generation {
+            tokens: 100,
+            memory: None,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            start: None,
+            second: None,
+            last: None,
+            min_length: 0,
+            min_new_tokens: 0,
+            no_repeat_ngram_size: 0,
+            repetition_penalty: 1.0,
+        }
     }
 }
 
@@ -67,6 +98,63 @@ impl Generation {
         let fits = self.top_p > 0.0 && self.top_p <= 1.0;
         ensure(fits, "top_p", self.top_p, "must be above 0 and at most 1")?;
         Ok(())
+    }
+
+    /// What a folder's configuration says of continuing. How to search it does not say: that is
+    /// greedy or drawn, as the other options say, and beams are declined.
+    pub(crate) fn said_by(folder: &Config) -> Result<Self> {
+        let id = |key: &str| Ok::<_, Error>(folder.optional_size(key)?.map(|id| id as i32));
+        folder.only("num_beams", 1)?;
+        folder.only("num_return_sequences", 1)?;
+        let stop = match folder.get("eos_token_id") {
+            Some(Value::Array(_)) => {
+                folder.list("eos_token_id", "must be ids", |id| id.as_i64()?.try_into().ok())?
+            }
+            _ => id("eos_token_id")?.into_iter().collect(),
+        };
+        let second = match folder.flag_or("force_bos_token_to_be_generated", false)? {
+            true => id("bos_token_id")?,
+            false => None,
+        };
+        Ok(Generation {
+            stop,
+            start: id("decoder_start_token_id")?,
+            second: id("forced_bos_token_id")?.or(second),
+            last: id("forced_eos_token_id")?,
+            min_length: folder.size_or("min_length", 0)?,
+            min_new_tokens: folder.size_or("min_new_tokens", 0)?,
+            no_repeat_ngram_size: folder.size_or("no_repeat_ngram_size", 0)?,
+            repetition_penalty: folder.positive_or("repetition_penalty", 1.0)?,
+            ..Generation::default()
+        })
+    }
+
+    /// The token after those of a sequence, `step` of which are new, by its logits.
+    fn next(&self, logits: &[f32], seen: &[i32], step: usize, u: f64) -> i32 {
+        let last = self.last.filter(|_| step + 1 == self.tokens);
+        if let Some(token) = last.or(self.second.filter(|_| seen.len() == 1)) {
+            return token;
+        }
+        let mut logits = logits.to_vec();
+        let mut change = |id: i32, f: &dyn Fn(f32) -> f32| {
+            if let Some(x) = logits.get_mut(id as usize) {
+                *x = f(*x);
+            }
+        };
+        let penalty = self.repetition_penalty as f32;
+        let penalised = |x: f32| if x < 0.0 { x * penalty } else { x / penalty };
+        seen.iter().collect::<BTreeSet<_>>().into_iter().for_each(|&id| change(id, &penalised));
+        let never = |_| f32::NEG_INFINITY;
+        let n = self.no_repeat_ngram_size;
+        if n > 0 && n <= seen.len() {
+            let tail = &seen[seen.len() + 1 - n..];
+            let runs = seen.windows(n).filter(|run| run.starts_with(tail));
+            runs.for_each(|run| change(run[n - 1], &never));
+        }
+        if seen.len() < self.min_length || step < self.min_new_tokens {
+            self.stop.iter().for_each(|&id| change(id, &never));
+        }
+        self.pick(&logits, u) as i32
     }
 
     /// The token after these logits; `u` decides, from 0 to 1.
@@ -165,6 +253,11 @@ impl Model {
     ) -> Result<Vec<Vec<i32>>> {
         options.validate()?;
         let (mut cache, mut ids) = self.begin(prompts, options.memory, device)?;
+        if let (Side::Encoder, Some(start)) = (self.traits().side, options.start) {
+            ids.data.fill(start);
+        }
+        let rows = ids.data.chunks_exact(ids.shape[1]).zip(&cache.padding);
+        let mut seen: Vec<Vec<i32>> = rows.map(|(row, &n)| row[n..].to_vec()).collect();
         let mut made = vec![Vec::new(); prompts.len()];
         let mut open = vec![true; prompts.len()];
         for step in 0..options.tokens {
@@ -176,7 +269,8 @@ impl Model {
             let mut next = Vec::with_capacity(made.len());
             for (row, made) in made.iter_mut().enumerate() {
                 let u = draw(options.seed, row, step);
-                let token = options.pick(logits.row(row), u) as i32;
+                let token = options.next(logits.row(row), &seen[row], step, u);
+                seen[row].push(token);
                 open[row] &= !options.stop.contains(&token);
                 if open[row] {
                     made.push(token);

@@ -3,14 +3,17 @@
 use crate::network::Member;
 use crate::traits::Traits;
 use crate::weights::Progress;
-use crate::{Config, Device, Error, Generator, Inputs, Outputs, Result, Tensor, Weights, family};
+use crate::{
+    Config, Device, Error, Generation, Generator, Inputs, Outputs, Result, Tensor, Weights, family,
+};
 use std::path::Path;
 
 /// A model, read from a folder of `config.json` and `model.safetensors`.
 pub struct Model {
     member: Box<dyn Member>,
     traits: &'static Traits,
-    stop: Vec<i32>,
+    /// What the folder says of continuing.
+    rules: Result<Generation>,
 }
 
 impl Model {
@@ -40,7 +43,14 @@ impl Model {
             false => Weights::none(),
         };
         weights.on_progress(each);
-        Model::read(&config, &weights).map_err(at)
+        let mut model = Model::read(&config, &weights).map_err(at)?;
+        let name = "generation_config.json";
+        if folder.join(name).is_file() {
+            let said = Config::read(&folder.join(name))?;
+            let rules = Generation::said_by(&said).and_then(|rules| said.finish().map(|()| rules));
+            model.rules = rules.map_err(|e| e.at(name));
+        }
+        Ok(model)
     }
 
     /// Reads a model from the contents of `config.json` and `model.safetensors`, for programs that
@@ -58,19 +68,23 @@ impl Model {
     fn read(config: &Config, weights: &Weights) -> Result<Self> {
         let traits = family::row(config)?;
         let member = (traits.read)(traits, config, weights)?;
-        // One id, or a list of them.
-        let stop = config.get("eos_token_id").map_or_else(Vec::new, |ids| {
-            let ids = ids.as_array().map_or_else(|| std::slice::from_ref(ids), Vec::as_slice);
-            ids.iter().filter_map(|id| id.as_i64()?.try_into().ok()).collect()
-        });
+        let rules = Generation::said_by(config).map_err(|e| e.at("config.json"));
         config.finish()?;
         weights.finish(TIED)?;
-        Ok(Model { member, traits, stop })
+        Ok(Model { member, traits, rules })
     }
 
-    /// The tokens that end a sequence, by the config.
-    pub fn stop(&self) -> &[i32] {
-        &self.stop
+    /// Options with what the folder says of continuing: `generation_config.json` or, where there is
+    /// none, `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// If that asks for what nobody supports, such as beams.
+    pub fn completed(&self, options: &Generation) -> Result<Generation> {
+        let rules = self.rules.clone()?;
+        let stop = [&options.stop[..], &rules.stop].concat();
+        let &Generation { tokens, memory, temperature, top_p, seed, .. } = options;
+        Ok(Generation { tokens, memory, temperature, top_p, seed, stop, ..rules })
     }
 
     pub(crate) fn generator(&self) -> Result<&dyn Generator> {

@@ -8,12 +8,10 @@ pub struct Keys {
     pub layers: &'static str,
     /// Heads of a block.
     pub heads: &'static str,
-    /// Width of a head, where there is such an option, and what it is where that is absent: 0 is the
-    /// states' width shared by the heads.
-    pub head_dim: (&'static str, usize),
-    /// Width inside the feed-forward, and what it is where the option is absent: 0 is four times the
-    /// states' width.
-    pub inner: (&'static str, usize),
+    /// Width of a head; where it is absent, the states' width is shared by the heads.
+    pub head_dim: &'static str,
+    /// Width inside the feed-forward; where it is absent, four times the states' width.
+    pub inner: &'static str,
     /// Rows of the position table.
     pub positions: &'static str,
     /// The activation, and what it is where the option is absent.
@@ -28,30 +26,19 @@ pub(crate) const BERT_KEYS: Keys = Keys {
     hidden: "hidden_size",
     layers: "num_hidden_layers",
     heads: "num_attention_heads",
-    head_dim: ("", 0),
-    inner: ("intermediate_size", 3072),
+    head_dim: "",
+    inner: "intermediate_size",
     positions: "max_position_embeddings",
     activation: ("hidden_act", "gelu"),
     gelu_is_tanh: false,
     eps: ("layer_norm_eps", 1e-12),
 };
 
-pub(crate) const ALBERT_KEYS: Keys = Keys { inner: ("intermediate_size", 16384), ..BERT_KEYS };
-
-pub(crate) const ELECTRA_KEYS: Keys = Keys { inner: ("intermediate_size", 1024), ..BERT_KEYS };
-
-pub(crate) const MOBILE_KEYS: Keys = Keys { inner: ("intermediate_size", 512), ..BERT_KEYS };
-
-pub(crate) const MEGATRON_BERT_KEYS: Keys =
-    Keys { inner: ("intermediate_size", 4096), ..BERT_KEYS };
-
-pub(crate) const WAV2VEC2_KEYS: Keys = Keys { eps: ("layer_norm_eps", 1e-5), ..BERT_KEYS };
-
 pub(crate) const DISTIL_KEYS: Keys = Keys {
     hidden: "dim",
     layers: "n_layers",
     heads: "n_heads",
-    inner: ("hidden_dim", 3072),
+    inner: "hidden_dim",
     activation: ("activation", "gelu"),
     // Fixed in this family: no such option.
     eps: ("", 1e-12),
@@ -62,7 +49,7 @@ pub(crate) const BART_ENCODER_KEYS: Keys = Keys {
     hidden: "d_model",
     layers: "encoder_layers",
     heads: "encoder_attention_heads",
-    inner: ("encoder_ffn_dim", 4096),
+    inner: "encoder_ffn_dim",
     activation: ("activation_function", "gelu"),
     eps: ("", 1e-5),
     ..BERT_KEYS
@@ -71,7 +58,7 @@ pub(crate) const BART_ENCODER_KEYS: Keys = Keys {
 pub(crate) const BART_DECODER_KEYS: Keys = Keys {
     layers: "decoder_layers",
     heads: "decoder_attention_heads",
-    inner: ("decoder_ffn_dim", 4096),
+    inner: "decoder_ffn_dim",
     ..BART_ENCODER_KEYS
 };
 
@@ -79,8 +66,8 @@ pub(crate) const T5_KEYS: Keys = Keys {
     hidden: "d_model",
     layers: "num_layers",
     heads: "num_heads",
-    head_dim: ("d_kv", 64),
-    inner: ("d_ff", 2048),
+    head_dim: "d_kv",
+    inner: "d_ff",
     // Of the option that also says whether there is a gate.
     activation: ("", "relu"),
     eps: ("layer_norm_epsilon", 1e-6),
@@ -96,7 +83,7 @@ pub(crate) const GPT2_KEYS: Keys = Keys {
     hidden: "n_embd",
     layers: "n_layer",
     heads: "n_head",
-    inner: ("n_inner", 0),
+    inner: "n_inner",
     positions: "n_positions",
     activation: ("activation_function", "gelu_new"),
     eps: ("layer_norm_epsilon", 1e-5),
@@ -107,15 +94,15 @@ pub(crate) const TRANSFORMER_XL_KEYS: Keys = Keys {
     hidden: "d_model",
     layers: "n_layer",
     heads: "n_head",
-    head_dim: ("d_head", 64),
-    inner: ("d_inner", 4096),
+    head_dim: "d_head",
+    inner: "d_inner",
     activation: ("", "relu"),
     eps: ("layer_norm_epsilon", 1e-5),
     ..BERT_KEYS
 };
 
 pub(crate) const XLNET_KEYS: Keys = Keys {
-    head_dim: ("d_head", 0),
+    head_dim: "d_head",
     activation: ("ff_activation", "gelu"),
     eps: ("layer_norm_eps", 1e-12),
     ..TRANSFORMER_XL_KEYS
@@ -124,8 +111,8 @@ pub(crate) const XLNET_KEYS: Keys = Keys {
 pub(crate) const REFORMER_KEYS: Keys = Keys {
     // As many as `attn_layers` lists.
     layers: "",
-    head_dim: ("attention_head_size", 64),
-    inner: ("feed_forward_size", 512),
+    head_dim: "attention_head_size",
+    inner: "feed_forward_size",
     activation: ("hidden_act", "relu"),
     ..BERT_KEYS
 };

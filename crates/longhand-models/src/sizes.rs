@@ -71,7 +71,7 @@ impl Sizes {
         let keys = traits.keys;
         let hidden = config.positive(keys.hidden)?;
         let count = config.positive(keys.heads)?;
-        let dim = match config.size_or(keys.head_dim.0, keys.head_dim.1)? {
+        let dim = match config.size_or(keys.head_dim, 0)? {
             0 => {
                 let rule = format!("must be a multiple of {} = {count}", keys.heads);
                 let field = format_args!("config: {}", keys.hidden);
@@ -91,7 +91,7 @@ impl Sizes {
             },
             layers: if keys.layers.is_empty() { 0 } else { config.size(keys.layers)? },
             projected_from: [hidden; 3],
-            inner: match config.size_or(keys.inner.0, keys.inner.1)? {
+            inner: match config.size_or(keys.inner, 0)? {
                 0 => 4 * hidden,
                 inner => inner,
             },

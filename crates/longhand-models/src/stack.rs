@@ -5,7 +5,7 @@ use crate::block::{
     Adapter, Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer,
 };
 use crate::cache::BlockCache;
-use crate::parts::{Linear, Norm};
+use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
 use crate::traits::Side;
 use crate::{Config, Error, Result, Tensor, Weights, ensure, when};
@@ -105,7 +105,8 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     let norm = |name: &str| sizes.norm(own, name, hidden);
     let mut heads = sizes.heads;
     let width = heads.count * heads.dim;
-    if traits.fused {
+    // GPT-1 has no such options.
+    if traits.fused && traits.place == Place::Pre {
         if !config.flag_or("scale_attn_weights", true)? {
             heads.scale = 1.0;
         }
@@ -122,7 +123,7 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     let projection = match traits.fused {
         false => separate(names.projections, sizes.projected_from)?,
         true => {
-            let steps = fused_steps(config, &heads)?;
+            let steps = fused_steps(traits.order, config, &heads)?;
             Projection::Fused(map(names.projections[0], hidden, 3 * hidden)?, steps)
         }
     };
@@ -204,11 +205,14 @@ fn window(config: &Config, sizes: &Sizes, layer: usize) -> Result<usize> {
     })
 }
 
-/// The order of a fused projection's columns: GPT's is [q|k|v]; Megatron's checkpoints have changed
-/// theirs twice.
-fn fused_steps(config: &Config, heads: &Heads) -> Result<[usize; 3]> {
+/// The order of a fused projection's columns: GPT's is [q|k|v]; Megatron's checkpoints, whose
+/// matrices are stored the other way, have changed theirs twice.
+fn fused_steps(order: Order, config: &Config, heads: &Heads) -> Result<[usize; 3]> {
     let (count, dim) = (heads.count, heads.dim);
-    let version = config.number_or("megatron_checkpoint_version", 0.0)?;
+    let version = match order {
+        Order::InOut => 0.0,
+        Order::OutIn => config.number_or("megatron_checkpoint_version", 0.0)?,
+    };
     Ok(if version >= 2.0 {
         [dim, 3 * dim, 1]
     } else if version >= 1.0 {

@@ -76,8 +76,8 @@ impl TextModel {
         &self.model
     }
 
-    /// Continues each prompt; returns what was added. A sequence also ends where the config's
-    /// `eos_token_id` comes. See [`Model::generate`].
+    /// Continues each prompt as [`Model::completed`] says; returns what was added. See
+    /// [`Model::generate`].
     ///
     /// # Errors
     ///
@@ -94,8 +94,7 @@ impl TextModel {
             .map(|text| tokens(&self.tokenizer, text, true))
             .collect::<Result<_>>()?;
         let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-        let stop = [&options.stop[..], self.model.stop()].concat();
-        let options = Generation { stop, ..options.clone() };
+        let options = self.model.completed(options)?;
         let made = self.model.generate(&ids, &options, device, each)?;
         let text = |ids: &Vec<i32>| {
             let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();

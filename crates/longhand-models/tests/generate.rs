@@ -3,7 +3,7 @@
 mod common;
 
 use common::{data, set_options};
-use longhand_models::{Device, Generation, Inputs, Ints, Model, Outputs, ops};
+use longhand_models::{Device, Generation, Inputs, Ints, Model, Outputs, TextModel, ops};
 use std::path::Path;
 
 const TOKENS: usize = 12;
@@ -258,7 +258,7 @@ fn a_token_that_stops() {
     let end = all.iter().position(|&id| id == stop).unwrap();
     let options = Generation { stop: vec![stop], ..options };
     assert_eq!(greedy(&model, &[prompt], &options), [&all[..end]]);
-    assert_eq!(model.stop(), [0]);
+    assert_eq!(model.completed(&Generation::default()).unwrap().stop, [0]);
 }
 
 #[test]
@@ -281,4 +281,62 @@ fn what_does_not_generate_or_does_not_fit() {
     let made = backwards.generate(&[&[1], &[2]], &options, &Device::Cpu, &mut |_| ());
     common::fails(made, &["declined", "bi_data"]);
     fails("gpt", &[1], &Generation { memory: Some(4), ..options }, "memory = 4");
+}
+
+/// Texts that transformers 4.57.6 wrote (`generate(do_sample=False)`, in f64, then `decode` without
+/// special tokens and the token that ended it) with the fixtures' weights and small tokenizers that
+/// its companion `tokenizers` trained: bytes in pairs for GPT-2 and BART, pieces for T5. `rules` is
+/// the folder's `generation_config.json`.
+const TEXTS: &str = include_str!("texts/generate.json");
+
+#[test]
+fn texts_of_the_public_implementation() {
+    let all: serde_json::Value = serde_json::from_str(TEXTS).unwrap();
+    for (name, set) in all.as_object().unwrap() {
+        let folder = common::copy(&format!("texts_{name}"), name);
+        std::fs::write(folder.join("tokenizer.json"), set["tokenizer"].to_string()).unwrap();
+        for case in set["cases"].as_array().unwrap() {
+            let rules = folder.join("generation_config.json");
+            match &case["rules"] {
+                serde_json::Value::Null => drop(std::fs::remove_file(rules)),
+                said => std::fs::write(rules, said.to_string()).unwrap(),
+            }
+            let model = TextModel::open(&folder).unwrap();
+            let tokens = case["tokens"].as_u64().unwrap() as usize;
+            let options = Generation { tokens, ..Generation::default() };
+            let prompt = case["prompt"].as_str().unwrap();
+            let made = model.generate(&[prompt], &options, &Device::Cpu, &mut |_| ()).unwrap();
+            assert_eq!(made, [case["text"].as_str().unwrap()], "{name}: {case}");
+        }
+    }
+}
+
+#[test]
+fn what_a_folder_says_that_is_not_supported() {
+    let folder = common::copy("rules_refused", "bart");
+    let refused = |words: &[&str]| {
+        // It opens and computes: only continuing is refused.
+        let model = Model::open(&folder).unwrap();
+        common::fails(model.completed(&Generation::default()), words);
+    };
+    for (rules, words) in [
+        (r#"{"num_beams": 4}"#, ["num_beams = 4", "only 1"]),
+        (r#"{"num_return_sequences": 2}"#, ["num_return_sequences", "only 1"]),
+        (r#"{"guidance_scale": 1.5}"#, ["guidance_scale", "no such option"]),
+        (r#"{"bad_words_ids": [[5]]}"#, ["bad_words_ids", "no such option"]),
+        (r#"{"encoder_no_repeat_ngram_size": 3}"#, ["encoder_no_repeat_ngram_size", "only 0"]),
+        (r#"{"eos_token_id": [2, "x"]}"#, ["eos_token_id", "must be ids"]),
+        (r#"{"forced_eos_token_id": [2, 3]}"#, ["forced_eos_token_id", "whole number"]),
+        (r#"{"repetition_penalty": 0}"#, ["repetition_penalty", "positive"]),
+    ] {
+        std::fs::write(folder.join("generation_config.json"), rules).unwrap();
+        refused(&[&["generation_config.json"], &words[..]].concat());
+    }
+    std::fs::remove_file(folder.join("generation_config.json")).unwrap();
+    set_options(&folder, serde_json::json!({"num_beams": 4}));
+    refused(&["config.json", "num_beams = 4"]);
+    let legacy = serde_json::json!({"num_beams": 1, "force_bos_token_to_be_generated": true});
+    set_options(&folder, legacy);
+    let rules = Model::open(&folder).unwrap().completed(&Generation::default()).unwrap();
+    assert_eq!((rules.second, rules.last, rules.start), (Some(0), Some(2), Some(2)));
 }

@@ -97,30 +97,6 @@ fn options_of_other_members_that_are_not_supported() {
 }
 
 #[test]
-fn an_absent_inner_width_is_that_of_the_models_public_configuration() {
-    for (name, key, width) in [
-        ("bert", "intermediate_size", 3072),
-        ("albert", "intermediate_size", 16384),
-        ("megatron_bert", "intermediate_size", 4096),
-        ("mobilebert", "intermediate_size", 512),
-        ("bart", "encoder_ffn_dim", 4096),
-        ("bart", "decoder_ffn_dim", 4096),
-        ("t5", "d_ff", 2048),
-        ("transfo_xl", "d_inner", 4096),
-        ("xlnet", "d_inner", 4096),
-        ("reformer", "feed_forward_size", 512),
-    ] {
-        let folder = copy(&format!("absent_{name}_{key}"), name);
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).unwrap();
-        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert!(config.as_object_mut().unwrap().remove(key).is_some(), "{name} has no {key}");
-        std::fs::write(&path, config.to_string()).unwrap();
-        fails(Model::open(&folder), &["the config says", &format!("[{width}, ")]);
-    }
-}
-
-#[test]
 fn a_tensor_that_is_absent_misshapen_or_too_many() {
     let folder = copy("more_layers", "bert");
     edit_config(&folder, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");

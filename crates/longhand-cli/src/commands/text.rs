@@ -43,7 +43,8 @@ const GENERATE_EXAMPLES: &str = "Examples:
   longhand model generate DIR --prompt \"Ownership is\" --temperature 0.8 --top-p 0.9 --seed 7
 
 DIR holds a model that continues texts (GPT-2, Transformer-XL, T5, BART) and a tokenizer.json.
-Of a model with an encoder, the prompt is what that reads.";
+Of a model with an encoder, the prompt is what that reads. generation_config.json (or config.json,
+where there is none) says what begins and ends a text and what may not come twice.";
 
 #[derive(clap::Args)]
 #[command(after_help = GENERATE_EXAMPLES)]
@@ -134,7 +135,7 @@ pub(super) fn generate(options: &GenerateOptions) -> Result<Outcome> {
         temperature: options.temperature,
         top_p: options.top_p,
         seed: options.seed,
-        stop: Vec::new(),
+        ..Generation::default()
     };
     let bar = super::progress(options.tokens);
     let mut each = |step: usize| bar.set_position(step as u64);

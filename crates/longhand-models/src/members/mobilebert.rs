@@ -29,12 +29,13 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let (hidden, vocab) = (sizes.hidden, sizes.vocab);
     let table = embeddings.word.clone();
     let mut network = Network::with_heads(sizes, embeddings, stack, config, weights)?;
-    if let Some(head) = &mut network.head
-        && table.width() < hidden
+    let name = "cls.predictions.dense";
+    if let (Some(head), Some(rest)) = (&mut network.head, hidden.checked_sub(table.width()))
+        && (rest > 0 || weights.has_any(name))
     {
-        let rest = hidden - table.width();
-        let name = "cls.predictions.dense";
-        head.rest = Some(Linear::read_as(weights, name, rest, vocab, Order::InOut, false)?);
+        let map = Linear::read_as(weights, name, rest, vocab, Order::InOut, false)?;
+        // Files hold it even where the table is as wide as the states and nothing is left.
+        head.rest = (rest > 0).then_some(map);
     }
     Ok(Box::new(network))
 }
@@ -72,12 +73,11 @@ fn read_embeddings(
     let word = body.tensor(names.word, &[sizes.vocab, width])?;
     let norm = Norm::read(body, names.embedding_norm, hidden, options.kind, DEFAULT_EPS)?;
     let tables = Embeddings { norm: Some(norm), ..Embeddings::read(sizes, word, body, body)? };
-    if !trigram && width == hidden {
-        return Ok(tables);
-    }
     let wide = if trigram { 3 * width } else { width };
+    // Files hold it even where there is nothing to widen.
     let map = Linear::read(body, "embeddings.embedding_transformation", wide, hidden)?;
-    Ok(Embeddings { widen: Some((map, trigram)), ..tables })
+    let widen = (trigram || width != hidden).then_some((map, trigram));
+    Ok(Embeddings { widen, ..tables })
 }
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.
@@ -116,8 +116,8 @@ fn read_bottleneck(sizes: &Sizes, options: &Options, own: &Weights) -> Result<Bo
         let norm = Norm::read(&own, "LayerNorm", to, options.kind, sizes.eps)?;
         Ok((Linear::read(&own, "dense", from, to)?, norm))
     };
-    let shared = options.shares_query_key && !options.attends_narrow;
-    let shared = when(shared, || pair("bottleneck.attention.", hidden, narrow))?;
+    // It is there even if attention reads the narrow input.
+    let shared = when(options.shares_query_key, || pair("bottleneck.attention.", hidden, narrow))?;
     Ok(Bottleneck {
         input: pair("bottleneck.input.", hidden, narrow)?,
         shared,

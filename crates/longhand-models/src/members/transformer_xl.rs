@@ -5,6 +5,7 @@ use crate::Generator;
 use crate::attention::{self};
 use crate::cache::{BlockCache, KeysValues};
 use longhand::transformer_xl::{SinCos, sinusoids};
+use serde_json::Value;
 
 /// Rows of memory beyond which no text is worth them.
 const MOST_MEMORY: usize = 1 << 20;
@@ -57,7 +58,7 @@ impl TransformerXl {
     fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
         config.only("attn_type", 0)?;
         config.only("adaptive", true)?;
-        config.ignore("sample_softmax proj_share_all_but_first pad_token_id");
+        config.ignore("sample_softmax pad_token_id");
         let sizes = Sizes::read_blocks(traits, config)?;
         let (width, heads) = (sizes.hidden, sizes.heads);
         let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
@@ -99,7 +100,7 @@ impl TransformerXl {
             heads,
             width,
             memory: config.size("mem_len")?,
-            same_length: config.flag_or("same_length", false)?,
+            same_length: config.flag_or("same_length", true)?,
             clamp: config.length("clamp_len")?,
         })
     }
@@ -355,9 +356,13 @@ fn read_clusters(
     ends: &[usize],
 ) -> Result<Vec<Cluster>> {
     let width = sizes.hidden;
-    let embed = config.size_or("d_embed", width)?;
+    let embed = config.size("d_embed")?;
     let divisor = config.positive("div_val")?;
-    let ties = config.get("tie_projs").and_then(|t| t.as_array()).cloned().unwrap_or_default();
+    let shared = config.flag_or("proj_share_all_but_first", true)?;
+    let ties = match config.get("tie_projs") {
+        Some(_) => config.list("tie_projs", "must be a list of true and false", Value::as_bool)?,
+        None => (0..ends.len()).map(|i| shared && i > 0).collect(),
+    };
     let words = weights.under("transformer.word_emb.");
     let mut clusters = Vec::new();
     let mut first = 0;
@@ -387,7 +392,7 @@ fn read_clusters(
             true => table.clone(),
             false => head.tensor(&format!("out_layers.{k}.weight"), &[rows, own])?,
         };
-        let out_of = match ties.get(i).and_then(|t| t.as_bool()).unwrap_or(false) {
+        let out_of = match ties.get(i).copied().unwrap_or(false) {
             true => into.clone(),
             false if projected => Some(head.tensor(&format!("out_projs.{i}"), &shape)?),
             false => None,

@@ -20,15 +20,21 @@ pub(crate) fn copy(test: &str, name: &str) -> PathBuf {
     folder
 }
 
+fn edit_config(folder: &Path, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let path = folder.join("config.json");
+    let mut config = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(&path, serde_json::to_string(&config).unwrap()).unwrap();
+}
+
 /// Puts options in the place of others, or beside them.
 pub(crate) fn set_options(folder: &Path, options: serde_json::Value) {
-    let path = folder.join("config.json");
-    let mut config: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    for (key, value) in options.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    std::fs::write(&path, config.to_string()).unwrap();
+    edit_config(folder, |config| config.extend(options.as_object().unwrap().clone()));
+}
+
+/// Leaves an option out.
+pub(crate) fn unset_option(folder: &Path, key: &str) {
+    edit_config(folder, |config| assert!(config.remove(key).is_some(), "no {key}"));
 }
 
 /// A fixture with other options.

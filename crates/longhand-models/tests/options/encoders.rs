@@ -160,6 +160,69 @@ fn mobileberts_pooler_and_what_its_attention_reads() {
     }
 }
 
+/// Attention that reads what the bottleneck's input makes, with the map of queries and keys stored
+/// beside it, as the public implementation writes it.
+#[test]
+fn mobileberts_attention_may_read_the_bottlenecks_input() {
+    const LAYER: &str = "mobilebert.encoder.layer.";
+    let values = |layer: usize| noise(90 + layer, &[24, 24]);
+    let narrow = json!({"use_bottleneck_attention": true});
+    let narrow = with("mobilebert", "mobilebert_narrow", narrow, |weights| {
+        for layer in 0..2 {
+            weights.insert(format!("{LAYER}{layer}.attention.self.value.weight"), values(layer));
+        }
+    });
+    // The same by maps of the wide states: what queries and keys share is the input's map, and
+    // values have it in theirs, since the norm is affine.
+    let wide = with("mobilebert", "mobilebert_wide", json!({}), |weights| {
+        for layer in 0..2 {
+            let at = |name: &str| format!("{LAYER}{layer}.{name}");
+            let from = at("bottleneck.input.");
+            copied(weights, &from, &at("bottleneck.attention."));
+            let take = |name: &str| weights[&format!("{from}{name}")].clone();
+            let (d, d_bias) = (take("dense.weight"), take("dense.bias"));
+            let (n, n_bias) = (take("LayerNorm.weight"), take("LayerNorm.bias"));
+            let rows = (0..24).flat_map(|i| d.row(i).iter().map(move |x| (i, x)));
+            let inner = Tensor::new(&[24, 48], rows.map(|(i, x)| x * n.data()[i]).collect());
+            let shift = (0..24).map(|i| d_bias.data()[i] * n.data()[i] + n_bias.data()[i]);
+            let moved = product(&Tensor::new(&[1, 24], shift.collect()), &values(layer), true);
+            let bias = weights.get_mut(&at("attention.self.value.bias")).unwrap();
+            bias.data_mut().iter_mut().zip(moved.data()).for_each(|(b, m)| *b += m);
+            let name = at("attention.self.value.weight");
+            weights.insert(name, product(&values(layer), &inner, false));
+        }
+    });
+    same(&narrow, &wide, "hidden_states.2");
+}
+
+/// Parameters that nothing reads where the tables are as wide as the states.
+#[test]
+fn mobileberts_tables_of_full_width() {
+    let options = json!({"embedding_size": 48, "trigram_input": false});
+    const TABLE: &str = "mobilebert.embeddings.word_embeddings.weight";
+    const MAP: &str = "mobilebert.embeddings.embedding_transformation.weight";
+    let full = |test: &str, map: Tensor| {
+        with("mobilebert", test, options.clone(), |weights| {
+            weights.insert(TABLE.to_owned(), noise(95, &[120, 48]));
+            weights.insert(MAP.to_owned(), map);
+            let rest = "cls.predictions.dense.weight".to_owned();
+            weights.insert(rest, Tensor::new(&[0, 120], Vec::new()));
+        })
+    };
+    let [some, other] = [("full", 96), ("full_other", 97)]
+        .map(|(test, seed)| full(&format!("mobilebert_{test}"), noise(seed, &[48, 48])));
+    same(&some, &other, "prediction_logits");
+    // A map that changes nothing, of words with their neighbours, whose parts are zeros.
+    let one = (0..48 * 144).map(|n| if n % 144 == n / 144 + 48 { 1.0 } else { 0.0 }).collect();
+    let mapped = with("mobilebert", "mobilebert_full_map", json!({"embedding_size": 48}), |w| {
+        w.insert(TABLE.to_owned(), noise(95, &[120, 48]));
+        w.insert(MAP.to_owned(), Tensor::new(&[48, 144], one));
+        w.get_mut(&MAP.replace("weight", "bias")).unwrap().data_mut().fill(0.0);
+        w.remove("cls.predictions.dense.weight").unwrap();
+    });
+    same(&some, &mapped, "prediction_logits");
+}
+
 #[test]
 fn a_window_over_everything_is_robertas_attention() {
     let inputs = Inputs::new().ints_of(

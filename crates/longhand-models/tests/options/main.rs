@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod decoders;
+mod defaults;
 mod encoders;
 mod published;
 mod reformer;
@@ -10,8 +11,9 @@ mod wav2vec2;
 mod xlnet;
 
 use common::{Parameters, changed, copy, data, ids, near, noise, off, parameters, run};
-use longhand_models::{Inputs, Model, Outputs, Tensor};
+use longhand_models::{Device, Inputs, Model, Outputs, Tensor};
 use serde_json::json;
+use std::path::Path;
 
 fn given(name: &str) -> Inputs {
     Inputs::read(&data(name).join("input.safetensors")).unwrap()

@@ -5,8 +5,17 @@ use super::*;
 #[test]
 fn options_of_published_models() {
     let gpt = json!({"n_ctx": 32, "predict_special_tokens": true, "summary_type": "cls_index"});
-    for (name, options) in [
+    for (i, (name, options)) in [
         ("bert", json!({"directionality": "bidi", "pooler_type": "first_token_transform"})),
+        (
+            "bert",
+            json!({
+                "torchscript": false, "use_bfloat16": false, "tie_encoder_decoder": false,
+                "tf_legacy_loss": false, "temperature": 1.0, "typical_p": 1.0, "num_beam_groups": 1,
+                "diversity_penalty": 0.0, "encoder_no_repeat_ngram_size": 0, "output_scores": false,
+                "remove_invalid_values": false, "return_dict_in_generate": false,
+            }),
+        ),
         ("albert", json!({"net_structure_type": 0, "gap_size": 0, "num_memory_blocks": 0})),
         ("longformer", json!({"attention_mode": "longformer", "ignore_attention_mask": false})),
         ("gpt", gpt.clone()),
@@ -26,8 +35,11 @@ fn options_of_published_models() {
             "wav2vec2",
             json!({"mask_channel_prob": 0.1, "no_mask_time_overlap": false, "gradient_checkpointing": true}),
         ),
-    ] {
-        changed(&format!("published_{name}"), name, options, |_| ()).unwrap();
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        changed(&format!("published_{i}"), name, options, |_| ()).unwrap();
     }
     for (name, options, words) in [
         ("bart", json!({"normalize_before": true}), ["normalize_before", "only false"]),
@@ -35,6 +47,11 @@ fn options_of_published_models() {
         ("longformer", json!({"attention_mode": "tvm"}), ["attention_mode", "longformer"]),
         ("albert", json!({"net_structure_type": 1}), ["net_structure_type", "only 0"]),
         ("transfo_xl", json!({"tie_weight": false}), ["tie_weight", "only true"]),
+        ("bert", json!({"tie_encoder_decoder": true}), ["tie_encoder_decoder", "only false"]),
+        // Options of GPT-2, and of Megatron's checkpoints of it.
+        ("gpt", json!({"scale_attn_weights": false}), ["scale_attn_weights", "no such option"]),
+        ("gpt", json!({"scale_attn_by_inverse_layer_idx": true}), ["inverse_layer", "no such"]),
+        ("turing_nlg", json!({"megatron_checkpoint_version": 2.0}), ["megatron", "no such option"]),
     ] {
         let refused = changed("published_other", name, options, |_| ());
         common::fails(refused, &words);
