@@ -343,6 +343,15 @@ mod tests {
         assert_eq!(count(&Generation::default()), [0.0, 0.0, 1.0, 0.0]);
     }
 
+    /// As transformers' `RepetitionPenaltyLogitsProcessor`: less likely, whatever the sign.
+    #[test]
+    fn a_token_that_was_there_is_penalised() {
+        let options = Generation { repetition_penalty: 2.0, ..Generation::default() };
+        assert_eq!(options.next(&[4.0, 3.0], &[0, 0], 0, 0.0), 1);
+        assert_eq!(options.next(&[-1.0, -1.5], &[0, 0], 0, 0.0), 1);
+        assert_eq!(options.next(&[7.0, 3.0], &[0, 0], 0, 0.0), 0, "once for every token");
+    }
+
     #[test]
     fn the_ends_of_the_interval_draw_a_token() {
         let options = Generation { temperature: 1.0, ..Generation::default() };
