@@ -116,9 +116,6 @@ pub fn select(problem: &Lsh, caps: &Caps) -> Result<Config, Error> {
             false => vec![],
         },
     };
-    // No registers are left for the addresses of a padded row's chunks.
-    let crowded = config.dtype == DType::F32 && head_dim == 256;
-    config.vec &= !(crowded && config.padded);
     let tiles = config.tiles(config.chunk_len(problem));
     let with = |tile: &Tile| Config { tile: *tile, ..config.clone() };
     let fits = |tile: &&Tile| with(tile).shared_bytes() <= caps.max_shared_opt_in;

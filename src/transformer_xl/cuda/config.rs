@@ -88,8 +88,6 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
         targets: problem.targets.is_some(),
         own_position: problem.own_position && hidden,
     };
-    // No registers are left for the sizes of a padded row's chunks, nor with targets for chunks.
-    config.vec &= !(config.crowded() && (config.padded || config.targets));
     let tiles = config.tiles();
     let with = |tile: &Tile| Config { tile: *tile, ..config };
     let Some(tile) = tiles.iter().find(|tile| with(tile).shared_bytes() <= caps.max_shared_opt_in)
@@ -135,11 +133,6 @@ impl Config {
             _ if self.targets => vec![tile(32, 16, false)],
             _ => vec![tile(64, 32, false), tile(32, 16, false)],
         }
-    }
-
-    /// Whether addresses are made where they are used, since no registers are left to keep them.
-    fn crowded(&self) -> bool {
-        self.dtype == DType::F32 && self.head_dim >= 192
     }
 
     /// The same kernels for tensors whose rows begin anywhere.
@@ -306,7 +299,6 @@ impl Config {
             perm_mask => self.perm_mask,
             key_padding => self.key_padding,
             own_position => self.own_position,
-            crowded => self.crowded(),
             ..rows.values()
         }
     }
