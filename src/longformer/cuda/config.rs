@@ -96,6 +96,9 @@ pub fn select(problem: &Longformer, caps: &Caps) -> Result<Config, Error> {
         key_padding: problem.key_padding,
         dilation: if dilation.iter().all(|&n| n == 1) { vec![] } else { dilation },
     };
+    // No registers are left for the addresses of a padded row's chunks.
+    let crowded = config.dtype == DType::F32 && head_dim == 256;
+    config.vec &= !(crowded && config.padded);
     let tiles = config.tiles(problem.seqlen);
     let with = |tile: &Tile| Config { tile: *tile, ..config.clone() };
     let fits = |tile: &&Tile| with(tile).shared_bytes() <= caps.max_shared_opt_in;

@@ -88,6 +88,9 @@ pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
         targets: problem.targets.is_some(),
         own_position: problem.own_position && hidden,
     };
+    // No registers are left for the addresses of chunks beside targets.
+    let crowded = config.dtype == DType::F32 && head_dim == 256;
+    config.vec &= !(crowded && config.targets);
     let tiles = config.tiles();
     let with = |tile: &Tile| Config { tile: *tile, ..config };
     let Some(tile) = tiles.iter().find(|tile| with(tile).shared_bytes() <= caps.max_shared_opt_in)
