@@ -94,6 +94,23 @@ fn results_do_not_depend_on_the_number_of_threads_or_the_workspace() {
     assert!(one == run(3, 12) && one == run(2, 2));
 }
 
+/// What is left of digits where one chain of rounded sums would lose them: over the elements of a long
+/// row of q and k, and over many keys.
+#[test]
+fn long_sums_keep_their_digits() {
+    for (head_dim, seqlen_k, scale, bound) in [(256, 40, 0.5, 3.5e-7), (8, 20_000, 0.1, 2e-7)] {
+        let shape = Shape { batch: 1, heads_q: 1, heads_kv: 1, seqlen_q: 64, seqlen_k, head_dim };
+        let problem = Full { softmax_scale: scale, ..Full::new(shape, DType::F32) };
+        let case = Case::new(problem, &mut Random(8));
+        let expected = case.reference();
+        for isa in Isa::all() {
+            let plan = problem.plan_cpu().unwrap().with_isa(isa).unwrap();
+            let (_, lse) = errors(&plan.run_inputs(&case.inputs()).unwrap(), &expected);
+            assert!(lse <= bound, "{isa:?}, {head_dim} x {seqlen_k}: {lse:.2e}");
+        }
+    }
+}
+
 #[test]
 fn nan_stays_with_the_rows_that_see_it() {
     for of_value in [true, false] {

@@ -62,6 +62,19 @@ fn random_problem(random: &mut Random, dtype: DType, head_dim: usize) -> Full {
     problem
 }
 
+/// One chain of rounded products over a long row of q and k would be off by more than this.
+#[test]
+fn long_sums_keep_their_digits() {
+    let p = Full { softmax_scale: 0.5, ..Full::new(shape(1, (1, 1), (64, 40), 256), DType::F32) };
+    let case = Case::new(p, &mut Random(8));
+    for (name, gpu) in devices() {
+        let plan = p.plan_webgpu(&gpu).unwrap();
+        let got = raw::run_guarded(&gpu, &plan, &case, raw::GUARD).unwrap();
+        let (_, lse) = errors(&got, &case.reference());
+        assert!(lse <= 4e-7, "{name} ({}): {lse:.2e}", plan.describe());
+    }
+}
+
 #[test]
 fn random_shapes_masks_and_layouts_agree_with_the_reference() {
     for (name, gpu) in devices() {

@@ -11,7 +11,7 @@
         let keep${ r }_${ j } = vec4<u32>(select(0xffffffffu, 0u, s${ r }_${ j } <= NEG));
 //%     endif
 //%   endfor
-        l${ r } = l${ r } * alpha${ r }<% for j in range(keys) %> + p${ r }_${ j }<% endfor %>;
+        l${ r } = l${ r } * alpha${ r } + (p${ r }_0<% for j in range(1, keys) %> + p${ r }_${ j }<% endfor %>);
         m${ r } = m${ r }_new;
 //% endfor
         // ---- O += P V
