@@ -9,6 +9,8 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-512: F, BW, DQ and VL.
+    Avx512,
 }
 
 impl Isa {
@@ -21,6 +23,13 @@ impl Isa {
             && is_x86_feature_detected!("f16c")
         {
             all.push(Isa::Avx2);
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                all.push(Isa::Avx512);
+            }
         }
         all
     }
@@ -33,9 +42,10 @@ impl Isa {
             Err(_) => return Ok(best),
             Ok(name) => name,
         };
-        let known = [Isa::Portable, Isa::Avx2].into_iter().find(|isa| isa.name() == named);
+        let known =
+            [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().find(|isa| isa.name() == named);
         match known {
-            None => Err(Error::invalid("LONGHAND_CPU", named, "must be portable or avx2")),
+            None => Err(Error::invalid("LONGHAND_CPU", named, "must be portable, avx2 or avx512")),
             Some(isa) if all.contains(&isa) => Ok(isa),
             Some(isa) => Err(Declined::new(format!("this processor has no {}", isa.name())).into()),
         }
@@ -58,6 +68,7 @@ impl Isa {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
         }
     }
 }
@@ -71,13 +82,18 @@ macro_rules! with_isa {
         fn avx2($($name: $type),*) {
             $body::<true>($($name),*)
         }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn avx512($($name: $type),*) {
+            $body::<true>($($name),*)
+        }
+        // SAFETY: a plan has a set of instructions only where `Isa::all` has found these features.
+        #[allow(unsafe_code)]
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::Isa::Avx2 => {
-                // SAFETY: a plan has `Isa::Avx2` only where `Isa::all` has found these features.
-                #[allow(unsafe_code)]
-                let () = unsafe { avx2($($name),*) };
-            }
+            $crate::cpu::Isa::Avx2 => unsafe { avx2($($name),*) },
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::Isa::Avx512 => unsafe { avx512($($name),*) },
             _ => $body::<{ cfg!(target_arch = "aarch64") }>($($name),*),
         }
     }};

@@ -2,8 +2,8 @@
 //!
 //! A plan computes from slices into slices, on the threads of the rayon pool that it is called in
 //! (`pool.install(|| plan.run(…))` for a pool of the caller's). Results do not depend on the number
-//! of threads. Instructions are chosen at run time; `LONGHAND_CPU=portable` or `avx2` forces a
-//! choice.
+//! of threads. Instructions are chosen at run time; `LONGHAND_CPU=portable`, `avx2` or `avx512`
+//! forces a choice.
 
 mod element;
 pub(crate) mod gather;
