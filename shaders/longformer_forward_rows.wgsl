@@ -18,7 +18,8 @@
 // since a second copy of its body would double what the driver compiles.
 //
 // Floor: 4·B·H·L·(w + g)·D operations for w keys of the band and g globals (global rows: 4·B·H·g·L·D).
-// What binds is the reading of K and V, shared by ROWS rows.
+// What binds is the reading of K and V, shared by ROWS rows. q is read once, so where it lies: a copy
+// in a texture would cost more than it saves.
 //
 // Bitwise reproducible: every sum has one owner and a fixed order.
 //% if f16
@@ -33,8 +34,10 @@ const HEAD_DIM = ${ head_dim }u;
 // Below NEG, where a row's maximum starts.
 const MASKED = -2e30;
 
-//% if global_rows or not vec4
-// What an invocation wrote, it alone reads.
+//% set looped = global_rows or not vec4
+//% if looped
+// q and then O, whose loads and stores are a short loop instead of a long list. What an invocation
+// wrote, it alone reads.
 var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
 
 //% endif
@@ -49,11 +52,12 @@ fn main(
     let id = w.x + w.y * grid.x;
     if (id >= P.workgroups) { return; }
     let block = id % P.blocks;
-    let local = id / (P.blocks * P.splits);           // of (batch, head)
+    let local = P.first_local + id / (P.blocks * P.splits);   // of (batch, head)
     let head = local % P.heads;
     let batch = local / P.heads;
-    // Row of the textures at which this sequence and head begin.
-    let first_texel = local * P.seqlen;
+    let s = sequence_of(batch, head);
+    // Row of the texture at which this sequence and head begin.
+    let first_texel = (local - P.first_local) * P.seqlen;
 //% if global_rows
     let split = (id / P.blocks) % P.splits;
     let rows = i32(load_texel(list_texel(batch, 0u)));
@@ -64,7 +68,6 @@ fn main(
     let band_end = min(min(i32(P.seqlen), i32((split + 1u) * P.split_len)), sees(position_of(batch, q_last)));
     let keys_end = band_end;
 //% else
-    let s = sequence_of(batch, head);
     let gap = dilation_of(head);
     // Blocks of one residue class; the classes lie one after the other.
     let of_class = (u32(class_len(0, gap)) + LANES * ROWS - 1u) / (LANES * ROWS);
@@ -84,6 +87,13 @@ fn main(
 //%   endif
 //% endif
 
+//% if looped
+    for (var i = 0u; i < ROWS * D4; i++) {
+        let row = min(q0 + i32(lane + i / D4 * LANES), q_last);
+        let position = <% if global_rows %>position_of(batch, row)<% else %>origin + row * gap<% endif %>;
+        o[lane * ROWS * D4 + i] = load_q(s.q + u32(position) * P.q_row, i % D4 * 4u) * P.scale;
+    }
+//% endif
 //% for r in range(rows)
     let row${ r } = q0 + i32(lane) + ${ r * lanes };
 //%   if global_rows
@@ -99,11 +109,17 @@ fn main(
     let see${ r } = vec3<i32>(band(min(row${ r }, q_last), rows), sees(position${ r }));
 //%     endif
 //%   endif
-    let at${ r } = q_texel(first_texel + u32(position${ r }));
+//%   if not looped
+    let at${ r } = s.q + u32(position${ r }) * P.q_row;
+//%   endif
     var m${ r } = NEG;
     var l${ r } = 0.0;
 //%   for d in range(d4)
-    let q${ r }_${ d } = textureLoad(q_texels_of, at${ r } + vec2<i32>(${ d }, 0));
+//%     if looped
+    let q${ r }_${ d } = o[lane * ROWS * D4 + ${ r * d4 + d }u];
+//%     else
+    let q${ r }_${ d } = load_q(at${ r }, ${ d * 4 }u) * P.scale;
+//%     endif
     var o${ r }_${ d } = vec4<f32>();
 //%   endfor
 //% endfor

@@ -309,6 +309,39 @@ fn a_sequence_of_262144_runs_in_linear_memory() {
     }
 }
 
+#[test]
+fn heads_that_take_turns_in_a_texture_are_as_if_alone() {
+    let Some(gpu) = device() else { return };
+    // Two of six heads at a time on a CPU adapter, the second turn in both sequences.
+    let (seqlen, heads, head_dim) = (7000, 3, 32);
+    let mut random = Random(12);
+    let p = Longformer::new([2, seqlen, heads, head_dim], 4, DType::F32).globals(3).key_padding();
+    let case = Case::new(p.clone(), &mut random);
+    let got = p.run_webgpu(gpu, &case.inputs()).unwrap();
+    let one = Longformer::new([1, seqlen, 1, head_dim], 4, DType::F32).globals(3).key_padding();
+    let bytes = |p: &Longformer| p.plan_webgpu(gpu).unwrap().owned_bytes();
+    assert!(bytes(&p) < 3 * bytes(&one), "{} of {} for one head", bytes(&p), bytes(&one));
+    for (b, h) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
+        let of_head = |x: &[f32]| -> Vec<f32> {
+            let row = |i| &x[((b * seqlen + i) * heads + h) * head_dim..][..head_dim];
+            (0..seqlen).flat_map(row).copied().collect()
+        };
+        let alone = Case {
+            q: of_head(&case.q),
+            k: of_head(&case.k),
+            v: of_head(&case.v),
+            global: case.global.as_ref().map(|all| all.each_ref().map(|x| of_head(x))),
+            global_indices: case.global_indices.as_ref().map(|all| all[3 * b..][..3].to_vec()),
+            key_valid: case.key_valid.as_ref().map(|all| all[b * seqlen..][..seqlen].to_vec()),
+            problem: one.clone(),
+        };
+        let expected = one.run_webgpu(gpu, &alone.inputs()).unwrap();
+        assert!(of_head(&got.out) == expected.out, "sequence {b}, head {h}");
+        let lse = &got.lse[(b * heads + h) * seqlen..][..seqlen];
+        assert!(lse == expected.lse, "lse of sequence {b}, head {h}");
+    }
+}
+
 /// Row `i` of `got` is the attention of `q` over these keys.
 fn assert_row(got: &Output<f32>, i: usize, q: &[f32], k: &[f32], v: &[f32]) {
     let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();

@@ -11,6 +11,9 @@ struct Params {
     split_len: u32,
     heads: u32,
     batches: u32,
+    // Of the (batch, head) pairs in order, those that a kernel works for.
+    first_local: u32,
+    locals: u32,
     seqlen: u32,
     head_dim: u32,
     max_globals: u32,
@@ -70,16 +73,13 @@ ${ writer("out", slot.out) }
 // themselves, ascending; then per sequence and position two bits: valid, and global.
 @group(0) @binding(${ slot.marks }) var<storage, ${ marks_access }> marks: array<${ marks_type }>;
 //% endif
-//% if slot.q_texels is defined
-@group(0) @binding(${ slot.q_texels }) var q_texels_of: texture_storage_2d<rgba32float, ${ texel_access }>;
-//% endif
 //% if slot.kv_texels is defined
 @group(0) @binding(${ slot.kv_texels }) var kv_texels_of: texture_storage_2d<rgba32float, ${ texel_access }>;
 //% endif
 //% if slot.mark_texels is defined
 @group(0) @binding(${ slot.mark_texels }) var mark_texels_of: texture_storage_2d<r32uint, ${ texel_access }>;
 //% endif
-//% if slot.q_texels is defined or slot.kv_texels is defined
+//% if slot.kv_texels is defined
 //%   include "shared/full_texels.wgsl"
 //% endif
 

@@ -19,6 +19,10 @@ const GLOBAL_WORKGROUPS: usize = 128;
 /// Fewest keys of one split.
 const SPLIT_LEN: usize = 512;
 
+/// Rows of K and V that lie in a texture at a time, where one head has not more: what is read back
+/// is still in the cache then, and a launch for them is long beside what it costs to begin one.
+const PACKED_ROWS: usize = 1 << 14;
+
 /// Everything that the expanded sources depend on; the key of the pipeline cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -94,7 +98,7 @@ fn texels_fit(problem: &Longformer, head_dim: u32, caps: &Caps) -> bool {
         let size = kernel.texture_size(head_dim, slot.texels(), problem.texel_rows(slot));
         size.into_iter().all(|n| n <= caps.max_texture_size)
     };
-    caps.cpu && [Slot::QTexels, Slot::KvTexels, Slot::MarkTexels].into_iter().all(fits)
+    caps.cpu && [Slot::KvTexels, Slot::MarkTexels].into_iter().all(fits)
 }
 
 /// The kernel for CPU adapters for so many rows of each head: where one row to an invocation is
@@ -141,12 +145,18 @@ impl Longformer {
         caps.binds(&all)
     }
 
-    /// Rows of a texture: of q, and of K and V, per sequence and head; of marks, texels.
+    /// Rows of a texture: of K and V, per sequence and head that lie in it at a time; of marks,
+    /// texels.
     pub(super) fn texel_rows(&self, slot: Slot) -> u64 {
         match slot {
             Slot::MarkTexels => (self.batch * (1 + self.max_globals + self.seqlen)) as u64,
-            _ => (self.batch * self.heads * self.seqlen) as u64,
+            _ => (self.packed_heads() * self.seqlen) as u64,
         }
+    }
+
+    /// How many (batch, head) pairs share the texture of K and V at a time.
+    pub(super) fn packed_heads(&self) -> usize {
+        (PACKED_ROWS / self.seqlen.max(1)).clamp(1, (self.batch * self.heads).max(1))
     }
 
     /// Bytes of what is found out about positions: see `shaders/longformer_prepare.wgsl`.

@@ -13,6 +13,7 @@ use super::config::{Config, Kernel, Slot, Stage, select};
 use crate::Error;
 use crate::webgpu::{Access, Caps, Checked, Context, Dispatch, Pipeline, PipelineKey, Uniforms};
 use params::Params;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The checked tensors of a launch.
@@ -37,6 +38,13 @@ impl std::fmt::Debug for Plan {
     }
 }
 
+/// One dispatch of a launch.
+struct Step {
+    stage: Stage,
+    /// The (batch, head) pairs it works for.
+    locals: Range<usize>,
+}
+
 /// What `bind` makes beside the bind groups.
 struct Made {
     /// The params of every stage.
@@ -55,8 +63,8 @@ impl Longformer {
         let config = select(self, context.caps())?;
         let pipelines = pipelines(context, &config)?;
         let plan = Plan { problem: self.clone(), config, context: context.clone(), pipelines };
-        for stage in config.stages() {
-            context.caps().dispatches(plan.workgroups(stage))?;
+        for step in plan.steps(&config) {
+            context.caps().dispatches(plan.workgroups(&step))?;
         }
         Ok(plan)
     }
@@ -175,25 +183,28 @@ impl Plan {
             return Ok(Bound::new("longhand longformer forward", vec![]));
         }
         let dispatches = self.context.checked(|| {
+            let steps = self.steps(&config);
             let params: Vec<Params> =
-                compiled.iter().map(|(stage, _)| self.params(&tensors, *stage)).collect();
+                steps.iter().map(|step| self.params(&tensors, step)).collect();
             let made = Made {
                 uniforms: Uniforms::new(&self.context, &params),
                 textures: self.textures(),
                 dilation: config.dilated.then(|| self.dilation_buffer()),
             };
-            let dispatch = |(n, (stage, pipeline)): (usize, &(Stage, Arc<Pipeline>))| {
-                let slots = config.slots(*stage);
+            let dispatch = |(n, step): (usize, &Step)| {
+                let slots = config.slots(step.stage);
+                let found = compiled.iter().find(|(stage, _)| *stage == step.stage);
+                let (_, pipeline) = found.expect("compiled for these stages");
                 let resource = |slot: &Slot| self.resource(*slot, &tensors, &made, n);
                 Dispatch {
                     bind_group: self
                         .context
                         .bind_group(pipeline, slots.iter().map(resource).collect()),
-                    grid: self.context.fold(self.workgroups(*stage)),
+                    grid: self.context.fold(self.workgroups(step)),
                     pipeline: pipeline.clone(),
                 }
             };
-            compiled.iter().enumerate().map(dispatch).collect()
+            steps.iter().enumerate().map(dispatch).collect()
         })?;
         Ok(Bound::new("longhand longformer forward", dispatches))
     }
@@ -240,17 +251,44 @@ impl Plan {
         (0..self.problem.heads).map(of_head).max().unwrap_or(0)
     }
 
-    fn workgroups(&self, stage: Stage) -> u64 {
+    /// The dispatches in order. Where K and V are copied, some heads go all the way before the next
+    /// ones take their place in the texture.
+    fn steps(&self, config: &Config) -> Vec<Step> {
+        if self.is_empty() {
+            return vec![];
+        }
+        let all = 0..self.problem.batch * self.problem.heads;
+        let len = match config.local {
+            Kernel::Rows { .. } => self.problem.packed_heads(),
+            Kernel::Tile { .. } => all.len().max(1),
+        };
+        let stages = config.stages();
+        let whole = |stage: Stage| matches!(stage, Stage::Prepare | Stage::Combine);
+        let once = |stage: Stage| {
+            let found = stages.contains(&stage);
+            found.then(|| Step { stage, locals: all.clone() })
+        };
+        let parts = all.clone().step_by(len).flat_map(|first| {
+            let locals = first..(first + len).min(all.end);
+            let inner = stages.iter().filter(|stage| !whole(**stage));
+            inner.map(move |&stage| Step { stage, locals: locals.clone() })
+        });
+        once(Stage::Prepare).into_iter().chain(parts).chain(once(Stage::Combine)).collect()
+    }
+
+    fn workgroups(&self, step: &Step) -> u64 {
         let p = &self.problem;
+        let stage = step.stage;
         let d = u64::from(self.config.head_dim);
-        let n = p.batch as u64 * p.heads as u64;
+        let n = step.locals.len() as u64;
         match stage {
             Stage::Prepare => p.batch as u64,
-            // An invocation a row, and a mark.
+            // An invocation a row and, with the first heads, a mark.
             Stage::Pack | Stage::PackGlobal => {
                 let slots = self.config.slots(stage);
-                let textures = slots.into_iter().filter(Slot::is_texture);
-                textures.map(|slot| p.texel_rows(slot)).max().unwrap_or(0).div_ceil(64)
+                let with_marks = step.locals.start == 0 && slots.contains(&Slot::MarkTexels);
+                let marks = if with_marks { p.texel_rows(Slot::MarkTexels) } else { 0 };
+                (n * p.seqlen as u64).max(marks).div_ceil(64)
             }
             Stage::Local => self.blocks(stage) as u64 * n,
             Stage::Global => (self.blocks(stage) * p.splits().0) as u64 * n,

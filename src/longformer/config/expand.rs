@@ -11,11 +11,11 @@ use minijinja::{Value, context};
 pub enum Stage {
     /// Finds out which positions are valid and which global.
     Prepare,
-    /// Copies q, k and v to textures ([`Kernel::Rows`]).
+    /// Copies k and v to a texture ([`Kernel::Rows`]).
     Pack,
     /// The rows of all positions; those of global ones are replaced later.
     Local,
-    /// Copies the global q, k and v to the same textures.
+    /// Copies the global k and v to the same texture.
     PackGlobal,
     /// The rows of global positions, in parts.
     Global,
@@ -52,8 +52,6 @@ pub enum Slot {
     Marks,
     /// Parts of the global rows.
     Partial,
-    /// q as a texture.
-    QTexels,
     /// K and V as a texture.
     KvTexels,
     /// The marks as a texture.
@@ -65,7 +63,7 @@ pub enum Slot {
 impl Slot {
     /// One of the textures of [`Kernel::Rows`].
     pub fn is_texture(&self) -> bool {
-        matches!(self, Slot::QTexels | Slot::KvTexels | Slot::MarkTexels)
+        matches!(self, Slot::KvTexels | Slot::MarkTexels)
     }
 
     /// Neither a texture nor the uniform block.
@@ -86,7 +84,6 @@ impl Slot {
             Slot::Dilation => "dilation",
             Slot::Marks => "marks",
             Slot::Partial => "partial",
-            Slot::QTexels => "q_texels",
             Slot::KvTexels => "kv_texels",
             Slot::MarkTexels => "mark_texels",
             Slot::Params => "params",
@@ -96,7 +93,6 @@ impl Slot {
     /// The full kernels' texture that is laid out alike.
     pub(in crate::longformer) fn texels(self) -> full::Slot {
         match self {
-            Slot::QTexels => full::Slot::QTexels,
             Slot::KvTexels => full::Slot::KvTexels,
             _ => full::Slot::ValidTexels,
         }
@@ -134,7 +130,7 @@ impl Config {
             false => local,
         };
         let mark_texels = self.marked().then_some(Slot::MarkTexels);
-        let texels = [Slot::QTexels, Slot::KvTexels].into_iter().chain(mark_texels);
+        let texels = [Slot::KvTexels].into_iter().chain(mark_texels);
         let marks = self.marked().then_some(Slot::Marks);
         let dilation = self.dilated.then_some(Slot::Dilation);
         let mut slots: Vec<Slot> = match stage {
@@ -143,18 +139,23 @@ impl Config {
                 let valid = self.key_padding.then_some(Slot::KeyValid);
                 globals.into_iter().chain(valid).chain(marks).collect()
             }
-            Stage::Pack => local.into_iter().chain(marks).chain(texels).collect(),
-            Stage::PackGlobal => {
-                global.into_iter().chain([Slot::Marks, Slot::QTexels, Slot::KvTexels]).collect()
-            }
-            Stage::Local if rows => texels.chain([Slot::Out, Slot::Lse]).chain(dilation).collect(),
+            Stage::Pack => local.into_iter().skip(1).chain(marks).chain(texels).collect(),
+            Stage::PackGlobal => global.into_iter().skip(1).chain([Slot::KvTexels]).collect(),
+            Stage::Local if rows => [Slot::Q]
+                .into_iter()
+                .chain(texels)
+                .chain([Slot::Out, Slot::Lse])
+                .chain(dilation)
+                .collect(),
             Stage::Local => local
                 .into_iter()
                 .chain([Slot::Out, Slot::Lse])
                 .chain(marks)
                 .chain(dilation)
                 .collect(),
-            Stage::Global if rows => texels.chain([Slot::Partial]).collect(),
+            Stage::Global if rows => {
+                global.into_iter().take(1).chain(texels).chain([Slot::Partial]).collect()
+            }
             Stage::Global => global.into_iter().chain([Slot::Partial, Slot::Marks]).collect(),
             Stage::Combine => vec![Slot::Partial, Slot::Marks, Slot::Out, Slot::Lse],
         };
@@ -224,10 +225,9 @@ impl Config {
         let shift = |slot: Slot| kernel.texel_shift(self.head_dim, slot.texels());
         context! {
             slot,
-            q_rows_shift => shift(Slot::QTexels),
             kv_rows_shift => shift(Slot::KvTexels),
             valid_shift => shift(Slot::MarkTexels),
-            texel_access => if stage.writes(Slot::QTexels) { "write" } else { "read" },
+            texel_access => if stage.writes(Slot::KvTexels) { "write" } else { "read" },
             partial_access => written(Slot::Partial),
             marks_access => written(Slot::Marks),
             marks_type => if stage == Stage::Prepare { "atomic<u32>" } else { "u32" },
@@ -253,9 +253,7 @@ impl Stage {
             Slot::Out | Slot::Lse => true,
             Slot::Partial => self == Stage::Global,
             Slot::Marks => matches!(self, Stage::Prepare | Stage::Global),
-            Slot::QTexels | Slot::KvTexels | Slot::MarkTexels => {
-                matches!(self, Stage::Pack | Stage::PackGlobal)
-            }
+            Slot::KvTexels | Slot::MarkTexels => matches!(self, Stage::Pack | Stage::PackGlobal),
             _ => false,
         }
     }

@@ -1,7 +1,7 @@
 //! The uniform block that every kernel of Longformer's attention reads.
 
-use super::{Plan, Tensors};
-use crate::longformer::config::{Slot, Stage};
+use super::{Plan, Step, Tensors};
+use crate::longformer::config::Slot;
 use crate::webgpu::Steps;
 
 /// The uniform block of `shaders/shared/longformer_bindings.wgsl`, field by field.
@@ -14,6 +14,8 @@ pub(super) struct Params {
     split_len: u32,
     heads: u32,
     batches: u32,
+    first_local: u32,
+    locals: u32,
     seqlen: u32,
     head_dim: u32,
     max_globals: u32,
@@ -31,7 +33,8 @@ pub(super) struct Params {
 }
 
 impl Plan {
-    pub(super) fn params(&self, tensors: &Tensors<'_>, stage: Stage) -> Params {
+    pub(super) fn params(&self, tensors: &Tensors<'_>, step: &Step) -> Params {
+        let stage = step.stage;
         let p = &self.problem;
         let l = &p.layout;
         let base = |slot| self.base(tensors, slot);
@@ -46,12 +49,14 @@ impl Plan {
         };
         let (splits, split_len) = if stage.is_global() { p.splits() } else { (1, 0) };
         Params {
-            workgroups: self.workgroups(stage) as u32,
+            workgroups: self.workgroups(step) as u32,
             blocks: self.blocks(stage).max(1) as u32,
             splits: splits as u32,
             split_len: split_len as u32,
             heads: p.heads as u32,
             batches: p.batch as u32,
+            first_local: step.locals.start as u32,
+            locals: step.locals.len() as u32,
             seqlen: p.seqlen as u32,
             head_dim: p.head_dim as u32,
             max_globals: p.max_globals as u32,
@@ -84,8 +89,8 @@ mod tests {
             ($($field:ident)*) => { vec![$((stringify!($field).to_owned(), offset_of!(Params, $field))),*] };
         }
         let mut expected = offsets!(
-            workgroups blocks splits split_len heads batches seqlen head_dim max_globals
-            indices_base key_valid_base lse_base window_left window_right causal scale
+            workgroups blocks splits split_len heads batches first_local locals seqlen head_dim
+            max_globals indices_base key_valid_base lse_base window_left window_right causal scale
         );
         let tensors = [
             ("q", offset_of!(Params, q)),
