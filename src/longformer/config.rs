@@ -101,11 +101,16 @@ fn texels_fit(problem: &Longformer, head_dim: u32, caps: &Caps) -> bool {
     caps.cpu && [Slot::KvTexels, Slot::MarkTexels].into_iter().all(fits)
 }
 
-/// The kernel for CPU adapters for so many rows of each head: where one row to an invocation is
-/// enough, more would only be computed for nothing.
+/// The kernel for CPU adapters for so many rows of each head: no more to an invocation than there
+/// are, since those would only be computed for nothing.
 fn rows_kernel(head_dim: u32, caps: &Caps, rows: usize) -> Kernel {
-    let (most, keys) = rows_and_keys(head_dim);
-    let rows = if rows <= LANES as usize { 1 } else { most };
+    let (most, keys) = match head_dim {
+        // A step's keys share the reading and writing of O; a fourth takes longer to compile and
+        // gains nothing.
+        64 => (4, 3),
+        _ => rows_and_keys(head_dim),
+    };
+    let rows = rows.div_ceil(LANES as usize).clamp(1, most as usize) as u32;
     Kernel::Rows { rows, keys, texture_width: texture_width(caps) }
 }
 
