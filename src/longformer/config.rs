@@ -106,7 +106,7 @@ fn texels_fit(problem: &Longformer, head_dim: u32, caps: &Caps) -> bool {
 fn rows_kernel(head_dim: u32, caps: &Caps, rows: usize) -> Kernel {
     let (most, keys) = match head_dim {
         // A step's keys share the reading and writing of O; a fourth takes longer to compile and
-        // gains nothing.
+        // gains little.
         64 => (4, 3),
         _ => rows_and_keys(head_dim),
     };
