@@ -14,50 +14,21 @@ use std::sync::{Arc, OnceLock};
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
-    elements: Elements,
+    elements: Arc<Elements>,
 }
 
-#[derive(Clone)]
-enum Elements {
-    Host(Arc<OnHost>),
-    Device(Arc<OnDevice>),
+/// Elements where they were made, and their copy on the other side if it was asked for.
+#[derive(Default)]
+struct Elements {
+    host: OnceLock<Data>,
+    device: OnceLock<Arc<Buffer>>,
+    made_on_device: bool,
 }
 
-/// Elements on the host, and their copy on the GPU that first asked for one.
-struct OnHost {
-    data: Data,
-    copy: OnceLock<Arc<Buffer>>,
-}
-
-enum Data {
+pub(crate) enum Data {
     Owned(Vec<f32>),
     /// Bytes of a file of weights, aligned for f32.
     Mapped(Arc<Mmap>, Range<usize>),
-}
-
-/// Elements on a GPU, and their copy on the host if it was asked for.
-struct OnDevice {
-    buffer: Arc<Buffer>,
-    host: OnceLock<Vec<f32>>,
-}
-
-impl OnHost {
-    fn elements(data: Data) -> Elements {
-        Elements::Host(Arc::new(OnHost { data, copy: OnceLock::new() }))
-    }
-
-    fn data(&self) -> &[f32] {
-        match &self.data {
-            Data::Owned(x) => x,
-            Data::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),
-        }
-    }
-}
-
-impl OnDevice {
-    fn data(&self) -> &[f32] {
-        self.host.get_or_init(|| self.buffer.gpu().read_back(&self.buffer))
-    }
 }
 
 impl Tensor {
@@ -68,7 +39,12 @@ impl Tensor {
     /// If there are not as many as the shape says: a mistake of the caller's, never of an input.
     pub fn new(shape: &[usize], elements: Vec<f32>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), elements.len(), "elements of {shape:?}");
-        Tensor { shape: shape.to_vec(), elements: OnHost::elements(Data::Owned(elements)) }
+        Tensor::of(shape, Data::Owned(elements))
+    }
+
+    fn of(shape: &[usize], data: Data) -> Self {
+        let elements = Elements { host: OnceLock::from(data), ..Elements::default() };
+        Tensor { shape: shape.to_vec(), elements: Arc::new(elements) }
     }
 
     /// Zeros.
@@ -84,33 +60,27 @@ impl Tensor {
     /// Elements that lie in a mapped file, if they are aligned there and little-endian as here.
     pub(crate) fn mapped(shape: &[usize], file: &Arc<Mmap>, bytes: Range<usize>) -> Option<Self> {
         let fits = bytemuck::try_cast_slice::<u8, f32>(&file[bytes.clone()]).is_ok();
-        (fits && cfg!(target_endian = "little")).then(|| Tensor {
-            shape: shape.to_vec(),
-            elements: OnHost::elements(Data::Mapped(file.clone(), bytes)),
-        })
+        (fits && cfg!(target_endian = "little"))
+            .then(|| Tensor::of(shape, Data::Mapped(file.clone(), bytes)))
     }
 
     /// What a GPU has made.
     pub(crate) fn on_gpu(shape: &[usize], buffer: impl Into<Arc<Buffer>>) -> Self {
-        let elements = OnDevice { buffer: buffer.into(), host: OnceLock::new() };
-        Tensor { shape: shape.to_vec(), elements: Elements::Device(Arc::new(elements)) }
+        let (host, device) = (OnceLock::new(), OnceLock::from(buffer.into()));
+        let elements = Elements { host, device, made_on_device: true };
+        Tensor { shape: shape.to_vec(), elements: Arc::new(elements) }
     }
 
     /// The GPU that the elements lie on, if they lie on one.
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
-        match &self.elements {
-            Elements::Host(_) => None,
-            Elements::Device(x) => Some(x.buffer.gpu()),
-        }
+        let made_there = self.elements.device.get().filter(|_| self.elements.made_on_device);
+        made_there.map(|buffer| buffer.gpu())
     }
 
-    /// The elements on `gpu`: they go up once.
+    /// The elements on `gpu`: they go up once, to the GPU that first asks.
     pub(crate) fn buffer(&self, gpu: &Gpu) -> Arc<Buffer> {
         let upload = || Arc::new(gpu.upload(bytemuck::cast_slice(self.data())));
-        let copy = match &self.elements {
-            Elements::Host(x) => x.copy.get_or_init(upload),
-            Elements::Device(x) => &x.buffer,
-        };
+        let copy = self.elements.device.get_or_init(upload);
         if copy.gpu() == gpu { copy.clone() } else { upload() }
     }
 
@@ -126,13 +96,10 @@ impl Tensor {
 
     /// Of a tensor that lies on `gpu` and was not fetched yet: where it lies, and the place for its
     /// elements.
-    pub(crate) fn missing_on_host(&self, gpu: &Gpu) -> Option<(&Buffer, &OnceLock<Vec<f32>>)> {
-        match &self.elements {
-            Elements::Device(x) if x.host.get().is_none() && x.buffer.gpu() == gpu => {
-                Some((&*x.buffer, &x.host))
-            }
-            _ => None,
-        }
+    pub(crate) fn missing_on_host(&self, gpu: &Gpu) -> Option<(&Buffer, &OnceLock<Data>)> {
+        let Elements { host, device, .. } = &*self.elements;
+        let buffer = device.get().filter(|buffer| buffer.gpu() == gpu);
+        Some((&**buffer?, host)).filter(|_| host.get().is_none())
     }
 
     /// Sizes, outermost first.
@@ -152,29 +119,26 @@ impl Tensor {
     /// The elements. From a GPU they come once, and what is queued there is waited for; from one that
     /// has failed they are NaN.
     pub fn data(&self) -> &[f32] {
-        match &self.elements {
-            Elements::Host(x) => x.data(),
-            Elements::Device(x) => x.data(),
+        let Elements { host, device, .. } = &*self.elements;
+        let fetched = || device.get().map(|buffer| buffer.gpu().read_back(buffer));
+        match host.get_or_init(|| Data::Owned(fetched().unwrap_or_default())) {
+            Data::Owned(x) => x,
+            Data::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),
         }
     }
 
     /// The elements on the host, to change them; copied first if they are shared.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        let owned = match &mut self.elements {
-            Elements::Host(x) => Arc::get_mut(x).is_some_and(|x| matches!(x.data, Data::Owned(_))),
-            Elements::Device(_) => false,
+        let is_own = matches!(self.elements.host.get(), Some(Data::Owned(_)));
+        if self.elements.made_on_device || !is_own || Arc::get_mut(&mut self.elements).is_none() {
+            *self = Tensor::new(&self.shape, self.data().to_vec());
+        }
+        let Some(Elements { host, device, .. }) = Arc::get_mut(&mut self.elements) else {
+            unreachable!("one owner")
         };
-        if !owned {
-            self.elements = OnHost::elements(Data::Owned(self.data().to_vec()));
-        }
-        let Elements::Host(x) = &mut self.elements else { unreachable!("just made") };
-        match Arc::get_mut(x) {
-            Some(OnHost { data: Data::Owned(data), copy }) => {
-                copy.take();
-                data
-            }
-            _ => unreachable!("just made"),
-        }
+        device.take();
+        let Some(Data::Owned(data)) = host.get_mut() else { unreachable!("just made") };
+        data
     }
 
     /// How many elements there are.
@@ -252,6 +216,18 @@ impl Ints {
     /// If it has another number of dimensions, or is empty.
     pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         sizes(name, &self.shape)
+    }
+
+    /// A mask as bytes; `name` is what an error calls it.
+    ///
+    /// # Errors
+    ///
+    /// If it holds something other than 0 and 1.
+    pub fn mask(&self, name: &str) -> Result<Vec<u8>> {
+        match self.data.iter().find(|&&x| x != 0 && x != 1) {
+            Some(bad) => Err(Error::invalid(name, bad, "must hold 0 or 1")),
+            None => Ok(self.data.iter().map(|&x| x as u8).collect()),
+        }
     }
 
     /// The elements as indices below `end`.

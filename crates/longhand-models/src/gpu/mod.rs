@@ -23,6 +23,7 @@ pub(crate) mod webgpu;
 
 pub(crate) use kernels::{BLOCK, Kernel, TILE, WORDS};
 
+use crate::tensor::Data;
 use crate::{Error, Result, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -264,7 +265,7 @@ impl Gpu {
         if !buffers.is_empty() {
             for (data, (_, host)) in self.read(&buffers).into_iter().zip(&missing) {
                 // A clone of the tensor may have been fetched before it.
-                let _ = host.set(data);
+                let _ = host.set(Data::Owned(data));
             }
         }
         lock(&self.inner.failure).take().map_or(Ok(()), Err)
