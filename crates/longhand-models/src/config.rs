@@ -82,7 +82,7 @@ impl Config {
     ///
     /// As [`open`](Self::open).
     pub fn read(path: &Path) -> Result<Self> {
-        Config::parse(&read_text(path)?).map_err(|e| e.at(path.display()))
+        Config::of_json(read_json(path)?).map_err(|e| e.at(path.display()))
     }
 
     /// Reads a configuration from its text.
@@ -91,7 +91,11 @@ impl Config {
     ///
     /// If it is not a JSON object.
     pub fn parse(text: &str) -> Result<Self> {
-        match serde_json::from_str(text).map_err(|e| Error::input(e.to_string()))? {
+        Config::of_json(serde_json::from_str(text).map_err(Error::input)?)
+    }
+
+    fn of_json(json: Value) -> Result<Self> {
+        match json {
             Value::Object(options) => Ok(Config::of(options)),
             _ => Err(Error::input("not a JSON object")),
         }
@@ -369,9 +373,11 @@ impl Config {
     }
 }
 
-/// A file of text.
-pub(crate) fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).at(path.display()))
+/// A file of JSON.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::input);
+    let json = text.and_then(|text| serde_json::from_str(&text).map_err(Error::input));
+    json.map_err(|e| e.at(path.display()))
 }
 
 /// What [`size`] makes something of.

@@ -35,8 +35,13 @@ pub enum Error {
 
 impl Error {
     /// Bad input.
-    pub fn input(message: impl Into<String>) -> Self {
-        Error::Input(message.into())
+    pub fn input(message: impl std::fmt::Display) -> Self {
+        Error::Input(message.to_string())
+    }
+
+    /// What this build or this device does not compute.
+    pub fn declined(message: impl std::fmt::Display) -> Self {
+        Error::Declined(message.to_string())
     }
 
     /// `field` holds `value`, against `rule`.

@@ -308,7 +308,7 @@ pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
 /// Refuses a memory of a model that keeps everything.
 pub(crate) fn keeps_all(memory: Option<usize>) -> Result<()> {
     match memory {
-        Some(rows) => Err(Error::Declined(format!(
+        Some(rows) => Err(Error::declined(format_args!(
             "memory = {rows}: this model has none, it keeps every position that it reads"
         ))),
         None => Ok(()),

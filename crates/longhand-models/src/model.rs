@@ -88,10 +88,8 @@ impl Model {
     }
 
     pub(crate) fn generator(&self) -> Result<&dyn Generator> {
-        let declined = || {
-            let message = format!("a model of type {} does not generate", self.traits.model_type);
-            Error::Declined(message)
-        };
+        let kind = self.traits.model_type;
+        let declined = || Error::declined(format_args!("a model of type {kind} does not generate"));
         self.member.generator().ok_or_else(declined)
     }
 

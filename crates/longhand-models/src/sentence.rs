@@ -1,7 +1,7 @@
 //! Sentences to vectors, as sentence-transformers makes them: a folder of modules (a transformer,
 //! pooling, normalisation), each with a small configuration of its own.
 
-use crate::config::read_text;
+use crate::config::read_json;
 use crate::generate::padded_after;
 use crate::{Config, Device, Error, Inputs, Model, Result, Tensor};
 use rayon::prelude::*;
@@ -37,9 +37,8 @@ impl SentenceEncoder {
     /// If a file is absent or damaged, or names a module or a pooling that is not supported.
     pub fn open(folder: &Path) -> Result<Self> {
         let modules = folder.join("modules.json");
-        let bad = |why: &str| Error::input(format!("{}: {why}", modules.display()));
-        let list = serde_json::from_str(&read_text(&modules)?);
-        let list: serde_json::Value = list.map_err(|e| bad(&e.to_string()))?;
+        let bad = |why: &str| Error::input(why).at(modules.display());
+        let list = read_json(&modules)?;
         let list = list.as_array().ok_or_else(|| bad("not a list of modules"))?;
         let (mut transformer, mut pooling, mut normalises) = (None, None, false);
         for module in list {
@@ -51,7 +50,8 @@ impl SentenceEncoder {
             match kind.rsplit('.').next().unwrap_or(kind) {
                 "Transformer" if transformer.is_none() => transformer = Some(place),
                 "Pooling" if transformer.is_some() && pooling.is_none() => {
-                    pooling = Some(read_pooling(&place)?);
+                    let at = |e: Error| e.at(place.join("config.json").display());
+                    pooling = Some(read_pooling(&Config::open(&place)?).map_err(at)?);
                 }
                 "Normalize" if pooling.is_some() => normalises = true,
                 _ => return Err(bad(&format!("a module {kind:?} at this place is not supported"))),
@@ -61,13 +61,13 @@ impl SentenceEncoder {
         let pooling = pooling.ok_or_else(|| bad("no Pooling"))?;
         let model = Model::open(&transformer)?;
         let sentence = transformer.join("sentence_bert_config.json");
-        let (mut longest, mut lowers) =
-            (Config::open(&transformer)?.size_or("max_position_embeddings", 512)?, false);
-        if sentence.is_file() {
-            let config = Config::read(&sentence)?;
-            longest = config.size_or("max_seq_length", longest)?;
-            lowers = config.flag_or("do_lower_case", false)?;
-        }
+        let longest = Config::open(&transformer)?.size_or("max_position_embeddings", 512)?;
+        let sentence = match sentence.is_file() {
+            true => Config::read(&sentence)?,
+            false => Config::parse("{}")?,
+        };
+        let longest = sentence.size_or("max_seq_length", longest)?;
+        let lowers = sentence.flag_or("do_lower_case", false)?;
         let tokenizer = read_tokenizer(&transformer, Some(longest))?;
         Ok(SentenceEncoder { model, tokenizer, lowers, pooling, normalises })
     }
@@ -79,8 +79,8 @@ impl SentenceEncoder {
     ///
     /// If the tokenizer fails or gives ids that the model does not have.
     pub fn embed(&self, sentences: &[&str], device: &Device) -> Result<Tensor> {
-        let ids: Vec<Vec<i32>> =
-            sentences.par_iter().map(|text| self.tokens(text)).collect::<Result<_>>()?;
+        let ids: Result<Vec<Vec<i32>>> = sentences.par_iter().map(|x| self.tokens(x)).collect();
+        let ids = ids?;
         // Sentences of a length together: little padding.
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(ids[i].len()));
@@ -92,11 +92,8 @@ impl SentenceEncoder {
             let batch_ids: Vec<&[i32]> = batch.iter().map(|&i| &ids[i][..]).collect();
             let (padded, valid) = padded_after(&batch_ids, 0);
             let valid = valid.into_iter().map(i32::from).collect();
-            let inputs = Inputs::new().ints_of("attention_mask", &padded.shape, valid).ints_of(
-                "input_ids",
-                &padded.shape,
-                padded.data,
-            );
+            let inputs = Inputs::new().ints_of("attention_mask", &padded.shape, valid);
+            let inputs = inputs.ints_of("input_ids", &padded.shape, padded.data);
             let states = self.model.encode(&inputs, device)?;
             for (row, &i) in batch.iter().enumerate() {
                 vectors[i] = self.pool(&states, row, ids[i].len());
@@ -109,10 +106,8 @@ impl SentenceEncoder {
 
     fn tokens(&self, text: &str) -> Result<Vec<i32>> {
         let text = text.trim();
-        match self.lowers {
-            true => tokens(&self.tokenizer, &text.to_lowercase(), true),
-            false => tokens(&self.tokenizer, text, true),
-        }
+        let lowered = self.lowers.then(|| text.to_lowercase());
+        tokens(&self.tokenizer, lowered.as_deref().unwrap_or(text), true)
     }
 
     /// The vector of sentence `row` of a batch, which has `length` tokens.
@@ -150,12 +145,11 @@ impl SentenceEncoder {
 /// The folder's tokenizer, with its stored padding and truncation replaced.
 pub(crate) fn read_tokenizer(folder: &Path, longest: Option<usize>) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
-    let bad = |why: &dyn std::fmt::Display| Error::input(format!("{}: {why}", path.display()));
-    let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| bad(&e))?;
+    let bad = |e: tokenizers::Error| Error::input(e).at(path.display());
+    let mut tokenizer = Tokenizer::from_file(&path).map_err(bad)?;
     tokenizer.with_padding(None);
-    let truncation =
-        longest.map(|max_length| TruncationParams { max_length, ..Default::default() });
-    tokenizer.with_truncation(truncation).map_err(|e| bad(&e))?;
+    let cut = |max_length| TruncationParams { max_length, ..Default::default() };
+    tokenizer.with_truncation(longest.map(cut)).map_err(bad)?;
     Ok(tokenizer)
 }
 
@@ -170,9 +164,7 @@ pub(crate) fn failed(e: tokenizers::Error) -> Error {
 }
 
 /// The modes of a pooling module, in the order in which their vectors are put together.
-fn read_pooling(folder: &Path) -> Result<Vec<Pooling>> {
-    let config = Config::open(folder)?;
-    let at = |e: Error| e.at(folder.join("config.json").display());
+fn read_pooling(config: &Config) -> Result<Vec<Pooling>> {
     config.ignore("word_embedding_dimension");
     let mut modes = Vec::new();
     for (key, mode) in [
@@ -181,16 +173,15 @@ fn read_pooling(folder: &Path) -> Result<Vec<Pooling>> {
         ("pooling_mode_mean_tokens", Pooling::Mean),
         ("pooling_mode_mean_sqrt_len_tokens", Pooling::MeanSqrtLength),
     ] {
-        if config.flag_or(key, false).map_err(at)? {
+        if config.flag_or(key, false)? {
             modes.push(mode);
         }
     }
-    for key in ["pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"] {
-        config.only(key, false).map_err(at)?;
-    }
-    config.only("include_prompt", true).map_err(at)?;
-    config.finish().map_err(at)?;
-    if modes.is_empty() { Err(at(Error::input("no pooling mode is true"))) } else { Ok(modes) }
+    config.only("pooling_mode_weightedmean_tokens", false)?;
+    config.only("pooling_mode_lasttoken", false)?;
+    config.only("include_prompt", true)?;
+    config.finish()?;
+    if modes.is_empty() { Err(Error::input("no pooling mode is true")) } else { Ok(modes) }
 }
 
 /// The lines of a text file.
@@ -199,12 +190,12 @@ fn read_pooling(folder: &Path) -> Result<Vec<Pooling>> {
 ///
 /// If it cannot be read or is not UTF-8.
 pub fn read_lines(path: &Path) -> Result<Vec<String>> {
-    let bad = |why: String| Error::input(format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+    let at = |e: Error| e.at(path.display());
+    let bytes = std::fs::read(path).map_err(|e| at(Error::input(e)))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
         let line = e.as_bytes()[..valid].iter().filter(|&&b| b == b'\n').count() + 1;
-        bad(format!("not UTF-8 at byte {valid} (line {line})"))
+        at(Error::input(format!("not UTF-8 at byte {valid} (line {line})")))
     })?;
     Ok(text.lines().map(str::to_owned).collect())
 }

@@ -123,7 +123,7 @@ impl TextModel {
         ensure((1..=1 << 20).contains(&segment), "segment", segment, "must be from 1 to 1048576")?;
         if self.model.memory()?.is_none() {
             let message = "a text is read by models with a memory: this one keeps every position";
-            return Err(Error::Declined(message.to_owned()));
+            return Err(Error::declined(message));
         }
         // Of one sequence; what it begins with does not matter yet.
         let (mut cache, _) = self.model.begin(&[&[0]], memory, device)?;
@@ -181,7 +181,7 @@ impl Bytes<'_> {
         let count = match self.text.read(&mut part) {
             Ok(count) => count,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return Ok(true),
-            Err(e) => return Err(Error::input(e.to_string())),
+            Err(e) => return Err(Error::input(e)),
         };
         self.waiting.extend_from_slice(&part[..count]);
         let whole = match std::str::from_utf8(&self.waiting) {
@@ -196,10 +196,8 @@ impl Bytes<'_> {
         let text = std::str::from_utf8(&self.waiting[..whole]).unwrap_or_default();
         let ids = tokens(&self.model.tokenizer, text, false)?;
         if ids.len() != whole {
-            return Err(Error::Declined(format!(
-                "the tokenizer makes {} tokens of {whole} bytes: a text is read by models of bytes",
-                ids.len()
-            )));
+            let made = format_args!("the tokenizer makes {} tokens of {whole} bytes", ids.len());
+            return Err(Error::declined(format_args!("{made}: a text is read by models of bytes")));
         }
         self.ids.extend(ids);
         self.waiting.drain(..whole);

@@ -54,13 +54,11 @@ impl Inputs {
     ///
     /// If it cannot be read or holds another type.
     pub fn read(path: &Path) -> Result<Self> {
-        let place = path.display();
-        let is_file = std::fs::metadata(path).map(|m| m.is_file());
-        if !is_file.map_err(|e| Error::input(format!("{place}: {e}")))? {
-            return Err(Error::input(format!("{place}: not a regular file")));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::input(format!("{place}: {e}")))?;
-        Ok(Inputs { values: parse_tensors(&bytes).map_err(|e| e.at(place))? })
+        let values = || match std::fs::metadata(path).map_err(Error::input)?.is_file() {
+            true => parse_tensors(&std::fs::read(path).map_err(Error::input)?),
+            false => Err(Error::input("not a regular file")),
+        };
+        Ok(Inputs { values: values().map_err(|e| e.at(path.display()))? })
     }
 
     /// The inputs whose names begin with `prefix`, without it.
@@ -133,6 +131,15 @@ impl Inputs {
             return Err(misshapen(name, value.shape(), shape));
         }
         self.ints(name).map(Some)
+    }
+
+    /// The mask `name` if it is there, as bytes; it must have `shape`.
+    ///
+    /// # Errors
+    ///
+    /// As [`optional_ints`](Self::optional_ints), and if it holds something other than 0 and 1.
+    pub fn optional_mask(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<u8>>> {
+        self.optional_ints(name, shape)?.map(|mask| mask.mask(name)).transpose()
     }
 
     /// The float tensor `name`, which must have `shape`.
@@ -209,6 +216,15 @@ impl Outputs {
             Value::Ints(_) => None,
         });
         floats.collect()
+    }
+
+    /// The number that is the result `name`.
+    ///
+    /// # Errors
+    ///
+    /// If the model computes none of that name.
+    pub fn number(&self, name: &str) -> Result<f64> {
+        Ok(self.floats(name)?.data()[0].into())
     }
 
     /// The float result `name`.

@@ -1,6 +1,6 @@
 //! A folder's parameters: memory-mapped safetensors, one file or many, by name.
 
-use crate::config::read_text;
+use crate::config::read_json;
 use crate::values::Value;
 use crate::{Error, Ints, Result, Tensor};
 use half::{bf16, f16};
@@ -8,7 +8,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Parameters by name, or those under a prefix.
@@ -21,8 +21,11 @@ pub struct Weights {
 /// Hears of loading: bytes of the parameters read so far, and of all.
 pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
+/// What is in files, by name.
+type Entries = BTreeMap<String, Entry>;
+
 struct Shared {
-    entries: BTreeMap<String, Entry>,
+    entries: Entries,
     loaded: Mutex<Loaded>,
 }
 
@@ -47,15 +50,14 @@ impl Weights {
     ///
     /// If there is neither, or a file is damaged.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut entries = BTreeMap::new();
-        for file in files(folder)? {
-            map_file(&folder.join(&file), &mut entries)
-                .map_err(|e| e.at(folder.join(&file).display()))?;
+        let mut entries = Entries::new();
+        for path in files(folder)? {
+            map_file(&path, &mut entries).map_err(|e| e.at(path.display()))?;
         }
         Ok(Weights::of(entries))
     }
 
-    fn of(entries: BTreeMap<String, Entry>) -> Self {
+    fn of(entries: Entries) -> Self {
         let shared = Arc::new(Shared { entries, loaded: Mutex::default() });
         Weights { shared, prefix: String::new() }
     }
@@ -75,18 +77,12 @@ impl Weights {
     ///
     /// If they are damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut room = memmap2::MmapMut::map_anon(bytes.len().max(1))
-            .map_err(|e| Error::input(e.to_string()))?;
-        room[..bytes.len()].copy_from_slice(bytes);
-        let file = room.make_read_only().map_err(|e| Error::input(e.to_string()))?;
-        let mut entries = BTreeMap::new();
-        map_tensors(Arc::new(file), bytes.len(), &mut entries)?;
-        Ok(Weights::of(entries))
+        Ok(Weights::of(copied(bytes)?))
     }
 
     /// No parameters, for what has none.
     pub fn none() -> Self {
-        Weights::of(BTreeMap::new())
+        Weights::of(Entries::new())
     }
 
     /// Those whose names begin with `prefix` more.
@@ -128,17 +124,7 @@ impl Weights {
             let rule = format!("the config says {shape:?}");
             return Err(Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule));
         }
-        let mapped = (entry.dtype == Dtype::F32)
-            .then(|| Tensor::mapped(shape, &entry.file, entry.bytes.clone()))
-            .flatten();
-        let tensor = match mapped {
-            Some(tensor) => tensor,
-            None => {
-                let elements = floats(entry.dtype, &entry.file[entry.bytes.clone()])
-                    .ok_or_else(|| not_floats(&full, entry.dtype))?;
-                Tensor::new(shape, elements)
-            }
-        };
+        let tensor = entry.floats(&full)?;
         self.count(full, entry.bytes.len() as u64);
         Ok(tensor)
     }
@@ -169,8 +155,7 @@ impl Weights {
                 || BUFFERS.iter().any(|b| name.ends_with(b))
                 || tied.iter().any(|t| name.ends_with(t));
             if !known {
-                let message = format!("tensor {name:?} is not one of this model's");
-                return Err(Error::input(message));
+                return Err(Error::input(format!("tensor {name:?} is not one of this model's")));
             }
         }
         Ok(())
@@ -187,44 +172,90 @@ impl Weights {
     }
 }
 
-/// The names of a folder's files of weights.
-fn files(folder: &Path) -> Result<Vec<String>> {
+impl Entry {
+    /// Its elements, which are floats of any width: f32 where it lies, if it can be read there.
+    fn floats(&self, name: &str) -> Result<Tensor> {
+        let Entry { file, dtype, shape, bytes } = self;
+        let data = &file[bytes.clone()];
+        let elements = match dtype {
+            Dtype::F32 => match Tensor::mapped(shape, file, bytes.clone()) {
+                Some(tensor) => return Ok(tensor),
+                None => numbers(data, f32::from_le_bytes),
+            },
+            Dtype::F16 => numbers(data, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => numbers(data, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => numbers(data, |b| f64::from_le_bytes(b) as f32),
+            _ => {
+                let message = format!("tensor {name:?} has the type {dtype:?}, which is not read");
+                return Err(Error::input(message));
+            }
+        };
+        Ok(Tensor::new(shape, elements))
+    }
+
+    /// The same, or integers that fit 32 bits.
+    fn value(&self, name: &str) -> Result<Value> {
+        let data = &self.file[self.bytes.clone()];
+        let wide = match self.dtype {
+            Dtype::I32 => numbers(data, |b| i64::from(i32::from_le_bytes(b))),
+            Dtype::I64 => numbers(data, i64::from_le_bytes),
+            _ => return self.floats(name).map(Value::Floats),
+        };
+        let narrow = wide.iter().map(|&x| {
+            let rule = "must fit 32 bits";
+            i32::try_from(x).map_err(|_| Error::invalid(format!("an element of {name:?}"), x, rule))
+        });
+        Ok(Value::Ints(Ints::new(&self.shape, narrow.collect::<Result<_>>()?)))
+    }
+}
+
+/// A folder's files of weights.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     const SINGLE: &str = "model.safetensors";
     const INDEX: &str = "model.safetensors.index.json";
-    if folder.join(SINGLE).is_file() {
-        return Ok(vec![SINGLE.to_owned()]);
+    let (single, path) = (folder.join(SINGLE), folder.join(INDEX));
+    if single.is_file() {
+        return Ok(vec![single]);
     }
-    let path = folder.join(INDEX);
     if !path.is_file() {
         let message = format!("{}: holds neither {SINGLE} nor {INDEX}", folder.display());
         return Err(Error::input(message));
     }
-    let bad = |why: &dyn std::fmt::Display| Error::input(format!("{}: {why}", path.display()));
-    let index: serde_json::Value = serde_json::from_str(&read_text(&path)?).map_err(|e| bad(&e))?;
+    let bad = |why: String| Error::Input(why).at(path.display());
+    let index = read_json(&path)?;
     let map = index.get("weight_map").and_then(|m| m.as_object());
-    let map = map.ok_or_else(|| bad(&"has no object \"weight_map\""))?;
+    let map = map.ok_or_else(|| bad("has no object \"weight_map\"".to_owned()))?;
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
         let file = file.as_str().filter(|f| !f.contains(['/', '\\']) && !f.is_empty());
-        names.insert(file.ok_or_else(|| bad(&format!("{tensor:?} names no file beside it")))?);
+        names.insert(file.ok_or_else(|| bad(format!("{tensor:?} names no file beside it")))?);
     }
-    Ok(names.into_iter().map(str::to_owned).collect())
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-fn map_file(path: &Path, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
-    let io = |e: std::io::Error| Error::input(e.to_string());
-    let file = std::fs::File::open(path).map_err(io)?;
+fn map_file(path: &Path, entries: &mut Entries) -> Result<()> {
+    let file = std::fs::File::open(path).map_err(Error::input)?;
     // SAFETY: as with every mapped file, its bytes change if another program writes into it while
     // it is open. They are only ever read as plain numbers, so the results would be wrong, and a
     // file cut short would end the program; nothing else can happen.
     #[allow(unsafe_code)]
-    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
+    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(Error::input)?);
     let length = map.len();
     map_tensors(map, length, entries)
 }
 
+/// The tensors in a file's contents, copied.
+fn copied(bytes: &[u8]) -> Result<Entries> {
+    let mut room = memmap2::MmapMut::map_anon(bytes.len().max(1)).map_err(Error::input)?;
+    room[..bytes.len()].copy_from_slice(bytes);
+    let mut entries = Entries::new();
+    let map = Arc::new(room.make_read_only().map_err(Error::input)?);
+    map_tensors(map, bytes.len(), &mut entries)?;
+    Ok(entries)
+}
+
 /// The tensors of a mapped file of `length` bytes.
-fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut BTreeMap<String, Entry>) -> Result<()> {
+fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut Entries) -> Result<()> {
     let tensors = SafeTensors::deserialize(&map[..length])
         .map_err(|e| Error::input(format!("not a safetensors file: {e}")))?;
     for (name, view) in tensors.tensors() {
@@ -250,44 +281,13 @@ fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut BTreeMap<String, Ent
 
 /// The tensors of a safetensors file, in the types that models compute with.
 pub(crate) fn parse_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Value>> {
-    let tensors = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::input(format!("not a safetensors file: {e}")))?;
-    let value = |name: &str, dtype: Dtype, shape: &[usize], data: &[u8]| -> Result<Value> {
-        let wide = match dtype {
-            Dtype::I32 => numbers(data, |b| i64::from(i32::from_le_bytes(b))),
-            Dtype::I64 => numbers(data, i64::from_le_bytes),
-            _ => {
-                let x = floats(dtype, data).ok_or_else(|| not_floats(name, dtype))?;
-                return Ok(Value::Floats(Tensor::new(shape, x)));
-            }
-        };
-        let narrow = wide.iter().map(|&x| {
-            let rule = "must fit 32 bits";
-            i32::try_from(x).map_err(|_| Error::invalid(format!("an element of {name:?}"), x, rule))
-        });
-        Ok(Value::Ints(Ints::new(shape, narrow.collect::<Result<_>>()?)))
-    };
-    let all = tensors.tensors().into_iter().map(|(name, view)| {
-        let value = value(&name, view.dtype(), view.shape(), view.data())?;
+    let value = |(name, entry): (String, Entry)| {
+        let value = entry.value(&name)?;
         Ok((name, value))
-    });
-    all.collect()
-}
-
-fn not_floats(name: &str, dtype: Dtype) -> Error {
-    Error::input(format!("tensor {name:?} has the type {dtype:?}, which is not read"))
-}
-
-fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => numbers(data, f32::from_le_bytes),
-        Dtype::F16 => numbers(data, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => numbers(data, |b| bf16::from_le_bytes(b).to_f32()),
-        Dtype::F64 => numbers(data, |b| f64::from_le_bytes(b) as f32),
-        _ => return None,
-    })
+    };
+    copied(bytes)?.into_iter().map(value).collect()
 }
 
 fn numbers<const N: usize, T>(data: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
-    data.chunks_exact(N).map(|b| of(b.try_into().unwrap_or([0; N]))).collect()
+    data.as_chunks().0.iter().map(|&b| of(b)).collect()
 }

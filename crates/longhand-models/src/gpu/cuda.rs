@@ -86,7 +86,7 @@ impl Cuda {
 fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
     match buffer.memory.as_deref() {
         Some(Memory::Cuda(memory)) => Ok(memory),
-        _ => Err(Error::Declined("a tensor that is not on this CUDA device".to_owned())),
+        _ => Err(Error::declined("a tensor that is not on this CUDA device")),
     }
 }
 

@@ -95,7 +95,7 @@ impl Webgpu {
 fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
     match buffer.memory.as_deref() {
         Some(Memory::Webgpu(memory)) => Ok(memory),
-        _ => Err(Error::Declined("a tensor that is not on this WebGPU device".to_owned())),
+        _ => Err(Error::declined("a tensor that is not on this WebGPU device")),
     }
 }
 

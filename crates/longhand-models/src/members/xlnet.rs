@@ -6,7 +6,6 @@ use super::*;
 use crate::attention::{StreamMask, Streams, distances};
 use crate::cache::KeysValues;
 use crate::generate::Generator;
-use crate::network::zeros_and_ones;
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
 
@@ -236,14 +235,14 @@ impl XlNet {
         let seqlen_k = memory + seqlen;
         // A memory is of the first part, and all of it is seen but padding.
         let there = |valid: &Ints| -> Result<Vec<u8>> {
-            let mut all = behind(memory, 1, &zeros_and_ones("attention_mask", valid)?, seqlen);
+            let mut all = behind(memory, 1, &valid.mask("attention_mask")?, seqlen);
             for (row, padding) in all.chunks_exact_mut(seqlen_k).zip(&cache.padding) {
                 row[..padding.saturating_sub(cache.read - memory).min(memory)].fill(0);
             }
             Ok(all)
         };
         let blocked = |blocked: &Ints| -> Result<Vec<u32>> {
-            let blocked = behind(memory, 0, &zeros_and_ones("perm_mask", blocked)?, seqlen);
+            let blocked = behind(memory, 0, &blocked.mask("perm_mask")?, seqlen);
             Ok(bits_from_mask(&blocked, seqlen_k)?)
         };
         if let Some(targets) = segment.targets {
@@ -345,7 +344,7 @@ impl Generator for XlNet {
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
         if self.both_directions {
             let message = "bi_data reads half of a batch backwards: nothing follows its end";
-            return Err(Error::Declined(message.to_owned()));
+            return Err(Error::declined(message));
         }
         let (ids, padding) = generate::padded_before(prompts, 0);
         let start = self.start(prompts.len());
