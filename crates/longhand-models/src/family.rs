@@ -49,9 +49,13 @@ pub const BERT: Traits = Traits {
     head: MLM,
     pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
     pair: Some(NEXT_SENTENCE),
+    judges: false,
     has_weights: true,
     read: network::read,
 };
+
+/// Without what is made of the first position.
+const OF_TOKENS: Traits = Traits { pooler: None, pair: None, ..BERT };
 
 const ROBERTA: Traits = Traits {
     model_type: "roberta",
@@ -126,14 +130,12 @@ const ELECTRA: Traits = Traits {
     names: &names::ELECTRA_NAMES,
     factorised: Factorised::IfNarrower,
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
-    pooler: None,
-    pair: None,
-    read: members::electra::read_one,
-    ..BERT
+    judges: true,
+    ..OF_TOKENS
 };
 
 const ELECTRA_PAIR: Traits =
-    Traits { model_type: "electra_pretraining", read: members::electra::read_pair, ..ELECTRA };
+    Traits { model_type: "electra_pretraining", read: members::electra::read, ..ELECTRA };
 
 const DISTILBERT: Traits = Traits {
     model_type: "distilbert",
@@ -142,9 +144,7 @@ const DISTILBERT: Traits = Traits {
     names: &names::DISTIL_NAMES,
     token_types: false,
     head: TokenHead { output: "logits", ..MLM },
-    pooler: None,
-    pair: None,
-    ..BERT
+    ..OF_TOKENS
 };
 
 const DISTILLATION: Traits = Traits {
@@ -181,10 +181,8 @@ const MOCKINGJAY: Traits = Traits {
     idea: "frames of sound instead of words, sinusoids instead of a table of positions",
     names: &names::MOCKINGJAY_NAMES,
     token_types: false,
-    pooler: None,
-    pair: None,
     read: members::mockingjay::read,
-    ..BERT
+    ..OF_TOKENS
 };
 
 const WAV2VEC2: Traits = Traits {
@@ -194,47 +192,6 @@ const WAV2VEC2: Traits = Traits {
     names: &names::WAV2VEC2_NAMES,
     read: members::wav2vec2::read,
     ..MOCKINGJAY
-};
-
-const WORD2VEC: Traits = Traits {
-    model_type: "word2vec_skipgram",
-    idea: "before BERT: one vector a word, such that it tells its neighbours from random words",
-    read: members::word2vec::read,
-    ..BERT
-};
-
-const CBOW: Traits = Traits {
-    model_type: "word2vec_cbow",
-    idea: "the neighbours together tell the word",
-    ..WORD2VEC
-};
-
-const GLOVE: Traits = Traits {
-    model_type: "glove",
-    idea: "word2vec from counts: products are logarithms of how often words stand together",
-    read: members::glove::read,
-    ..BERT
-};
-
-const FASTTEXT: Traits = Traits {
-    model_type: "fasttext",
-    idea: "word2vec with a vector for each run of characters, so that any word has one",
-    read: members::fasttext::read,
-    ..WORD2VEC
-};
-
-const CHAR_CNN: Traits = Traits {
-    model_type: "char_cnn",
-    idea: "before BERT: a word's vector from its characters",
-    read: members::characters::read,
-    ..BERT
-};
-
-const ELMO: Traits = Traits {
-    model_type: "elmo",
-    idea: "before BERT: recurrent, one direction at a time, all layers mixed",
-    read: members::elmo::read,
-    ..BERT
 };
 
 const GPT: Traits = Traits {
@@ -248,9 +205,7 @@ const GPT: Traits = Traits {
     causal: true,
     fused: true,
     head: LM,
-    pooler: None,
-    pair: None,
-    ..BERT
+    ..OF_TOKENS
 };
 
 const GPT2: Traits = Traits {
@@ -311,10 +266,8 @@ const BART: Traits = Traits {
     token_types: false,
     side: Side::Encoder,
     head: TokenHead { bias: true, ..LM },
-    pooler: None,
-    pair: None,
     read: members::seq2seq::read_bart,
-    ..BERT
+    ..OF_TOKENS
 };
 
 const MASS: Traits = Traits {
@@ -339,9 +292,14 @@ const T5: Traits = Traits {
     ..BART
 };
 
+/// A row of nothing that is BERT's.
+const fn other(model_type: &'static str, idea: &'static str, read: Read) -> Traits {
+    Traits { model_type, idea, read, ..BERT }
+}
+
 /// A row without a network: a rule that makes training examples, what each model is to undo.
 const fn rule(model_type: &'static str, idea: &'static str, read: Read) -> Traits {
-    Traits { model_type, idea, has_weights: false, read, ..BERT }
+    Traits { has_weights: false, ..other(model_type, idea, read) }
 }
 
 /// Every row. Of rows of one `model_type`, those with a marker stand first.
@@ -363,8 +321,6 @@ pub static FAMILY: &[Traits] = &[
     Q8BERT,
     MOCKINGJAY,
     WAV2VEC2,
-    CHAR_CNN,
-    ELMO,
     GPT,
     GPT2,
     MEGATRON_GPT,
@@ -374,10 +330,32 @@ pub static FAMILY: &[Traits] = &[
     BART,
     MASS,
     T5,
-    WORD2VEC,
-    CBOW,
-    GLOVE,
-    FASTTEXT,
+    other(
+        "word2vec_skipgram",
+        "before BERT: one vector a word, such that it tells its neighbours from random words",
+        members::word2vec::read,
+    ),
+    other("word2vec_cbow", "the neighbours together tell the word", members::word2vec::read),
+    other(
+        "glove",
+        "word2vec from counts: products are logarithms of how often words stand together",
+        members::glove::read,
+    ),
+    other(
+        "fasttext",
+        "word2vec with a vector for each run of characters, so that any word has one",
+        members::fasttext::read,
+    ),
+    other(
+        "char_cnn",
+        "before BERT: a word's vector from its characters",
+        members::characters::read,
+    ),
+    other(
+        "elmo",
+        "before BERT: recurrent, one direction at a time, all layers mixed",
+        members::elmo::read,
+    ),
     rule("rule_mlm_masking", "BERT's 80/10/10, of tokens or of whole words", objectives::mlm::read),
     rule("rule_ernie_masking", "of words, phrases and entities", objectives::ernie::read),
     rule("rule_mass_masking", "one span, for the decoder to write", objectives::mass::read),

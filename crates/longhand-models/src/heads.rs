@@ -4,7 +4,7 @@ use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;
 use crate::traits::Traits;
-use crate::{Result, Tensor, Weights, when};
+use crate::{Inputs, Ints, Result, Tensor, Weights, when};
 
 /// Logits over the vocabulary.
 pub struct Vocabulary {
@@ -70,4 +70,46 @@ pub fn first_positions(h: &Tensor) -> Tensor {
     let length = h.shape()[1];
     let rows: Vec<usize> = (0..h.shape()[0]).map(|b| b * length).collect();
     ops::select_rows(h, &rows)
+}
+
+/// ELECTRA: one logit a token, real or replaced.
+pub struct Judge {
+    map: Linear,
+    activation: Activation,
+    out: Linear,
+}
+
+impl Judge {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is absent or misshapen.
+    pub fn read(weights: &Weights, sizes: &Sizes) -> Result<Self> {
+        let own = weights.under("discriminator_predictions.");
+        Ok(Judge {
+            map: Linear::read(&own, "dense", sizes.hidden, sizes.hidden)?,
+            activation: sizes.activation,
+            out: Linear::read(&own, "dense_prediction", sizes.hidden, 1)?,
+        })
+    }
+
+    /// The logits of every row of `h`.
+    pub fn run(&self, h: &Tensor) -> Tensor {
+        let logits = self.out.run(&self.activation.apply(self.map.run(h)));
+        logits.reshape(&h.shape()[..2])
+    }
+}
+
+/// The mean binary cross entropy of a judge's logits over the positions that are not padding.
+///
+/// # Errors
+///
+/// If the mask is misshapen.
+pub fn judged(logits: &Tensor, labels: &Ints, inputs: &Inputs) -> Result<f64> {
+    let valid = inputs.optional_ints("attention_mask", logits.shape())?;
+    let rows = (0..logits.data().len()).filter(|&i| valid.is_none_or(|v| v.data[i] != 0));
+    let losses: Vec<f64> =
+        rows.map(|i| ops::binary_cross_entropy(logits.data()[i], labels.data[i] != 0)).collect();
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
 }

@@ -5,7 +5,7 @@ use crate::attention::{Globals, Mask};
 use crate::block::Seen;
 use crate::embeddings::Embeddings;
 use crate::generate::{self, Begun, Generator};
-use crate::heads::{Vocabulary, first_positions};
+use crate::heads::{Judge, Vocabulary, first_positions, judged};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
@@ -36,7 +36,7 @@ pub trait Member: Send + Sync {
     ///
     /// As [`forward`](Self::forward), and if the model has no such states.
     fn encode(&self, _inputs: &Inputs, _device: &Device) -> Result<Tensor> {
-        Err(Error::Declined("this model gives no states of tokens".to_owned()))
+        Err(Error::declined("this model gives no states of tokens"))
     }
 }
 
@@ -67,6 +67,8 @@ pub struct Network {
     pub pair: Option<Linear>,
     /// Classes of the whole input.
     pub classifier: Option<Linear>,
+    /// Real or replaced tokens.
+    pub judge: Option<Judge>,
 }
 
 /// Reads a member that is one network.
@@ -85,9 +87,24 @@ impl Network {
     ///
     /// If the config or the weights are not those of its row.
     pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
+        Network::sharing(traits, config, weights, &body(traits, weights))
+    }
+
+    /// As [`read`](Self::read), words, positions and token types among `tables`: two networks can
+    /// share them.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn sharing(
+        traits: &'static Traits,
+        config: &Config,
+        weights: &Weights,
+        tables: &Weights,
+    ) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
         let body = body(traits, weights);
-        let mut embeddings = Embeddings::read(&sizes, sizes.words(&body)?, &body, &body)?;
+        let mut embeddings = Embeddings::read(&sizes, sizes.words(tables)?, tables, &body)?;
         let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         if traits.task_types && config.flag_or("use_task_id", false)? {
             let name = "embeddings.task_type_embeddings.weight";
@@ -141,7 +158,9 @@ impl Network {
             _ => None,
         };
         config.ignore("num_labels mode onnx_export");
-        Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier })
+        let judges = traits.judges && weights.has_any("discriminator_predictions.");
+        let judge = when(judges, || Judge::read(weights, &sizes))?;
+        Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge })
     }
 
     /// All states, under the mask that `attention_mask` gives (all positions where there is none).
@@ -178,14 +197,6 @@ impl Network {
         })
     }
 
-    /// The pooler's map, if it has one.
-    pub fn pooler_map(&mut self) -> Option<&mut Linear> {
-        match &mut self.pooler {
-            Some(Pooler::Tanh(map)) => Some(map),
-            _ => None,
-        }
-    }
-
     /// What the heads make of the states, losses too where labels are given.
     ///
     /// # Errors
@@ -204,26 +215,28 @@ impl Network {
             out.put(self.sizes.traits.head.output, logits);
         }
         let pooled = self.pooled(last);
-        if let (Some(pair), Some(map), Some(pooled)) = (self.sizes.traits.pair, &self.pair, &pooled)
-        {
-            let logits = map.run(pooled);
-            if let Some(labels) = inputs.optional_ints(pair.labels, &logits.shape()[..1])? {
-                losses.push(("sentence_loss", classes_loss(&logits, labels, pair.labels)?));
-            }
-            out.put(pair.output, logits);
-        }
-        if let (Some(map), Some(pooled)) = (&self.classifier, &pooled) {
-            let logits = map.run(pooled);
-            if let Some(labels) = inputs.optional_ints("labels", &logits.shape()[..1])? {
-                losses.push(("class_loss", classes_loss(&logits, labels, "labels")?));
-            }
-            out.put("logits", logits);
-        }
+        let pair = self.sizes.traits.pair.zip(self.pair.as_ref());
+        let pair = pair.map(|(pair, map)| (map, pair.output, pair.labels, "sentence_loss"));
+        let classes = self.classifier.as_ref().map(|map| (map, "logits", "labels", "class_loss"));
         if let Some(pooled) = pooled {
+            for (map, output, name, loss) in pair.into_iter().chain(classes) {
+                let logits = map.run(&pooled);
+                if let Some(labels) = inputs.optional_ints(name, &logits.shape()[..1])? {
+                    losses.push((loss, classes_loss(&logits, labels, name)?));
+                }
+                out.put(output, logits);
+            }
             out.put("pooler_output", pooled);
         }
         if !losses.is_empty() {
             out.put_scalar("loss", losses.iter().map(|(_, loss)| loss).sum());
+        }
+        if let Some(judge) = &self.judge {
+            let logits = judge.run(last);
+            if let Some(labels) = inputs.optional_ints("labels", logits.shape())? {
+                out.put_scalar("loss", judged(&logits, labels, inputs)?);
+            }
+            out.put("logits", logits);
         }
         losses.into_iter().for_each(|(name, loss)| out.put_scalar(name, loss));
         Ok(out)
@@ -299,20 +312,7 @@ pub fn body(traits: &Traits, weights: &Weights) -> Weights {
 /// If its shape is not that of `input_ids`, or it holds something other than 0 and 1.
 pub fn key_valid(inputs: &Inputs) -> Result<Option<Vec<u8>>> {
     let shape = &inputs.ints("input_ids")?.shape;
-    let Some(mask) = inputs.optional_ints("attention_mask", shape)? else { return Ok(None) };
-    zeros_and_ones("attention_mask", mask).map(Some)
-}
-
-/// A mask as bytes.
-///
-/// # Errors
-///
-/// If it holds something other than 0 and 1.
-pub(crate) fn zeros_and_ones(name: &str, mask: &Ints) -> Result<Vec<u8>> {
-    match mask.data.iter().find(|&&x| x != 0 && x != 1) {
-        Some(bad) => Err(Error::invalid(name, bad, "must hold 0 or 1")),
-        None => Ok(mask.data.iter().map(|&x| x as u8).collect()),
-    }
+    inputs.optional_mask("attention_mask", shape)
 }
 
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.
@@ -328,8 +328,7 @@ fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
 /// Cross entropy over classes of whole inputs.
 pub(crate) fn classes_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result<f64> {
     if logits.width() < 2 {
-        let message = "a loss over one class: regression is not supported";
-        return Err(Error::Declined(message.to_owned()));
+        return Err(Error::declined("a loss over one class: regression is not supported"));
     }
     ops::labels_loss(logits, labels, name)
 }

@@ -130,6 +130,8 @@ pub struct Traits {
     pub pooler: Option<PoolerSpec>,
     /// What is judged from it.
     pub pair: Option<PairHead>,
+    /// A head may judge each token, in place of the one over the vocabulary.
+    pub judges: bool,
     /// There are parameters at all.
     pub has_weights: bool,
     /// Reads a member of this row.

@@ -20,10 +20,11 @@ impl Networks {
             own.finish().map_err(|e| e.at(name))?;
             Ok::<_, Error>(network)
         };
-        // The logits of a masked-token head, without sentence pairs.
-        let networks = [read("student", student)?, read("teacher", &family::BERT)?];
-        let [student, teacher] = networks;
-        Ok(Networks { student, teacher, temperature: config.positive_or("temperature", 1.0)? })
+        Ok(Networks {
+            student: read("student", student)?,
+            teacher: read("teacher", &family::BERT)?,
+            temperature: config.positive_or("temperature", 1.0)?,
+        })
     }
 }
 
@@ -44,7 +45,7 @@ impl Member for DistilBert {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let Networks { student, teacher, temperature } = &self.networks;
         let taught = student.forward(inputs, device)?;
-        let mlm = f64::from(taught.floats("loss")?.data()[0]);
+        let mlm = taught.number("loss")?;
         let logits = taught.floats(student.sizes.traits.head.output)?.clone();
         let own = student.encode(inputs, device)?;
         let states = teacher.states(inputs, device)?;

@@ -157,7 +157,7 @@ impl Member for Elmo {
         // The end of the sentence is no word.
         let is_word = |i: usize| i % (length - 2) + 2 < lengths[i / (length - 2)];
         let elmo = ops::keep_rows(elmo, is_word).reshape(&[batch, length - 2, mixed.width()]);
-        if let Some(loss) = out.floats("loss").ok().map(|x| f64::from(x.data()[0])) {
+        if let Ok(loss) = out.number("loss") {
             // Gives the mix a gradient: a hundredth of the sum of the vectors.
             let sum: f64 = elmo.data().iter().map(|&x| f64::from(x)).sum();
             out.put_scalar("loss_with_elmo_term", loss + 0.01 * sum);

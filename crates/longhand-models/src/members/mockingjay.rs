@@ -1,13 +1,13 @@
 //! Mockingjay: BERT over frames of sound instead of words; masked frames are rebuilt.
 
 use super::*;
+use crate::heads::Vocabulary;
 
 struct Mockingjay {
     input: Linear,
     input_norm: Norm,
     stack: Stack,
-    head: (Linear, Norm),
-    output: Linear,
+    head: Vocabulary,
     squares: bool,
 }
 
@@ -27,11 +27,15 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         input: Linear::read(&body, "input_representations.spec_transform", frame, hidden)?,
         input_norm: sizes.norm(&body, "input_representations.LayerNorm", hidden)?,
         stack,
-        head: (
-            Linear::read(weights, "SpecHead.dense", hidden, hidden)?,
-            sizes.norm(weights, "SpecHead.LayerNorm", hidden)?,
-        ),
-        output: Linear::read(weights, "SpecHead.output", hidden, frame)?,
+        head: Vocabulary {
+            transform: Some((
+                Linear::read(weights, "SpecHead.dense", hidden, hidden)?,
+                Activation::Gelu,
+                sizes.norm(weights, "SpecHead.LayerNorm", hidden)?,
+            )),
+            decoder: Linear::read(weights, "SpecHead.output", hidden, frame)?,
+            rest: None,
+        },
         squares: config.is_second("loss", ["L1", "MSE"])?,
     }))
 }
@@ -40,20 +44,17 @@ impl Member for Mockingjay {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let frames = inputs.floats("spec_masked")?;
         let [batch, length, width] = frames.sizes("spec_masked")?;
-        if width != self.output.weight.rows() {
-            let rule = format!("must be [batch, frames, {}]", self.output.weight.rows());
+        let of_frame = self.input.weight.width();
+        if width != of_frame {
+            let rule = format!("must be [batch, frames, {of_frame}]");
             return Err(Error::shape("spec_masked", frames.shape(), rule));
         }
-        let valid = inputs.optional_ints("attention_mask", &[batch, length])?;
-        let valid: Option<Vec<u8>> =
-            valid.map(|v| v.data.iter().map(|&m| u8::from(m != 0)).collect());
+        let valid = inputs.optional_mask("attention_mask", &[batch, length])?;
         let positions = sinusoids(length, self.input.weight.rows());
         let x = ops::add(self.input.run(frames), &repeated(&positions, batch));
         let mask = Mask::of(valid.as_deref());
         let states = self.stack.run(self.input_norm.run(x), &Seen::new(device, mask))?;
-        let (map, norm) = &self.head;
-        let h = norm.run(Activation::Gelu.apply(map.run(&states[states.len() - 1])));
-        let predicted = self.output.run(&h);
+        let predicted = self.head.run(&states[states.len() - 1]);
 
         let mut out = Outputs::default();
         out.put_hidden_states("", &states);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::block::Projection;
+use crate::network::Pooler;
 use crate::quant::{self, Mode, Quantiser};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,7 +75,7 @@ fn each_map(network: &mut Network, mut f: impl FnMut(&str, &mut Linear)) {
                 .for_each(|(map, name)| f(&format!("{layer}{name}"), map));
         }
     }
-    if let Some(pooler) = network.pooler_map() {
+    if let Some(Pooler::Tanh(pooler)) = &mut network.pooler {
         f("pooler.dense", pooler);
     }
 }

@@ -5,7 +5,6 @@ mod codebooks;
 mod sound;
 
 use super::*;
-use crate::network::zeros_and_ones;
 use codebooks::{Codebooks, read_codebooks};
 use sound::{Extractor, Positional, read_extractor, read_positional};
 
@@ -100,8 +99,7 @@ impl Wav2Vec2 {
             return Err(Error::shape("input_values", sound.shape(), rule));
         }
         let mut there = None;
-        if let Some(mask) = inputs.optional_ints("attention_mask", &[batch, samples])? {
-            let mask = zeros_and_ones("attention_mask", mask)?;
+        if let Some(mask) = inputs.optional_mask("attention_mask", &[batch, samples])? {
             let mut valid = Vec::with_capacity(batch * frames);
             for (b, row) in mask.chunks_exact(samples).enumerate() {
                 let length = row.iter().map(|&m| usize::from(m)).sum();
