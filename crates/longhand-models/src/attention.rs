@@ -154,14 +154,8 @@ pub fn relative(
     problem.window.left = left;
     problem.clamp_len = clamp_len;
     problem.key_padding = key_valid.is_some();
-    relate(
-        device,
-        &problem,
-        [q, k, v],
-        r,
-        [bias_u, bias_v],
-        &Beside { key_valid, ..Beside::default() },
-    )
+    let beside = Beside { key_valid, ..Beside::default() };
+    relate(device, &problem, [q, k, v], r, [bias_u, bias_v], &beside)
 }
 
 /// What relative positions may have besides: XLNet's parts, masks and targets.

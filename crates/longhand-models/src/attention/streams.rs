@@ -75,10 +75,7 @@ impl Streams<'_> {
         let each = batch / self.r.len().max(1);
         let part = |(n, r)| self.part(device, q, targets, [n * each, each, batch], r);
         let parts: Vec<Tensor> = self.r.iter().enumerate().map(part).collect::<Result<_>>()?;
-        match &parts[..] {
-            [one] => Ok(one.clone()),
-            _ => Ok(ops::stacked(&parts.iter().collect::<Vec<_>>()).reshape(q.shape())),
-        }
+        Ok(ops::stacked(&parts).reshape(q.shape()))
     }
 
     /// Of `each` sequences from `first` on, whose distances are `r`'s.

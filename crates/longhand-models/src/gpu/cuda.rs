@@ -1,21 +1,20 @@
 //! Launches on CUDA: queued on one stream.
 
-use super::kernels::{Kernel, READS, WORDS};
+use super::kernels::{Functions, Kernel, READS, WORDS, Words};
 use super::{Buffer, Memory};
 use crate::{Error, Result};
 use longhand::cuda::{Context, DeviceBuffer, Function, Launch, Stream};
-use std::sync::OnceLock;
 
 pub(crate) struct Cuda {
     context: Context,
     stream: Stream,
-    functions: [OnceLock<Function>; Kernel::COUNT],
+    functions: Functions<Function>,
 }
 
 impl Cuda {
     pub(super) fn new(context: Context) -> Result<Self> {
         let stream = Stream::new(&context)?;
-        Ok(Cuda { context, stream, functions: Default::default() })
+        Ok(Cuda { context, stream, functions: Functions::new() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -39,22 +38,12 @@ impl Cuda {
         Ok(memory)
     }
 
-    fn function(&self, kernel: Kernel) -> Result<&Function> {
-        let slot = &self.functions[kernel as usize];
-        if let Some(function) = slot.get() {
-            return Ok(function);
-        }
-        let built = self.context.function(kernel.ptx(), kernel.launch().0)?;
-        Ok(slot.get_or_init(|| built))
-    }
-
     pub(super) fn launch(
         &self,
         kernel: Kernel,
         reads: &[&Buffer],
         out: &Buffer,
-        words: &[u32; WORDS],
-        workgroups: usize,
+        words: &Words,
     ) -> Result<()> {
         let mut params = Vec::with_capacity(8 * (READS + 1) + 4 * WORDS);
         for n in 0..READS {
@@ -62,14 +51,14 @@ impl Cuda {
         }
         params.extend_from_slice(&address(out)?.to_ne_bytes());
         params.extend_from_slice(bytemuck::cast_slice(words));
-        let blocks = u32::try_from(workgroups).ok().filter(|&n| n <= i32::MAX as u32);
-        let blocks = blocks.ok_or_else(|| Error::Declined(format!("{workgroups} blocks")))?;
-        let (_, threads, shared) = kernel.launch();
-        let launch = Launch::new([blocks, 1, 1], threads).dynamic_shared(shared);
+        let (entry, threads, shared) = kernel.launch();
+        let build = || Ok(self.context.function(kernel.ptx(), entry)?);
+        let function = self.functions.get(kernel, build)?;
+        let launch = Launch::new([words[0], 1, 1], threads).dynamic_shared(shared);
         // SAFETY: the parameters are those of every kernel of the layer, the sizes in them are of the
         // tensors whose addresses they hold, and memory is written by later work of this stream only.
         #[allow(unsafe_code)]
-        unsafe { self.function(kernel)?.launch(&self.stream, &launch, &params) }?;
+        unsafe { function.launch(&self.stream, &launch, &params) }?;
         Ok(())
     }
 

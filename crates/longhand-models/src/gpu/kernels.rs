@@ -1,5 +1,8 @@
 //! The kernels of the layer's operations: one text each for WebGPU and CUDA, the same parameters.
 
+use crate::Result;
+use std::sync::OnceLock;
+
 macro_rules! kernels {
     ($($(#[$doc:meta])* $kernel:ident, $name:literal: $threads:literal, $shared:literal;)*) => {
         /// What a kernel computes.
@@ -57,6 +60,26 @@ kernels! {
 
 /// 32-bit words of a kernel's parameters.
 pub(crate) const WORDS: usize = 20;
+
+/// A kernel's parameters.
+pub(crate) type Words = [u32; WORDS];
+
+/// Kernels that a device has compiled, each when it is first launched.
+pub(crate) struct Functions<F>([OnceLock<F>; Kernel::COUNT]);
+
+impl<F> Functions<F> {
+    pub(crate) fn new() -> Self {
+        Functions(Default::default())
+    }
+
+    /// The kernel that `build` makes, once.
+    pub(crate) fn get(&self, kernel: Kernel, build: impl FnOnce() -> Result<F>) -> Result<&F> {
+        match self.0[kernel as usize].get() {
+            Some(function) => Ok(function),
+            None => build().map(|built| self.0[kernel as usize].get_or_init(|| built)),
+        }
+    }
+}
 
 /// Tensors that a kernel reads.
 pub(crate) const READS: usize = 3;

@@ -21,7 +21,7 @@ mod kernels;
 #[cfg(feature = "webgpu")]
 pub(crate) mod webgpu;
 
-pub(crate) use kernels::{BLOCK, Kernel, TILE, WORDS};
+pub(crate) use kernels::{BLOCK, Kernel, TILE, WORDS, Words};
 
 use crate::tensor::Data;
 use crate::{Error, Result, Tensor};
@@ -177,10 +177,11 @@ impl Gpu {
     /// Memory for `len` elements, holding anything.
     pub(crate) fn empty(&self, len: usize) -> Buffer {
         let bytes = 4 * len;
-        let mut free = lock(&self.inner.free);
-        let found = free.iter().position(|memory| memory.bytes() == size_for(bytes));
-        let found = found.map(|at| free.remove(at));
-        drop(free);
+        let kept = |free: &mut Vec<Memory>| {
+            let at = free.iter().position(|memory| memory.bytes() == size_for(bytes))?;
+            Some(free.remove(at))
+        };
+        let found = kept(&mut lock(&self.inner.free));
         let memory = found.or_else(|| self.memory(&[], bytes)).map(Arc::new);
         Buffer { gpu: self.clone(), memory, bytes }
     }
@@ -225,22 +226,13 @@ impl Gpu {
     }
 
     /// Queues a kernel that reads `reads` (as many as there are, the last one again for those that
-    /// are missing) and writes into `out`.
-    pub(crate) fn launch(
-        &self,
-        kernel: Kernel,
-        reads: &[&Buffer],
-        out: &Buffer,
-        words: [u32; WORDS],
-        workgroups: usize,
-    ) {
-        if workgroups == 0 || lock(&self.inner.failure).is_some() {
-            return;
+    /// are missing) and writes into `out`. The first word is the number of workgroups.
+    pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Buffer], out: &Buffer, words: &Words) {
+        if words[0] > 0 && lock(&self.inner.failure).is_none() {
+            self.ok(on!(Backend: self.inner.backend, backend => {
+                backend.launch(kernel, reads, out, words)
+            }));
         }
-        let launched: Result<()> = on!(Backend: self.inner.backend, backend => {
-            backend.launch(kernel, reads, out, &words, workgroups)
-        });
-        self.ok(launched);
     }
 
     /// The elements of a buffer in the middle of a pass; counted.
@@ -259,8 +251,7 @@ impl Gpu {
 
     /// Brings tensors to the host together, and gives the first error of the device.
     pub(crate) fn fetch(&self, tensors: &[&Tensor]) -> Result<()> {
-        let missing = tensors.iter().filter_map(|tensor| tensor.missing_on_host(self));
-        let missing: Vec<_> = missing.collect();
+        let missing: Vec<_> = tensors.iter().filter_map(|x| x.missing_on_host(self)).collect();
         let buffers: Vec<&Buffer> = missing.iter().map(|(buffer, _)| *buffer).collect();
         if !buffers.is_empty() {
             for (data, (_, host)) in self.read(&buffers).into_iter().zip(&missing) {

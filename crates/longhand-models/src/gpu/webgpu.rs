@@ -1,15 +1,15 @@
 //! Launches on WebGPU: gathered, and submitted together when something is read or enough of them are
 //! there.
 
-use super::kernels::{Kernel, READS, WORDS};
+use super::kernels::{Functions, Kernel, READS, WORDS, Words};
 use super::{Buffer, Memory, lock};
 use crate::{Error, Result};
 use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 pub(crate) struct Webgpu {
     context: Context,
-    functions: [OnceLock<Function>; Kernel::COUNT],
+    functions: Functions<Function>,
     pending: Mutex<Vec<Bound>>,
 }
 
@@ -19,8 +19,7 @@ const SUBMITTED: usize = 256;
 
 impl Webgpu {
     pub(super) fn new(context: Context) -> Self {
-        let functions = Default::default();
-        Webgpu { context, functions, pending: Mutex::default() }
+        Webgpu { context, functions: Functions::new(), pending: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -36,30 +35,19 @@ impl Webgpu {
         Ok(DeviceBuffer::with_bytes(&self.context, data, bytes)?)
     }
 
-    fn function(&self, kernel: Kernel) -> Result<&Function> {
-        let slot = &self.functions[kernel as usize];
-        if let Some(function) = slot.get() {
-            return Ok(function);
-        }
-        let built = self.context.function(kernel.wgsl(), READS, 4 * WORDS)?;
-        Ok(slot.get_or_init(|| built))
-    }
-
     pub(super) fn launch(
         &self,
         kernel: Kernel,
         reads: &[&Buffer],
         out: &Buffer,
-        words: &[u32; WORDS],
-        workgroups: usize,
+        words: &Words,
     ) -> Result<()> {
-        let mut bindings = Vec::with_capacity(READS);
-        for n in 0..READS {
-            bindings.push(binding(reads[n.min(reads.len() - 1)])?);
-        }
+        let read = |n: usize| binding(reads[n.min(reads.len() - 1)]);
+        let bindings: Vec<Binding<'_>> = (0..READS).map(read).collect::<Result<_>>()?;
+        let build = || Ok(self.context.function(kernel.wgsl(), READS, 4 * WORDS)?);
+        let function = self.functions.get(kernel, build)?;
         let params = bytemuck::cast_slice(words);
-        let function = self.function(kernel)?;
-        self.queue(function.bind(&bindings, binding(out)?, params, workgroups as u64)?)
+        self.queue(function.bind(&bindings, binding(out)?, params, words[0].into())?)
     }
 
     /// Adds a launch to those that are submitted next.

@@ -66,7 +66,7 @@ impl Convolutions {
                 }
             })
             .collect();
-        Ok(ops::concat_last(&features.iter().collect::<Vec<_>>()))
+        Ok(ops::concat_last(&features))
     }
 }
 

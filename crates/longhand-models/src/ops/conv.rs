@@ -40,13 +40,9 @@ pub fn conv1d(
         linear(&windows, &turned, Order::OutIn, None)
     };
     let parts: Vec<Tensor> = (0..groups).map(of_group).collect();
-    let out = match &parts[..] {
-        [one] => one.clone(),
-        _ => concat_last(&parts.iter().collect::<Vec<_>>()),
-    };
     match bias {
-        Some(bias) => add_row(out, bias),
-        None => out,
+        Some(bias) => add_row(concat_last(&parts), bias),
+        None => concat_last(&parts),
     }
 }
 

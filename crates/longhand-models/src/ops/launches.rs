@@ -4,7 +4,7 @@ use super::moves::Moved;
 use super::product::Order;
 use super::{Activation, NormKind};
 use crate::Tensor;
-use crate::gpu::{BLOCK, Buffer, Gpu, Kernel, TILE, WORDS};
+use crate::gpu::{BLOCK, Buffer, Gpu, Kernel, TILE, WORDS, Words};
 
 /// What [`Kernel::Elements`] computes of `a` and `b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,9 @@ pub(super) fn place<'a>(operands: &[&'a Tensor]) -> Option<&'a Gpu> {
     operands.iter().find_map(|tensor| tensor.gpu())
 }
 
-/// Sizes as a kernel takes them; one that is too large fails on the device.
-fn words(gpu: &Gpu, sizes: &[usize]) -> [u32; WORDS] {
+/// Sizes as a kernel takes them, the number of workgroups first; one that is too large fails on the
+/// device.
+fn words(gpu: &Gpu, sizes: &[usize]) -> Words {
     let mut words = [0; WORDS];
     for (word, &size) in words.iter_mut().zip(sizes) {
         match i32::try_from(size) {
@@ -79,7 +80,7 @@ pub(super) fn elements(
     words[5] = constant.to_bits();
     let out = gpu.empty(total);
     let reads = [&*from, other.as_deref().unwrap_or(&from)];
-    gpu.launch(Kernel::Elements, &reads, &out, words, groups);
+    gpu.launch(Kernel::Elements, &reads, &out, &words);
     Tensor::on_gpu(a.shape(), out)
 }
 
@@ -103,7 +104,7 @@ pub(super) fn linear(
     let [step_n, step_k] = steps;
     let sizes = [groups, x.rows(), columns, x.width(), step_n, step_k, biased, tiles.max(1)];
     let reads = [&*from, &weight, bias.as_deref().unwrap_or(&weight)];
-    gpu.launch(Kernel::Linear, &reads, &out, words(gpu, &sizes), groups);
+    gpu.launch(Kernel::Linear, &reads, &out, &words(gpu, &sizes));
     Tensor::on_gpu(&super::with_width(x.shape(), columns), out)
 }
 
@@ -121,7 +122,7 @@ pub(super) fn norm(
     let mut words = words(gpu, &[x.rows(), x.width(), kind as usize]);
     words[3] = (eps as f32).to_bits();
     let out = gpu.empty(x.len());
-    gpu.launch(Kernel::Norm, &[&*x.buffer(gpu), &weight, &bias], &out, words, x.rows());
+    gpu.launch(Kernel::Norm, &[&*x.buffer(gpu), &weight, &bias], &out, &words);
     Tensor::on_gpu(x.shape(), out)
 }
 
@@ -135,10 +136,9 @@ pub(super) enum OfRow {
 }
 
 pub(super) fn softmax(gpu: &Gpu, x: &Tensor, of: OfRow) -> Tensor {
-    let rows = x.rows();
-    let words = words(gpu, &[rows, x.width(), of as usize]);
+    let words = words(gpu, &[x.rows(), x.width(), of as usize]);
     let out = gpu.empty(x.len());
-    gpu.launch(Kernel::Softmax, &[&*x.buffer(gpu)], &out, words, rows);
+    gpu.launch(Kernel::Softmax, &[&*x.buffer(gpu)], &out, &words);
     Tensor::on_gpu(x.shape(), out)
 }
 
@@ -150,7 +150,7 @@ pub(super) fn gather(gpu: &Gpu, table: &Tensor, indices: &[usize], shape: &[usiz
     let groups = total.div_ceil(BLOCK);
     let out = gpu.empty(total);
     let words = words(gpu, &[groups, total, table.width().max(1)]);
-    gpu.launch(Kernel::Gather, &[&*table.buffer(gpu), &index], &out, words, groups);
+    gpu.launch(Kernel::Gather, &[&*table.buffer(gpu), &index], &out, &words);
     Tensor::on_gpu(&super::with_width(&[shape, &[1]].concat(), table.width()), out)
 }
 
@@ -167,5 +167,5 @@ pub(super) fn copy(gpu: &Gpu, moved: &Moved, x: &Buffer, out: &Buffer) {
     let mut words = words(gpu, &sizes);
     words[5] = moved.from as i32 as u32;
     words[15] = guard as i32 as u32;
-    gpu.launch(Kernel::Copy, &[x], out, words, groups);
+    gpu.launch(Kernel::Copy, &[x], out, &words);
 }

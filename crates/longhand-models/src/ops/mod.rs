@@ -115,7 +115,7 @@ pub fn add_column(mut x: Tensor, column: &Tensor) -> Tensor {
 }
 
 /// `shape` with another last dimension.
-fn with_width(shape: &[usize], width: usize) -> Vec<usize> {
+pub(crate) fn with_width(shape: &[usize], width: usize) -> Vec<usize> {
     let mut shape = shape.to_vec();
     if let Some(last) = shape.last_mut() {
         *last = width;

@@ -4,6 +4,7 @@ use super::launches::{self, Meets, Of, place};
 use super::moves::{self, Moved};
 use super::with_width;
 use crate::Tensor;
+use std::borrow::Borrow;
 
 /// Rows of `table` by index, as `[shape…, width]`. Gradient: added to the rows that were read.
 ///
@@ -47,18 +48,13 @@ pub fn keep_rows(mut x: Tensor, keep: impl Fn(usize) -> bool) -> Tensor {
 /// # Panics
 ///
 /// If `row` is not as long as a row of `x`.
-pub fn put_row(mut x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor {
+pub fn put_row(x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor {
     assert_eq!(x.width(), row.len(), "a row of the same width");
-    if place(&[&x]).is_some() {
-        let put: Vec<usize> = (0..x.rows()).map(|i| usize::from(which(i))).collect();
-        let table = Tensor::new(&[2, row.len()], [&vec![0.0; row.len()], row].concat());
-        let kept = keep_rows(x, |i| put[i] == 0);
-        let put = gather(&table, &put, &kept.shape()[..kept.shape().len() - 1]);
-        return super::add(kept, &put);
-    }
-    let rows = x.data_mut().chunks_exact_mut(row.len().max(1)).enumerate();
-    rows.filter(|(i, _)| which(*i)).for_each(|(_, to)| to.copy_from_slice(row));
-    x
+    let put: Vec<usize> = (0..x.rows()).map(|i| usize::from(which(i))).collect();
+    let table = Tensor::new(&[2, row.len()], [&vec![0.0; row.len()], row].concat());
+    let kept = keep_rows(x, |i| put[i] == 0);
+    let put = gather(&table, &put, &kept.shape()[..kept.shape().len() - 1]);
+    super::add(kept, &put)
 }
 
 /// The index of the largest element, the first if several are; 0 of nothing. It has no gradient.
@@ -84,6 +80,9 @@ pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
 
 /// Tensors of `[outer, own width]` one beside another, under another shape.
 fn beside(parts: &[(&Tensor, usize)], outer: usize, shape: &[usize]) -> Tensor {
+    if let [(x, _)] = parts {
+        return (*x).clone().reshape(shape);
+    }
     let row: usize = parts.iter().map(|(_, width)| width).sum();
     let mut start = 0;
     let part = |&(x, width): &(_, usize)| {
@@ -101,11 +100,12 @@ fn beside(parts: &[(&Tensor, usize)], outer: usize, shape: &[usize]) -> Tensor {
 /// # Panics
 ///
 /// If they differ in width.
-pub fn stacked(parts: &[&Tensor]) -> Tensor {
+pub fn stacked(parts: &[impl Borrow<Tensor>]) -> Tensor {
+    let parts: Vec<&Tensor> = parts.iter().map(Borrow::borrow).collect();
     let width = parts.first().map_or(0, |x| x.width());
     assert!(parts.iter().all(|x| x.width() == width), "of one width");
     let shape = [parts.iter().map(|x| x.rows()).sum(), width];
-    let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.len())).collect();
+    let parts: Vec<(&Tensor, usize)> = parts.into_iter().map(|x| (x, x.len())).collect();
     beside(&parts, 1, &shape)
 }
 
@@ -114,11 +114,12 @@ pub fn stacked(parts: &[&Tensor]) -> Tensor {
 /// # Panics
 ///
 /// If they differ in anything but the last dimension.
-pub fn concat_last(parts: &[&Tensor]) -> Tensor {
+pub fn concat_last(parts: &[impl Borrow<Tensor>]) -> Tensor {
+    let parts: Vec<&Tensor> = parts.iter().map(Borrow::borrow).collect();
     let rows = parts.first().map_or(0, |x| x.rows());
     let width = parts.iter().map(|x| x.width()).sum();
     let shape = with_width(parts.first().map_or(&[][..], |x| x.shape()), width);
-    let parts: Vec<(&Tensor, usize)> = parts.iter().map(|x| (*x, x.width())).collect();
+    let parts: Vec<(&Tensor, usize)> = parts.into_iter().map(|x| (x, x.width())).collect();
     beside(&parts, rows, &shape)
 }
 
