@@ -284,6 +284,12 @@ impl Model {
     }
 }
 
+/// Which of `keys` are behind the padding of each sequence, if any has some.
+pub(crate) fn behind(padding: &[usize], keys: usize) -> Option<Vec<u8>> {
+    let of_row = |&pad: &usize| (0..keys).map(move |key| u8::from(key >= pad));
+    padding.iter().any(|&pad| pad > 0).then(|| padding.iter().flat_map(of_row).collect())
+}
+
 /// Prompts as one tensor, shorter ones with `pad` before them, and how many of those each has.
 pub(crate) fn padded_before(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<usize>) {
     let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);

@@ -268,10 +268,8 @@ impl Generator for Network {
         let inputs = Inputs::new()
             .ints_of("input_ids", &[batch, length], ids.data.clone())
             .ints_of("position_ids", &[batch, length], positions);
-        let there = |&pad: &usize| (0..all).map(move |i| u8::from(i >= pad));
-        let valid: Vec<u8> = padding.iter().flat_map(there).collect();
-        let padded = padding.iter().any(|&pad| pad > 0);
-        let mask = Mask::of(padded.then_some(&valid[..]));
+        let valid = generate::behind(padding, all);
+        let mask = Mask::of(valid.as_deref());
         let embedded = self.embeddings.run(&inputs, device)?;
         let states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
         *read = all;

@@ -80,11 +80,10 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         read_layer(&sizes, &body.under(&format!("encoder.layers.{i}.")), *hashed)
     };
     let causal = config.flag_or("is_decoder", false)?;
-    let few = |name: &str, default: usize| match config.size_or(name, default)? {
-        n if n > MOST => {
-            Err(Error::invalid(format!("config: {name}"), n, format!("must be at most {MOST}")))
-        }
-        n => Ok(n),
+    let few = |name: &str, default: usize| -> Result<usize> {
+        let n = config.size_or(name, default)?;
+        let rule = format!("must be at most {MOST}");
+        ensure(n <= MOST, format_args!("config: {name}"), n, rule).map(|()| n)
     };
     let ring = |name: &str| -> Result<Ring> {
         Ok(Ring {
@@ -165,19 +164,13 @@ fn read_layer(sizes: &Sizes, own: &Weights, hashed: bool) -> Result<Layer> {
 impl Reformer {
     /// The length that chunks fill: a common multiple of theirs, unless the shortest holds all.
     fn padded(&self, length: usize) -> usize {
-        let mut chunks = Vec::new();
-        for layer in &self.layers {
-            chunks.push(match layer.kind {
-                Kind::Hashed { .. } => self.hash.ring.chunk_len,
-                Kind::Chunked { .. } => self.local.chunk_len,
-            });
-        }
-        match chunks.iter().min() {
-            Some(&least) if length > least => {
-                let common = chunks.iter().fold(1, |all, &n| all / gcd(all, n) * n);
-                length.next_multiple_of(common)
-            }
-            _ => length,
+        let chunks = self.layers.iter().map(|layer| match layer.kind {
+            Kind::Hashed { .. } => self.hash.ring.chunk_len,
+            Kind::Chunked { .. } => self.local.chunk_len,
+        });
+        match chunks.clone().any(|chunk| length > chunk) {
+            true => length.next_multiple_of(chunks.fold(1, |all, n| all / gcd(all, n) * n)),
+            false => length,
         }
     }
 
@@ -222,12 +215,11 @@ impl Reformer {
         let [batch, given] = ids.sizes(name)?;
         let length = self.padded(given);
         let embedded = self.embed(name, ids, length, device)?;
-        let valid: Vec<u8> = (0..batch * length)
-            .map(|i| match (i % length < given, &valid) {
-                (true, Some(valid)) => valid[i / length * given + i % length],
-                (there, _) => u8::from(there),
-            })
-            .collect();
+        let there = |i: usize| match (i % length < given, &valid) {
+            (true, Some(valid)) => valid[i / length * given + i % length],
+            (there, _) => u8::from(there),
+        };
+        let valid: Vec<u8> = (0..batch * length).map(there).collect();
         // Where everything is there, nothing needs a bucket of its own.
         let valid = valid.contains(&0).then_some(&valid[..]);
         let mut states = vec![embedded.clone()];
@@ -352,10 +344,9 @@ fn in_chunks(x: &Tensor, chunk: usize, f: impl Fn(Tensor) -> Tensor) -> Tensor {
         let count = chunk.min(rows - start);
         f(ops::rows_from(&all, start, count).reshape(&[count, width]))
     });
-    let parts: Vec<Tensor> = parts.collect();
-    let y = ops::stacked(&parts.iter().collect::<Vec<_>>());
-    let width = y.width();
-    y.reshape(&[&x.shape()[..x.shape().len() - 1], &[width]].concat())
+    let y = ops::stacked(&parts.collect::<Vec<_>>());
+    let shape = ops::with_width(x.shape(), y.width());
+    y.reshape(&shape)
 }
 
 fn gcd(a: usize, b: usize) -> usize {

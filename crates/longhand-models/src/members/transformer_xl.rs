@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Generator;
-use crate::attention::{self};
+use crate::attention;
 use crate::cache::{BlockCache, KeysValues};
 use longhand::transformer_xl::{SinCos, sinusoids};
 use serde_json::Value;
@@ -51,60 +51,56 @@ pub struct TransformerXl {
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    Ok(Box::new(TransformerXl::read(traits, config, weights)?))
+    config.only("attn_type", 0)?;
+    config.only("adaptive", true)?;
+    config.ignore("sample_softmax pad_token_id");
+    let sizes = Sizes::read_blocks(traits, config)?;
+    let (width, heads) = (sizes.hidden, sizes.heads);
+    let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
+    let untied = config.flag_or("untie_r", true)?;
+    let body = weights.under("transformer.");
+    let layer = |i: usize| -> Result<Layer> {
+        let own = body.under(&format!("layers.{i}."));
+        let attention = own.under("dec_attn.");
+        let biases = if untied { &attention } else { &body };
+        let relative = Relative {
+            qkv: Linear::bare(&attention, "qkv_net", width, 3 * rows)?,
+            positions: Linear::bare(&attention, "r_net", width, rows)?,
+            out: Linear::bare(&attention, "o_net", rows, width)?,
+            bias_u: biases.tensor("r_w_bias", &shape)?,
+            bias_v: biases.tensor("r_r_bias", &shape)?,
+        };
+        let norm = sizes.norm(&attention, "layer_norm", width)?;
+        let maps = ["pos_ff.CoreNet.0", "pos_ff.CoreNet.3"];
+        Ok(Layer {
+            attention: Sublayer::of(relative, norm),
+            feed: read_feed(&sizes, &own, maps, "pos_ff.layer_norm")?,
+        })
+    };
+    let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
+    let ends = ends(config)?;
+    let clusters = read_clusters(&sizes, config, weights, &ends)?;
+    let tails = ends.len() - 1;
+    let first = clusters[0].table.width();
+    let cluster_head = when(tails > 0, || {
+        let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
+        Ok((weight, weights.tensor("crit.cluster_bias", &[tails])?))
+    })?;
+    Ok(Box::new(TransformerXl {
+        clusters,
+        cluster_head,
+        ends,
+        layers,
+        place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
+        heads,
+        width,
+        memory: config.size("mem_len")?,
+        same_length: config.flag_or("same_length", true)?,
+        clamp: config.length("clamp_len")?,
+    }))
 }
 
 impl TransformerXl {
-    fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        config.only("attn_type", 0)?;
-        config.only("adaptive", true)?;
-        config.ignore("sample_softmax pad_token_id");
-        let sizes = Sizes::read_blocks(traits, config)?;
-        let (width, heads) = (sizes.hidden, sizes.heads);
-        let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
-        let untied = config.flag_or("untie_r", true)?;
-        let body = weights.under("transformer.");
-        let layer = |i: usize| -> Result<Layer> {
-            let own = body.under(&format!("layers.{i}."));
-            let attention = own.under("dec_attn.");
-            let biases = if untied { &attention } else { &body };
-            let relative = Relative {
-                qkv: Linear::bare(&attention, "qkv_net", width, 3 * rows)?,
-                positions: Linear::bare(&attention, "r_net", width, rows)?,
-                out: Linear::bare(&attention, "o_net", rows, width)?,
-                bias_u: biases.tensor("r_w_bias", &shape)?,
-                bias_v: biases.tensor("r_r_bias", &shape)?,
-            };
-            let norm = sizes.norm(&attention, "layer_norm", width)?;
-            let maps = ["pos_ff.CoreNet.0", "pos_ff.CoreNet.3"];
-            Ok(Layer {
-                attention: Sublayer::of(relative, norm),
-                feed: read_feed(&sizes, &own, maps, "pos_ff.layer_norm")?,
-            })
-        };
-        let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
-        let ends = ends(config)?;
-        let clusters = read_clusters(&sizes, config, weights, &ends)?;
-        let tails = ends.len() - 1;
-        let first = clusters[0].table.width();
-        let cluster_head = when(tails > 0, || {
-            let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
-            Ok((weight, weights.tensor("crit.cluster_bias", &[tails])?))
-        })?;
-        Ok(TransformerXl {
-            clusters,
-            cluster_head,
-            ends,
-            layers,
-            place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
-            heads,
-            width,
-            memory: config.size("mem_len")?,
-            same_length: config.flag_or("same_length", true)?,
-            clamp: config.length("clamp_len")?,
-        })
-    }
-
     /// A cache of `memory` rows of zeros, which are attended to: this implementation's start.
     pub fn start(&self, batch: usize, memory: usize) -> Cache {
         let mut cache = Cache::new(self.layers.len(), batch);
@@ -132,15 +128,12 @@ impl TransformerXl {
         let length = ids.shape[1];
         let padding = cache.padding.iter().map(|n| n.saturating_sub(cache.read).min(length));
         let padding: Vec<usize> = padding.collect();
-        let padded = padding.iter().any(|&n| n > 0);
+        let memory = cache.blocks.first().map_or(0, |kept| kept.own.rows());
+        let valid = generate::behind(&padding, memory + length);
         let there = |i: usize| i % length >= padding[i / length];
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
             let mut x = states[states.len() - 1].clone();
-            let mut valid = None;
-            if padded {
-                let all = kept.own.rows() + length;
-                let of_row = |&n: &usize| (0..all).map(move |key| u8::from(key >= n));
-                valid = Some(padding.iter().flat_map(of_row).collect::<Vec<u8>>());
+            if valid.is_some() {
                 x = ops::keep_rows(x, there);
             }
             states.push(self.layer(layer, &x, valid.as_deref(), kept, device)?);
@@ -202,38 +195,30 @@ impl TransformerXl {
 
     fn embed(&self, ids: &Ints, device: &Device) -> Result<Tensor> {
         ids.sizes::<2>("input_ids")?;
-        let ids_of = ids.indices("input_ids", self.ends[self.ends.len() - 1])?;
-        // The words of each cluster together, and for each position where its word is then.
-        let mut place = vec![0; ids_of.len()];
-        let mut together: Option<Tensor> = None;
-        let (mut first, mut count) = (0, 0);
+        let words = ids.indices("input_ids", self.ends[self.ends.len() - 1])?;
+        let mut all: Option<Tensor> = None;
+        let mut first = 0;
         for (cluster, &end) in self.clusters.iter().zip(&self.ends) {
-            let own = (0..ids_of.len()).filter(|&i| (first..end).contains(&ids_of[i]));
-            let rows: Vec<usize> = own
-                .enumerate()
-                .map(|(k, i)| {
-                    place[i] = count + k;
-                    ids_of[i] - first
-                })
-                .collect();
+            let own = first..end;
             first = end;
-            count += rows.len();
-            if rows.is_empty() {
+            if !words.iter().any(|word| own.contains(word)) {
                 continue;
             }
-            let mut x = ops::gather(&cluster.table.on(device), &rows, &[1, rows.len()]);
+            // Words of other clusters are read as this one's first, then left out.
+            let row = |word: &usize| if own.contains(word) { word - own.start } else { 0 };
+            let rows: Vec<usize> = words.iter().map(row).collect();
+            let mut x = ops::gather(&cluster.table.on(device), &rows, &ids.shape);
             if let Some(into) = &cluster.into {
                 x = ops::linear(&x, into, Order::OutIn, None);
             }
-            together = Some(match together {
-                Some(before) => ops::join_rows(&before, &x),
+            let x = ops::keep_rows(x, |i| own.contains(&words[i]));
+            all = Some(match all {
+                Some(before) => ops::add(before, &x),
                 None => x,
             });
         }
-        let together = together.ok_or_else(|| Error::input("input_ids: no words"))?;
-        let together = together.reshape(&[count, self.width]);
-        let x = ops::gather(&together, &place, &ids.shape);
-        Ok(ops::scale(x, (self.width as f32).sqrt()))
+        let all = all.ok_or_else(|| Error::input("input_ids: no words"))?;
+        Ok(ops::scale(all, (self.width as f32).sqrt()))
     }
 
     /// Log-probabilities of every word: the first cluster's and the other clusters' by one softmax,
@@ -256,16 +241,15 @@ impl TransformerXl {
         if self.clusters.len() == 1 {
             return head;
         }
-        let tails = self.clusters.len() - 1;
         let mut widths = vec![self.ends[0]];
-        widths.resize(1 + tails, 1);
+        widths.resize(self.clusters.len(), 1);
         let mut parts = ops::split_last(&head, &widths);
         let shares = parts.split_off(1);
         for (cluster, share) in self.clusters[1..].iter().zip(&shares) {
             let own = ops::log_softmax(logits(cluster, None));
             parts.push(ops::add_column(own, share));
         }
-        ops::concat_last(&parts.iter().collect::<Vec<_>>())
+        ops::concat_last(&parts)
     }
 }
 
@@ -372,16 +356,15 @@ fn read_clusters(
             if divisor == 1 { (0, ends[ends.len() - 1], first) } else { (i, end - first, 0) };
         let own = (divisor as u64).checked_pow(i as u32).map_or(0, |n| embed / n as usize);
         ensure(own > 0, "config: div_val", divisor, "leaves a cluster no width")?;
+        let count = end - first;
         let cut = |t: Tensor| {
-            let step = t.len() / rows;
-            let shape = [&[end - first], &t.shape()[1..]].concat();
-            match shape == t.shape() {
-                // All of it, left where it lies.
-                true => t,
-                false => {
-                    Tensor::new(&shape, t.data()[from * step..][..(end - first) * step].to_vec())
-                }
+            // All of it is left where it lies.
+            if count == rows {
+                return t;
             }
+            let step = t.len() / rows;
+            let own = t.data()[from * step..][..count * step].to_vec();
+            Tensor::new(&[&[count], &t.shape()[1..]].concat(), own)
         };
         let projected = divisor > 1 || embed != width;
         let shape = [width, own];

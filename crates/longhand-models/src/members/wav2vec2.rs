@@ -6,7 +6,7 @@ mod sound;
 
 use super::*;
 use codebooks::{Codebooks, read_codebooks};
-use sound::{Extractor, Positional, read_extractor, read_positional};
+use sound::{Convolution, Extractor, read_extractor, read_positional};
 
 struct Wav2Vec2 {
     extractor: Extractor,
@@ -16,7 +16,7 @@ struct Wav2Vec2 {
     masked: Option<Tensor>,
     /// Masks are obeyed.
     masks: bool,
-    positional: Positional,
+    positional: Convolution,
     /// Before the blocks, if their norms come last.
     norm: Option<Norm>,
     stack: Stack,
@@ -82,7 +82,8 @@ impl Wav2Vec2 {
         if let Some(there) = there {
             x = ops::keep_rows(x, |i| there[i] != 0);
         }
-        x = ops::add(self.positional.run(&x), &x);
+        // An even kernel gives a frame too many.
+        x = ops::add(ops::first_rows(&self.positional.run(&x), x.shape()[1]), &x);
         if let Some(norm) = &self.norm {
             x = norm.run(x);
         }

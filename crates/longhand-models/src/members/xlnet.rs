@@ -313,8 +313,7 @@ impl Member for XlNet {
             out.put_each(format_args!("segment.{s}.hidden_states_g"), &read.queries);
             if !self.remembers {
                 cache = self.start(batch);
-            }
-            if self.remembers {
+            } else {
                 for (memory, states) in memories.iter_mut().zip(&read.contents) {
                     let all = ops::join_rows(memory, &ops::first_rows(states, kept));
                     *memory = newest(&all, self.memory);

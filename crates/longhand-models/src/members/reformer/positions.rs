@@ -1,15 +1,11 @@
-//! Positions of one table, or of axes: where the text of a novel has half a million places, two
+//! Positions of one axis, or of several: where the text of a novel has half a million places, two
 //! tables of some hundred rows tell them apart.
 
 use super::*;
 
-/// What tells positions apart.
-pub(super) enum Positions {
-    /// A row for each.
-    Table(Tensor),
-    /// A row for each step along an axis: a position's vector is made of one row of each.
-    Axial(Vec<Tensor>),
-}
+/// What tells positions apart: a table for each axis, with a row for each step along it. A position's
+/// vector is made of one row of each; of one axis each position has a row of its own.
+pub(super) struct Positions(Vec<Tensor>);
 
 impl Positions {
     /// Reads what the options name, `hidden` wide.
@@ -26,7 +22,7 @@ impl Positions {
         let tables = body.under("embeddings.position_embeddings.");
         if !config.flag_or("axial_pos_embds", true)? {
             config.ignore("axial_pos_shape axial_pos_embds_dim");
-            return Ok(Positions::Table(tables.tensor("embedding.weight", &[most, hidden])?));
+            return Ok(Positions(vec![tables.tensor("embedding.weight", &[most, hidden])?]));
         }
         let steps = config.sizes("axial_pos_shape")?;
         let widths = config.sizes("axial_pos_embds_dim")?;
@@ -40,36 +36,23 @@ impl Positions {
             let table = tables.tensor(&format!("weights.{axis}"), &shape)?;
             Ok(table.reshape(&[steps[axis], widths[axis]]))
         };
-        Ok(Positions::Axial((0..steps.len()).map(table).collect::<Result<_>>()?))
+        Ok(Positions((0..steps.len()).map(table).collect::<Result<_>>()?))
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        match self {
-            Positions::Table(table) => table.rows(),
-            Positions::Axial(tables) => {
-                tables.iter().fold(1, |n, table| n.saturating_mul(table.rows()))
-            }
-        }
+        self.0.iter().fold(1, |n, table| n.saturating_mul(table.rows()))
     }
 
     /// The first `length` of them for each sequence, `[batch, length, hidden]`.
     pub(super) fn run(&self, batch: usize, length: usize, device: &Device) -> Tensor {
-        let shape = [batch, length];
-        let at = |of: &dyn Fn(usize) -> usize| -> Vec<usize> {
-            (0..batch).flat_map(|_| 0..length).map(of).collect()
+        let mut step = self.count();
+        let axis = |table: &Tensor| {
+            step /= table.rows();
+            let row = |p: usize| p / step % table.rows();
+            let rows: Vec<usize> = (0..batch).flat_map(|_| 0..length).map(row).collect();
+            ops::gather(&table.on(device), &rows, &[batch, length])
         };
-        match self {
-            Positions::Table(table) => ops::gather(&table.on(device), &at(&|p| p), &shape),
-            Positions::Axial(tables) => {
-                let mut step = self.count();
-                let axis = |table: &Tensor| {
-                    step /= table.rows();
-                    ops::gather(&table.on(device), &at(&|p| p / step % table.rows()), &shape)
-                };
-                let parts: Vec<Tensor> = tables.iter().map(axis).collect();
-                ops::concat_last(&parts.iter().collect::<Vec<_>>())
-            }
-        }
+        ops::concat_last(&self.0.iter().map(axis).collect::<Vec<_>>())
     }
 }

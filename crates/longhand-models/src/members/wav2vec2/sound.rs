@@ -14,26 +14,18 @@ enum ConvNorm {
     Frames(Norm),
 }
 
-struct Convolution {
+/// A convolution, what norms it, and its activation.
+pub(super) struct Convolution {
     weight: Tensor,
     bias: Option<Tensor>,
-    stride: usize,
+    /// Its stride, padding and groups.
+    steps: [usize; 3],
     norm: ConvNorm,
+    activation: Activation,
 }
 
 /// Sound to frames.
-pub(super) struct Extractor {
-    layers: Vec<Convolution>,
-    activation: Activation,
-}
-
-/// Positions by a convolution over neighbouring frames.
-pub(super) struct Positional {
-    weight: Tensor,
-    bias: Tensor,
-    groups: usize,
-    activation: Activation,
-}
+pub(super) struct Extractor(Vec<Convolution>);
 
 pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extractor> {
     let widths = config.sizes("conv_dim")?;
@@ -46,6 +38,7 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
     }
     config.only("num_feat_extract_layers", widths.len())?;
     let biased = config.flag_or("conv_bias", false)?;
+    let activation = config.activation_or("feat_extract_activation", "gelu")?;
     let by_frame = config.is_second("feat_extract_norm", ["group", "layer"])?;
     let layer = |i: usize| -> Result<Convolution> {
         let own = weights.under(&format!("{i}."));
@@ -63,23 +56,21 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
         Ok(Convolution {
             weight: own.tensor("conv.weight", &[to, from, kernels[i]])?,
             bias: when(biased, || own.tensor("conv.bias", &[to]))?,
-            stride: strides[i],
+            steps: [strides[i], 0, 1],
             norm,
+            activation,
         })
     };
-    Ok(Extractor {
-        layers: (0..widths.len()).map(layer).collect::<Result<_>>()?,
-        activation: config.activation_or("feat_extract_activation", "gelu")?,
-    })
+    Ok(Extractor((0..widths.len()).map(layer).collect::<Result<_>>()?))
 }
 
-/// The convolution of positions; its weight is stored as a length for each place of the kernel and
+/// Positions by a convolution over neighbouring frames; its weight is stored as a length for each place of the kernel and
 /// a direction.
 pub(super) fn read_positional(
     config: &Config,
     weights: &Weights,
     hidden: usize,
-) -> Result<Positional> {
+) -> Result<Convolution> {
     let kernel = config.size_or("num_conv_pos_embeddings", 128)?.max(1);
     let groups = config.size_or("num_conv_pos_embedding_groups", 16)?.max(1);
     let rule = format!("must divide hidden_size = {hidden}");
@@ -90,51 +81,44 @@ pub(super) fn read_positional(
     };
     let lengths = weights.tensor(names[0], &[1, 1, kernel])?;
     let directions = weights.tensor(names[1], &[hidden, hidden / groups, kernel])?;
-    Ok(Positional {
+    Ok(Convolution {
         weight: ops::weight_norm(directions, lengths.data()),
-        bias: weights.tensor("bias", &[hidden])?,
-        groups,
+        bias: Some(weights.tensor("bias", &[hidden])?),
+        steps: [1, kernel / 2, groups],
+        norm: ConvNorm::Nothing,
         activation: config.activation_or("feat_extract_activation", "gelu")?,
     })
+}
+
+impl Convolution {
+    /// Of `[batch, length, channels]`.
+    pub(super) fn run(&self, x: &Tensor) -> Tensor {
+        let y = ops::conv1d(x, &self.weight, self.bias.as_ref(), self.steps);
+        self.activation.apply(match &self.norm {
+            ConvNorm::Nothing => y,
+            ConvNorm::Channels([w, b]) => ops::channel_norm(&y, w, b, CONV_EPS),
+            ConvNorm::Frames(norm) => norm.run(y),
+        })
+    }
 }
 
 impl Extractor {
     /// Channels of a frame.
     pub(super) fn channels(&self) -> usize {
-        self.layers.last().map_or(1, |layer| layer.weight.shape()[0])
+        self.0.last().map_or(1, |layer| layer.weight.shape()[0])
     }
 
     /// Frames that so many samples give.
     pub(super) fn frames(&self, samples: usize) -> usize {
-        self.layers.iter().fold(samples, |n, layer| {
-            n.checked_sub(layer.weight.width()).map_or(0, |n| n / layer.stride + 1)
+        self.0.iter().fold(samples, |n, layer| {
+            n.checked_sub(layer.weight.width()).map_or(0, |n| n / layer.steps[0] + 1)
         })
     }
 
     /// `[batch, samples]` to `[batch, frames, channels]`.
     pub(super) fn run(&self, sound: &Tensor) -> Tensor {
         let [batch, samples] = [sound.shape()[0], sound.shape()[1]];
-        let mut x = sound.clone().reshape(&[batch, samples, 1]);
-        for layer in &self.layers {
-            x = ops::conv1d(&x, &layer.weight, layer.bias.as_ref(), [layer.stride, 0, 1]);
-            x = match &layer.norm {
-                ConvNorm::Nothing => x,
-                ConvNorm::Channels([w, b]) => ops::channel_norm(&x, w, b, CONV_EPS),
-                ConvNorm::Frames(norm) => norm.run(x),
-            };
-            x = self.activation.apply(x);
-        }
-        x
-    }
-}
-
-impl Positional {
-    /// Of every frame.
-    pub(super) fn run(&self, x: &Tensor) -> Tensor {
-        let padding = self.weight.width() / 2;
-        let options = [1, padding, self.groups];
-        let y = ops::conv1d(x, &self.weight, Some(&self.bias), options);
-        // An even kernel gives a frame too many.
-        self.activation.apply(ops::first_rows(&y, x.shape()[1]))
+        let sound = sound.clone().reshape(&[batch, samples, 1]);
+        self.0.iter().fold(sound, |x, layer| layer.run(&x))
     }
 }
