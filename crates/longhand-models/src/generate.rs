@@ -108,7 +108,8 @@ impl Generation {
         folder.only("num_return_sequences", 1)?;
         let stop = match folder.get("eos_token_id") {
             Some(Value::Array(_)) => {
-                folder.list("eos_token_id", "must be ids", |id| id.as_i64()?.try_into().ok())?
+                let id = |id: &Value| i32::try_from(id.as_u64()?).ok();
+                folder.list("eos_token_id", "must be ids: whole numbers from 0 to 2^31 - 1", id)?
             }
             _ => id("eos_token_id")?.into_iter().collect(),
         };
@@ -302,13 +303,11 @@ pub(crate) fn padded_before(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<usize>) 
 /// Prompts as one tensor, shorter ones with `pad` after them, and which positions are theirs.
 pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
     let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-    let (mut data, mut valid) = (Vec::new(), Vec::new());
-    for prompt in prompts {
-        let rest = longest - prompt.len();
-        data.extend(prompt.iter().copied().chain(std::iter::repeat_n(pad, rest)));
-        valid.extend(prompt.iter().map(|_| 1).chain(std::iter::repeat_n(0, rest)));
-    }
-    (Ints::new(&[prompts.len(), longest], data), valid)
+    let row = |prompt: &&[i32]| [prompt.to_vec(), vec![pad; longest - prompt.len()]].concat();
+    let there =
+        |prompt: &&[i32]| (0..longest).map(|i| u8::from(i < prompt.len())).collect::<Vec<_>>();
+    let ids = Ints::new(&[prompts.len(), longest], prompts.iter().flat_map(row).collect());
+    (ids, prompts.iter().flat_map(there).collect())
 }
 
 /// Refuses a memory of a model that keeps everything.

@@ -326,6 +326,14 @@ fn what_a_folder_says_that_is_not_supported() {
         (r#"{"bad_words_ids": [[5]]}"#, ["bad_words_ids", "no such option"]),
         (r#"{"encoder_no_repeat_ngram_size": 3}"#, ["encoder_no_repeat_ngram_size", "only 0"]),
         (r#"{"eos_token_id": [2, "x"]}"#, ["eos_token_id", "must be ids"]),
+        (r#"{"eos_token_id": [2, -1]}"#, ["eos_token_id = [2,-1]", "from 0 to 2^31 - 1"]),
+        (r#"{"eos_token_id": [4294967298]}"#, ["[4294967298]", "from 0 to 2^31 - 1"]),
+        (r#"{"eos_token_id": 4294967298}"#, ["eos_token_id = 4294967298", "from 0 to 2^31 - 1"]),
+        (r#"{"forced_bos_token_id": 2147483648}"#, ["= 2147483648", "from 0 to 2^31 - 1"]),
+        (
+            r#"{"decoder_start_token_id": -1}"#,
+            ["decoder_start_token_id = -1", "from 0 to 2^31 - 1"],
+        ),
         (r#"{"forced_eos_token_id": [2, 3]}"#, ["forced_eos_token_id", "whole number"]),
         (r#"{"repetition_penalty": 0}"#, ["repetition_penalty", "positive"]),
     ] {
