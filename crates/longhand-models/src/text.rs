@@ -89,10 +89,8 @@ impl TextModel {
         device: &Device,
         each: &mut dyn FnMut(usize),
     ) -> Result<Vec<String>> {
-        let ids: Vec<Vec<i32>> = prompts
-            .iter()
-            .map(|text| tokens(&self.tokenizer, text, true))
-            .collect::<Result<_>>()?;
+        let ids = prompts.iter().map(|text| tokens(&self.tokenizer, text, true));
+        let ids = ids.collect::<Result<Vec<_>>>()?;
         let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
         let options = self.model.completed(options)?;
         let made = self.model.generate(&ids, &options, device, each)?;
@@ -136,12 +134,12 @@ impl TextModel {
             let segment_ids = Ints::new(&[1, ids.len()], ids.clone());
             let states = self.model.advance(&segment_ids, &mut cache, device)?;
             let logits = self.model.predict(&states)?;
-            let rows = (0..ids.len()).map(|i| match i {
-                0 => before.as_deref(),
-                i => Some(logits.row(i - 1)),
-            });
-            let nll = |(row, &id): (Option<&[f32]>, &i32)| Some(ops::nll(row?, id as usize));
-            let nlls: Vec<f64> = rows.zip(&ids).filter_map(nll).collect();
+            let own = (0..ids.len() - 1).map(|i| logits.row(i));
+            // The first byte of all is not foretold.
+            let told = &ids[usize::from(before.is_none())..];
+            let nll = |(row, &id): (&[f32], &i32)| ops::nll(row, id as usize);
+            let nlls: Vec<f64> =
+                before.as_deref().into_iter().chain(own).zip(told).map(nll).collect();
             reading.bytes += nlls.len() as u64;
             reading.nats += nlls.iter().sum::<f64>();
             reading.memory_bytes = reading.memory_bytes.max(cache.bytes());
@@ -170,38 +168,34 @@ struct Bytes<'a> {
 impl Bytes<'_> {
     /// The next `count` tokens, fewer at the end.
     fn next(&mut self, count: usize) -> Result<Vec<i32>> {
-        while self.ids.len() < count && self.more()? {}
-        let count = count.min(self.ids.len());
-        Ok(self.ids.drain(..count).collect())
-    }
-
-    /// Makes tokens of some more bytes; `false` at the end.
-    fn more(&mut self) -> Result<bool> {
-        let mut part = [0; 4096];
-        let count = match self.text.read(&mut part) {
-            Ok(count) => count,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return Ok(true),
-            Err(e) => return Err(Error::input(e)),
-        };
-        self.waiting.extend_from_slice(&part[..count]);
-        let whole = match std::str::from_utf8(&self.waiting) {
-            Ok(text) => text.len(),
-            // A character may go on in the next part.
-            Err(e) if e.error_len().is_none() && count > 0 => e.valid_up_to(),
-            Err(e) => {
-                let at = self.done + e.valid_up_to() as u64;
-                return Err(Error::input(format!("not UTF-8 at byte {at}")));
+        while self.ids.len() < count {
+            let mut text = (&mut *self.text).take((count - self.ids.len()) as u64);
+            let read = text.read_to_end(&mut self.waiting).map_err(Error::input)?;
+            let whole = match std::str::from_utf8(&self.waiting) {
+                Ok(text) => text,
+                // A character may go on in the next part.
+                Err(e) if e.error_len().is_none() && read > 0 => {
+                    std::str::from_utf8(&self.waiting[..e.valid_up_to()]).unwrap_or_default()
+                }
+                Err(e) => {
+                    let at = self.done + e.valid_up_to() as u64;
+                    return Err(Error::input(format_args!("not UTF-8 at byte {at}")));
+                }
+            };
+            let (ids, whole) = (tokens(&self.model.tokenizer, whole, false)?, whole.len());
+            if ids.len() != whole {
+                let made =
+                    format_args!("the tokenizer makes {} tokens of {whole} bytes", ids.len());
+                let rule = "a text is read by models of bytes";
+                return Err(Error::declined(format_args!("{made}: {rule}")));
             }
-        };
-        let text = std::str::from_utf8(&self.waiting[..whole]).unwrap_or_default();
-        let ids = tokens(&self.model.tokenizer, text, false)?;
-        if ids.len() != whole {
-            let made = format_args!("the tokenizer makes {} tokens of {whole} bytes", ids.len());
-            return Err(Error::declined(format_args!("{made}: a text is read by models of bytes")));
+            self.ids.extend(ids);
+            self.waiting.drain(..whole);
+            self.done += whole as u64;
+            if read == 0 {
+                break;
+            }
         }
-        self.ids.extend(ids);
-        self.waiting.drain(..whole);
-        self.done += whole as u64;
-        Ok(count > 0)
+        Ok(self.ids.drain(..count.min(self.ids.len())).collect())
     }
 }
