@@ -160,11 +160,8 @@ impl Attention {
             }
             Kind::Windowed { side, global } => {
                 let valid = seen.mask.key_valid;
-                let own = seen.globals.map(|globals| {
-                    let [q, k, v] = &**global;
-                    (globals, [q.run(x[0]), k.run(x[1]), v.run(x[2])])
-                });
-                let own = own.as_ref().map(|(globals, [q, k, v])| (*globals, [q, k, v]));
+                let own = seen.globals.map(|_| [0, 1, 2].map(|i| global[i].run(x[i])));
+                let own = seen.globals.zip(own.as_ref().map(|own| own.each_ref()));
                 attention::windowed(seen.device, &self.heads, *side, local, own, valid)?
             }
         };
@@ -256,22 +253,17 @@ impl Block {
     ) -> Result<Tensor> {
         let (own, over) = cache.map(|cache| (&mut cache.own, &mut cache.cross)).unzip();
         let narrow = |(map, norm): &(Linear, Norm)| norm.run(map.run(x));
-        let input = match &self.bottleneck {
-            Some(bottleneck) => narrow(&bottleneck.input),
-            None => x.clone(),
-        };
+        let bottleneck = self.bottleneck.as_ref();
+        let input = bottleneck.map_or_else(|| x.clone(), |inside| narrow(&inside.input));
+        let wide = bottleneck.filter(|inside| !inside.attends_narrow);
+        let shared = wide.and_then(|inside| inside.shared.as_ref()).map(narrow);
         let mut a = self.attention.run(self.place, &input, |attention, h| {
-            let Some(bottleneck) = &self.bottleneck else {
-                return attention.run([h, h, h], seen, own);
+            let from = match (wide, &shared) {
+                (None, _) => [h, h, h],
+                (Some(_), Some(shared)) => [shared, shared, x],
+                (Some(_), None) => [x, x, x],
             };
-            match &bottleneck.shared {
-                _ if bottleneck.attends_narrow => attention.run([h, h, h], seen, own),
-                Some(shared) => {
-                    let shared = narrow(shared);
-                    attention.run([&shared, &shared, x], seen, own)
-                }
-                None => attention.run([x, x, x], seen, own),
-            }
+            attention.run(from, seen, own)
         })?;
         if let (Some(cross), Some((memory, mask))) = (&self.cross, &seen.memory) {
             let seen = Seen::new(seen.device, *mask);

@@ -29,8 +29,6 @@ impl Stack {
     /// If a parameter is absent or misshapen, or an option has no meaning.
     pub fn read(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Self> {
         let traits = &sizes.traits;
-        let mut blocks = Vec::new();
-        let mut order = Vec::new();
         // An inner stack of blocks for each group; each block is one, if nothing is shared.
         let (groups, inner) = match traits.grouped {
             false => (sizes.layers, 1),
@@ -39,15 +37,17 @@ impl Stack {
                 config.size_or("inner_group_num", 1)?.max(1),
             ),
         };
-        for i in 0..groups * inner {
+        let block = |i: usize| {
             let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
             let own = weights.under(&name.replace("{}", &(i % inner).to_string()));
-            blocks.push(read_block(sizes, config, &own, i)?);
-        }
-        for layer in 0..sizes.layers {
+            read_block(sizes, config, &own, i)
+        };
+        let blocks = (0..groups * inner).map(block).collect::<Result<_>>()?;
+        let of_layer = |layer: usize| {
             let group = layer * groups / sizes.layers;
-            order.push((group * inner..(group + 1) * inner).collect());
-        }
+            (group * inner..(group + 1) * inner).collect()
+        };
+        let order = (0..sizes.layers).map(of_layer).collect();
         let final_norm = when(traits.place == Place::Pre, || {
             sizes.norm(weights, traits.names.final_norm, sizes.hidden)
         })?;
@@ -129,11 +129,10 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     };
     let kind = match traits.windowed {
         true => {
-            let read = |name: &str| map(&format!("{name}_global"), hidden, hidden);
-            let [q, k, v] = names.projections.map(read);
-            let global = [q?, k?, v?];
+            let [q, k, v] =
+                names.projections.map(|name| map(&format!("{name}_global"), hidden, hidden));
             let side = window(config, sizes, layer)? / 2;
-            Kind::Windowed { side, global: Box::new(global) }
+            Kind::Windowed { side, global: Box::new([q?, k?, v?]) }
         }
         false if traits.causal => Kind::Causal,
         false => Kind::Full,
