@@ -282,6 +282,16 @@ impl Config {
         self.needed(key, rule, |v| list(v, of))
     }
 
+    /// A list of words; none where it is absent.
+    ///
+    /// # Errors
+    ///
+    /// If it is not such a list.
+    pub fn words(&self, key: &str) -> Result<Vec<String>> {
+        let words = |v: &Value| list(v, |word| word.as_str().map(str::to_owned));
+        Ok(self.optional(key, "must be a list of words", words)?.unwrap_or_default())
+    }
+
     /// A switch, or what the library takes where there is none.
     ///
     /// # Errors

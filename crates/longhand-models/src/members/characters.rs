@@ -55,18 +55,14 @@ impl Convolutions {
         let rows = ids.indices(name, self.table.rows())?;
         let words = rows.len() / length;
         let x = ops::gather(&self.table.on(device), &rows, &[words, length]);
-        let features: Vec<Tensor> = self
-            .filters
-            .iter()
-            .map(|(weight, bias)| {
-                let y = ops::conv1d(&x, weight, Some(bias), [1, 0, 1]);
-                match self.first {
-                    true => ops::max_over_length(&self.activation.apply(y)),
-                    false => self.activation.apply(ops::max_over_length(&y)),
-                }
-            })
-            .collect();
-        Ok(ops::concat_last(&features))
+        let feature = |(weight, bias): &(Tensor, Tensor)| {
+            let y = ops::conv1d(&x, weight, Some(bias), [1, 0, 1]);
+            match self.first {
+                true => ops::max_over_length(&self.activation.apply(y)),
+                false => self.activation.apply(ops::max_over_length(&y)),
+            }
+        };
+        Ok(ops::concat_last(&self.filters.iter().map(feature).collect::<Vec<_>>()))
     }
 }
 
@@ -90,11 +86,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     let convolutions = Convolutions::read(config, weights, names, true)?;
     let width = convolutions.width();
     let highway = |i: usize| -> Result<(Linear, Linear)> {
-        let own = weights.under(&format!("highway.{i}."));
-        Ok((
-            Linear::read(&own, "transform", width, width)?,
-            Linear::read(&own, "gate", width, width)?,
-        ))
+        let map = |name| Linear::read(weights, &format!("highway.{i}.{name}"), width, width);
+        Ok((map("transform")?, map("gate")?))
     };
     let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
     let activation = config.activation_or("highway_activation", "relu")?;

@@ -21,12 +21,10 @@ struct FastText {
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
     config.ignore("alpha");
-    let text = |key| config.list(key, "must be a list of words", |w| w.as_str().map(str::to_owned));
-    let words: Vec<String> = text("words")?;
-    let queries = if config.has("queries") { text("queries")? } else { Vec::new() };
+    let (words, queries) = (config.words("words")?, config.words("queries")?);
     if let Some(i) = (0..words.len()).find(|&i| words[..i].contains(&words[i])) {
-        let message = format!("config: words[{i}] = {:?}: is there twice", words[i]);
-        return Err(Error::input(message));
+        let (field, word) = (format_args!("config: words[{i}]"), format_args!("{:?}", words[i]));
+        return Err(Error::invalid(field, word, "is there twice"));
     }
     let lengths = [config.size_or("minn", 3)?, config.size_or("maxn", 6)?];
     let bucket = config.size_or("bucket", 2_000_000)?;
@@ -55,22 +53,18 @@ pub fn ngrams(word: &str, [least, most]: [usize; 2]) -> Vec<String> {
     out
 }
 
-/// A word's own row, if it is known, and the hashes of its n-grams.
-struct Subwords {
-    own: Option<usize>,
-    hashes: Vec<u32>,
-}
-
 impl FastText {
-    fn subwords(&self, word: &str) -> Subwords {
-        let own = self.words.iter().position(|known| known == word);
+    /// The hashes of a word's n-grams.
+    fn hashes(&self, word: &str) -> Vec<u32> {
         let grams = if word == END { Vec::new() } else { ngrams(word, self.lengths) };
-        Subwords { own, hashes: grams.iter().map(|gram| fnv1a(gram.as_bytes())).collect() }
+        grams.iter().map(|gram| fnv1a(gram.as_bytes())).collect()
     }
 
-    fn rows(&self, subwords: &Subwords) -> Vec<usize> {
+    /// A word's own row, if it is known, and those of its n-grams.
+    fn rows(&self, word: &str, hashes: &[u32]) -> Vec<usize> {
+        let own = self.words.iter().position(|known| known == word);
         let bucket = |&h: &u32| self.words.len() + h as usize % self.bucket;
-        subwords.own.into_iter().chain(subwords.hashes.iter().map(bucket)).collect()
+        own.into_iter().chain(hashes.iter().map(bucket)).collect()
     }
 
     /// The mean of the rows, repeated ones counted each time; zeros of none.
@@ -101,21 +95,22 @@ impl FastText {
 
 impl Member for FastText {
     fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
-        let all: Vec<Subwords> =
-            self.words.iter().chain(&self.queries).map(|word| self.subwords(word)).collect();
-        let rows: Vec<Vec<usize>> = all.iter().map(|word| self.rows(word)).collect();
+        let words = || self.words.iter().chain(&self.queries);
+        let hashes: Vec<Vec<u32>> = words().map(|word| self.hashes(word)).collect();
+        let rows = words().zip(&hashes).map(|(word, hashes)| self.rows(word, hashes));
+        let rows: Vec<Vec<usize>> = rows.collect();
         let vectors = rows.iter().flat_map(|rows| self.vector(rows)).collect();
         let vectors = floats(&[rows.len(), self.input.width()], vectors);
         let width = rows.iter().map(Vec::len).max().unwrap_or(0);
         let padded = |rows: &Vec<usize>| {
-            let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-            rows.into_iter().chain(std::iter::repeat(-1)).take(width).collect::<Vec<_>>()
+            let row = |i| rows.get(i).map_or(-1, |&row| row as i32);
+            (0..width).map(row).collect::<Vec<_>>()
         };
         let row_ids = rows.iter().flat_map(padded).collect();
+        let hashes = hashes.concat();
         let half = |shift: u32| -> Ints {
-            let hashes = all.iter().flat_map(|word| &word.hashes);
-            let halves: Vec<i32> = hashes.map(|h| (h >> shift & 0xffff) as i32).collect();
-            Ints::new(&[halves.len()], halves)
+            let halves = hashes.iter().map(|h| (h >> shift & 0xffff) as i32);
+            Ints::new(&[hashes.len()], halves.collect())
         };
         let mut out = Outputs::default();
         if ["center", "target", "negatives"].iter().any(|name| inputs.has(name)) {

@@ -1,7 +1,7 @@
 //! Q8BERT: a BERT classifier whose maps and tables are 8-bit.
 
 use super::*;
-use crate::block::Projection;
+use crate::block::{Attention, Projection};
 use crate::network::Pooler;
 use crate::quant::{self, Mode, Quantiser};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,12 +24,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let decay = config.number_or("ema_decay", 0.9)?;
     let tables_too = config.flag_or("quantize_embeddings", true)?;
     // The maps whose outputs are quantised too.
-    let requantised = match config.has("requantize_output") {
-        true => config.list("requantize_output", "must be a list of names", |name| {
-            name.as_str().map(str::to_owned)
-        })?,
-        false => Vec::new(),
-    };
+    let requantised = config.words("requantize_output")?;
     let mut network = Network::read(traits, config, weights)?;
     if network.classifier.is_none() {
         return Err(Error::input("tensor \"classifier.weight\" is absent from the weights"));
@@ -45,39 +40,37 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         }
         network.embeddings = network.embeddings.map_tables(quant::quantised);
     }
-    each_map(&mut network, |name, map| {
+    for (name, map) in maps(&mut network) {
         let last = name.rsplit('.').next().unwrap_or_default();
-        let quantiser = Quantiser::new(decay, requantised.iter().any(|r| r == last));
-        let quantiser = Arc::new(quantiser);
+        let quantiser = Arc::new(Quantiser::new(decay, requantised.iter().any(|r| r == last)));
         integers.push((format!("{prefix}{name}.weight"), quant::integers(&map.weight)));
         quantisers.push((format!("{prefix}{name}"), quantiser.clone()));
         map.quantiser = Some(quantiser);
-    });
+    }
     Ok(Box::new(Q8Bert { network, quantisers, integers, turn: Mutex::default() }))
 }
 
 /// Every map but the classifier, by its name.
-fn each_map(network: &mut Network, mut f: impl FnMut(&str, &mut Linear)) {
+fn maps(network: &mut Network) -> Vec<(String, &mut Linear)> {
     let names = network.sizes.traits.names;
+    let mut all = Vec::new();
     for (i, block) in network.stack.blocks.iter_mut().enumerate() {
         let layer = names.layer.replace("{}", &i.to_string());
-        let attention = &mut block.attention.inner;
-        if let Projection::Separate(maps) = &mut attention.projection {
-            for (map, name) in maps.iter_mut().zip(names.projections) {
-                f(&format!("{layer}{name}"), map);
-            }
+        let mut put = |name: &str, map| all.push((format!("{layer}{name}"), map));
+        let Attention { projection, out, .. } = &mut block.attention.inner;
+        if let Projection::Separate(maps) = projection {
+            maps.iter_mut().zip(names.projections).for_each(|(map, name)| put(name, map));
         }
-        f(&format!("{layer}{}", names.out), &mut attention.out);
+        put(names.out, out);
         for feed in &mut block.feed {
-            let maps = [&mut feed.inner.up, &mut feed.inner.down];
-            maps.into_iter()
-                .zip(names.feed)
-                .for_each(|(map, name)| f(&format!("{layer}{name}"), map));
+            put(names.feed[0], &mut feed.inner.up);
+            put(names.feed[1], &mut feed.inner.down);
         }
     }
     if let Some(Pooler::Tanh(pooler)) = &mut network.pooler {
-        f("pooler.dense", pooler);
+        all.push(("pooler.dense".to_owned(), pooler));
     }
+    all
 }
 
 impl Member for Q8Bert {
