@@ -57,29 +57,29 @@ impl Codebooks {
     /// scores with that noise as in training; and the losses.
     pub(super) fn run(&self, features: &Tensor, last: &Tensor, inputs: &Inputs) -> Result<Outputs> {
         let mut out = Outputs::default();
-        let scores = self.scores.run(features);
         let contexts = self.project_context.run(last);
         let task = Task::read(&contexts, inputs)?;
-        let chosen = self.choose(&scores, None);
+        let shape = [features.rows() * self.groups, self.of_group()];
+        let scores = self.scores.run(features).reshape(&shape);
+        let chosen = self.choose(&scores, features.shape());
         let quantised = self.look_up(&chosen);
         if let Some(task) = &task {
-            let one_hot = |row: usize, entry: usize| f64::from(chosen.data[row] == entry as i32);
-            let perplexity = self.perplexity(one_hot, &task.frames);
-            let (losses, same) = task.losses(self, (&chosen, &quantised, perplexity));
-            out.absorb("eval.", losses);
+            let mut taken = Tensor::zeros(&shape);
+            let rows = taken.data_mut().chunks_exact_mut(shape[1]).zip(&chosen.data);
+            rows.for_each(|(row, &entry)| row[entry as usize] = 1.0);
+            let same = same_entries(&chosen, task.others);
+            out.absorb("eval.", self.losses(task, &quantised, &same, &taken));
             out.put_ints("eval.negative_equals_positive", same);
         }
         if inputs.has("gumbel") {
-            let shape = [chosen.data.len(), self.of_group()];
             let noise = inputs.floats_shaped("gumbel", &shape)?;
-            let drawn = self.choose(&scores, Some(noise));
+            let drawn = self.choose(&ops::add(scores.clone(), noise), features.shape());
             let quantised = self.look_up(&drawn);
             if let Some(task) = &task {
                 // Without the noise, so that entries of little luck count too.
-                let soft = ops::softmax(scores.reshape(&shape));
-                let soft = |row: usize, entry: usize| f64::from(soft.row(row)[entry]);
-                let perplexity = self.perplexity(soft, &task.frames);
-                out.absorb("train.", task.losses(self, (&drawn, &quantised, perplexity)).0);
+                let soft = ops::softmax(scores);
+                let same = same_entries(&drawn, task.others);
+                out.absorb("train.", self.losses(task, &quantised, &same, &soft));
             }
             out.put("train.projected_quantized_states", quantised);
         }
@@ -90,16 +90,9 @@ impl Codebooks {
     }
 
     /// For each frame and group, the entry with the highest score, `[batch, frames, groups]`.
-    fn choose(&self, scores: &Tensor, noise: Option<&Tensor>) -> Ints {
-        let entries = self.of_group();
-        let (batch, frames) = (scores.shape()[0], scores.shape()[1]);
-        let rows = scores.clone().reshape(&[batch * frames * self.groups, entries]);
-        let rows = match noise {
-            Some(noise) => ops::add(rows, noise),
-            None => rows,
-        };
-        let chosen = (0..rows.rows()).map(|i| ops::argmax(rows.row(i)) as i32);
-        Ints::new(&[batch, frames, self.groups], chosen.collect())
+    fn choose(&self, scores: &Tensor, frames: &[usize]) -> Ints {
+        let chosen = (0..scores.rows()).map(|i| ops::argmax(scores.row(i)) as i32);
+        Ints::new(&[frames[0], frames[1], self.groups], chosen.collect())
     }
 
     /// The chosen entries side by side, in the space that contexts are compared in.
@@ -114,12 +107,13 @@ impl Codebooks {
 
     /// How many entries are in use, over all groups: `Σ exp(−Σ p ln p)` of the mean over `frames` of
     /// the probabilities `[frames · groups, entries]`.
-    fn perplexity(&self, probabilities: impl Fn(usize, usize) -> f64, frames: &[usize]) -> f64 {
+    fn perplexity(&self, probabilities: &Tensor, frames: &[usize]) -> f64 {
         let entries = self.of_group();
         let of_group = |group: usize| {
             let term = |entry: usize| {
-                let at = |&frame: &usize| probabilities(frame * self.groups + group, entry);
-                let p = frames.iter().map(at).sum::<f64>() / frames.len() as f64;
+                let row = |&frame: &usize| probabilities.row(frame * self.groups + group);
+                let sum: f64 = frames.iter().map(|frame| f64::from(row(frame)[entry])).sum();
+                let p = sum / frames.len() as f64;
                 -p * (p + 1e-7).ln()
             };
             (0..entries).map(term).sum::<f64>().exp()
@@ -132,22 +126,32 @@ impl Codebooks {
     fn contrast(&self, task: &Task<'_>, quantised: &Tensor, same: &Ints) -> f64 {
         let Task { contexts, frames, others } = task;
         let count = others.shape[2];
-        let mut logits = Vec::with_capacity(frames.len() * (count + 1));
-        for &frame in frames {
+        let nll = |&frame: &usize| {
             let to = |other: usize| {
                 let similarity = ops::cosine(contexts.row(frame), quantised.row(other));
                 (similarity / self.temperature) as f32
             };
-            logits.push(to(frame));
-            for n in frame * count..(frame + 1) * count {
-                let hidden = same.data[n] != 0;
-                let other = others.data[n] as usize;
-                logits.push(if hidden { f32::NEG_INFINITY } else { to(other) });
-            }
-        }
-        let logits = Tensor::new(&[frames.len(), count + 1], logits);
-        let scored: Vec<(usize, usize)> = (0..frames.len()).map(|row| (row, 0)).collect();
-        ops::cross_entropy(&logits, &scored) * frames.len() as f64
+            let others = (frame * count..(frame + 1) * count).map(|n| match same.data[n] {
+                0 => to(others.data[n] as usize),
+                _ => f32::NEG_INFINITY,
+            });
+            ops::nll(&std::iter::once(to(frame)).chain(others).collect::<Vec<_>>(), 0)
+        };
+        frames.iter().map(nll).sum()
+    }
+
+    /// The losses of a choice of entries, and how many of those are in use.
+    fn losses(&self, task: &Task<'_>, quantised: &Tensor, same: &Ints, used: &Tensor) -> Outputs {
+        let contrast = self.contrast(task, quantised, same);
+        let perplexity = self.perplexity(used, &task.frames);
+        let entries = self.entries.rows() as f64;
+        let diversity = (entries - perplexity) / entries * task.frames.len() as f64;
+        let mut out = Outputs::default();
+        out.put_scalar("codevector_perplexity", perplexity);
+        out.put_scalar("contrastive_loss", contrast);
+        out.put_scalar("diversity_loss", diversity);
+        out.put_scalar("loss", contrast + self.diversity * diversity);
+        out
     }
 }
 
@@ -188,23 +192,5 @@ impl<'a> Task<'a> {
         }
         given.indices(others, marked.data.len())?;
         Ok(Some(Task { contexts, frames, others: given }))
-    }
-
-    /// The losses of a choice of entries, and how many of those are in use.
-    fn losses(
-        &self,
-        codebooks: &Codebooks,
-        (chosen, quantised, perplexity): (&Ints, &Tensor, f64),
-    ) -> (Outputs, Ints) {
-        let same = same_entries(chosen, self.others);
-        let contrast = codebooks.contrast(self, quantised, &same);
-        let entries = codebooks.entries.rows() as f64;
-        let diversity = (entries - perplexity) / entries * self.frames.len() as f64;
-        let mut out = Outputs::default();
-        out.put_scalar("codevector_perplexity", perplexity);
-        out.put_scalar("contrastive_loss", contrast);
-        out.put_scalar("diversity_loss", diversity);
-        out.put_scalar("loss", contrast + codebooks.diversity * diversity);
-        (out, same)
     }
 }
