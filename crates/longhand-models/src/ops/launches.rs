@@ -60,6 +60,13 @@ fn words(gpu: &Gpu, sizes: &[usize]) -> Words {
     words
 }
 
+/// What a kernel makes of `reads`, a tensor of this shape.
+fn made(gpu: &Gpu, kernel: Kernel, reads: &[&Buffer], words: &Words, shape: &[usize]) -> Tensor {
+    let out = gpu.empty(shape.iter().product());
+    gpu.launch(kernel, reads, &out, words);
+    Tensor::on_gpu(shape, out)
+}
+
 pub(super) fn elements(
     gpu: &Gpu,
     of: Of,
@@ -78,10 +85,8 @@ pub(super) fn elements(
     let groups = total.div_ceil(BLOCK);
     let mut words = words(gpu, &[groups, total, of.number(), every.max(1), count.max(1)]);
     words[5] = constant.to_bits();
-    let out = gpu.empty(total);
     let reads = [&*from, other.as_deref().unwrap_or(&from)];
-    gpu.launch(Kernel::Elements, &reads, &out, &words);
-    Tensor::on_gpu(a.shape(), out)
+    made(gpu, Kernel::Elements, &reads, &words, a.shape())
 }
 
 pub(super) fn linear(
@@ -95,7 +100,6 @@ pub(super) fn linear(
         Order::OutIn => (w.rows(), [w.width(), 1]),
         Order::InOut => (w.width(), [1, w.width()]),
     };
-    let out = gpu.empty(x.rows() * columns);
     let (from, weight) = (x.buffer(gpu), w.buffer(gpu));
     let bias = bias.map(|bias| bias.buffer(gpu));
     let tiles = columns.div_ceil(TILE);
@@ -104,8 +108,8 @@ pub(super) fn linear(
     let [step_n, step_k] = steps;
     let sizes = [groups, x.rows(), columns, x.width(), step_n, step_k, biased, tiles.max(1)];
     let reads = [&*from, &weight, bias.as_deref().unwrap_or(&weight)];
-    gpu.launch(Kernel::Linear, &reads, &out, &words(gpu, &sizes));
-    Tensor::on_gpu(&super::with_width(x.shape(), columns), out)
+    let shape = super::with_width(x.shape(), columns);
+    made(gpu, Kernel::Linear, &reads, &words(gpu, &sizes), &shape)
 }
 
 /// The kernel knows the kinds by their order.
@@ -121,9 +125,7 @@ pub(super) fn norm(
     let bias = bias.map_or_else(|| weight.clone(), |bias| bias.buffer(gpu));
     let mut words = words(gpu, &[x.rows(), x.width(), kind as usize]);
     words[3] = (eps as f32).to_bits();
-    let out = gpu.empty(x.len());
-    gpu.launch(Kernel::Norm, &[&*x.buffer(gpu), &weight, &bias], &out, &words);
-    Tensor::on_gpu(x.shape(), out)
+    made(gpu, Kernel::Norm, &[&*x.buffer(gpu), &weight, &bias], &words, x.shape())
 }
 
 /// What [`Kernel::Softmax`] makes of rows.
@@ -137,9 +139,7 @@ pub(super) enum OfRow {
 
 pub(super) fn softmax(gpu: &Gpu, x: &Tensor, of: OfRow) -> Tensor {
     let words = words(gpu, &[x.rows(), x.width(), of as usize]);
-    let out = gpu.empty(x.len());
-    gpu.launch(Kernel::Softmax, &[&*x.buffer(gpu)], &out, &words);
-    Tensor::on_gpu(x.shape(), out)
+    made(gpu, Kernel::Softmax, &[&*x.buffer(gpu)], &words, x.shape())
 }
 
 pub(super) fn gather(gpu: &Gpu, table: &Tensor, indices: &[usize], shape: &[usize]) -> Tensor {
@@ -148,10 +148,9 @@ pub(super) fn gather(gpu: &Gpu, table: &Tensor, indices: &[usize], shape: &[usiz
     let index = gpu.constant(bytemuck::cast_slice(&index));
     let total = indices.len() * table.width();
     let groups = total.div_ceil(BLOCK);
-    let out = gpu.empty(total);
     let words = words(gpu, &[groups, total, table.width().max(1)]);
-    gpu.launch(Kernel::Gather, &[&*table.buffer(gpu), &index], &out, &words);
-    Tensor::on_gpu(&super::with_width(&[shape, &[1]].concat(), table.width()), out)
+    let shape = [shape, &[table.width()]].concat();
+    made(gpu, Kernel::Gather, &[&*table.buffer(gpu), &index], &words, &shape)
 }
 
 /// A box of elements from `x` into `out`.
