@@ -44,12 +44,11 @@ pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Wei
 impl Member for DistilBert {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let Networks { student, teacher, temperature } = &self.networks;
-        let taught = student.forward(inputs, device)?;
+        let own = student.states(inputs, device)?;
+        let taught = student.heads(&own, inputs)?;
         let mlm = taught.number("loss")?;
         let logits = taught.floats(student.sizes.traits.head.output)?.clone();
-        let own = student.encode(inputs, device)?;
-        let states = teacher.states(inputs, device)?;
-        let theirs = states[states.len() - 1].clone();
+        let (own, theirs) = (last(own), last(teacher.states(inputs, device)?));
         let head = teacher.head.as_ref().ok_or_else(|| Error::input("the teacher has no head"))?;
         let wanted = head.run(&theirs);
         if logits.shape() != wanted.shape() || own.shape() != theirs.shape() {
@@ -61,11 +60,11 @@ impl Member for DistilBert {
         let there = |&i: &usize| valid.as_ref().is_none_or(|v| v[i] != 0);
         let rows: Vec<usize> = (0..own.rows()).filter(there).collect();
         let n = rows.len() as f64;
-        let soft = ops::soft_cross_entropy(&logits, &wanted, *temperature, rows.iter().copied())
-            - ops::soft_cross_entropy(&wanted, &wanted, *temperature, rows.iter().copied());
-        let ce = temperature * temperature * soft / n;
-        let cos =
-            rows.iter().map(|&i| 1.0 - ops::cosine(own.row(i), theirs.row(i))).sum::<f64>() / n;
+        let soft =
+            |logits| ops::soft_cross_entropy(logits, &wanted, *temperature, rows.iter().copied());
+        let ce = temperature * temperature * (soft(&logits) - soft(&wanted)) / n;
+        let apart = |&i: &usize| 1.0 - ops::cosine(own.row(i), theirs.row(i));
+        let cos = rows.iter().map(apart).sum::<f64>() / n;
 
         let mut out = Outputs::default();
         out.absorb("student.", taught);
@@ -114,10 +113,9 @@ impl Member for TinyBert {
         let every = (states_t.len() - 1) / (states_s.len() - 1);
         // Hidden scores count as 0 on both sides.
         let shown = |x: &Tensor| ops::map(x.clone(), |x| if x <= -100.0 { 0.0 } else { x });
-        let of_layer = |(i, s): (usize, &Tensor)| {
-            ops::mse(&shown(s), &shown(&scores_t[i * every + every - 1]))
-        };
-        let attention: f64 = scores_s.iter().enumerate().map(of_layer).sum();
+        let of_layer = |(s, t): (&Tensor, &Tensor)| ops::mse(&shown(s), &shown(t));
+        let theirs = scores_t.iter().skip(every - 1).step_by(every);
+        let attention: f64 = scores_s.iter().zip(theirs).map(of_layer).sum();
         let of_depth = |i: usize| ops::mse(&self.fit.run(&states_s[i]), &states_t[i * every]);
         let embedding = of_depth(0);
         let hidden: f64 = (1..states_s.len()).map(of_depth).sum();
