@@ -138,11 +138,11 @@ impl Attention {
         seen: &Seen<'_>,
         kept: Option<&mut KeysValues>,
     ) -> Result<Tensor> {
-        let (Some(kept), Projection::Separate([to_q, to_k, to_v])) = (kept, &self.projection)
-        else {
+        let Projection::Separate([to_q, to_k, to_v]) = &self.projection else {
             return self.run([x, memory, memory], seen, None);
         };
-        let [k, v] = kept.or_make(|| [to_k.run(memory), to_v.run(memory)]).clone();
+        let make = || [to_k.run(memory), to_v.run(memory)];
+        let [k, v] = kept.map_or_else(make, |kept| kept.or_make(make).clone());
         self.mix([x, memory, memory], [to_q.run(x), k, v], seen)
     }
 

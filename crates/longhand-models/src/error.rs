@@ -1,5 +1,7 @@
 //! What can go wrong, in words that name the file, the tensor or the option, and the rule.
 
+use std::fmt::Display;
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -11,9 +13,9 @@ pub(crate) fn when<T>(asked: bool, read: impl FnOnce() -> Result<T>) -> Result<O
 /// An error, `field` holding `value` against `rule`, unless that `holds`.
 pub(crate) fn ensure(
     holds: bool,
-    field: impl std::fmt::Display,
-    value: impl std::fmt::Display,
-    rule: impl std::fmt::Display,
+    field: impl Display,
+    value: impl Display,
+    rule: impl Display,
 ) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::invalid(field, value, rule)) }
 }
@@ -35,35 +37,27 @@ pub enum Error {
 
 impl Error {
     /// Bad input.
-    pub fn input(message: impl std::fmt::Display) -> Self {
+    pub fn input(message: impl Display) -> Self {
         Error::Input(message.to_string())
     }
 
     /// What this build or this device does not compute.
-    pub fn declined(message: impl std::fmt::Display) -> Self {
+    pub fn declined(message: impl Display) -> Self {
         Error::Declined(message.to_string())
     }
 
     /// `field` holds `value`, against `rule`.
-    pub fn invalid(
-        field: impl std::fmt::Display,
-        value: impl std::fmt::Display,
-        rule: impl std::fmt::Display,
-    ) -> Self {
+    pub fn invalid(field: impl Display, value: impl Display, rule: impl Display) -> Self {
         Error::Input(format!("{field} = {value}: {rule}"))
     }
 
     /// The tensor `name` has the sizes `got`, against `rule`.
-    pub fn shape(
-        name: impl std::fmt::Display,
-        got: &[usize],
-        rule: impl std::fmt::Display,
-    ) -> Self {
+    pub fn shape(name: impl Display, got: &[usize], rule: impl Display) -> Self {
         Error::invalid(format_args!("the shape of {name}"), format_args!("{got:?}"), rule)
     }
 
     /// The same, with the place (a file name) before it.
-    pub fn at(self, place: impl std::fmt::Display) -> Self {
+    pub fn at(self, place: impl Display) -> Self {
         match self {
             Error::Input(message) => Error::Input(format!("{place}: {message}")),
             other => other,

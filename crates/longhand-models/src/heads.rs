@@ -67,9 +67,7 @@ impl Vocabulary {
 
 /// The first position of each sequence of `[batch, length, hidden]`.
 pub fn first_positions(h: &Tensor) -> Tensor {
-    let length = h.shape()[1];
-    let rows: Vec<usize> = (0..h.shape()[0]).map(|b| b * length).collect();
-    ops::select_rows(h, &rows)
+    ops::first_rows(h, 1).reshape(&[h.shape()[0], h.width()])
 }
 
 /// ELECTRA: one logit a token, real or replaced.
