@@ -70,41 +70,23 @@ impl Embeddings {
         }
     }
 
-    /// The vectors of `input_ids`, with `token_type_ids` (all 0 where there are none), on `device`.
+    /// The vectors of the ids in the first input, at the positions in the second (counted where there
+    /// are none), with `token_type_ids` (all 0 where there are none), on `device`.
     ///
     /// # Errors
     ///
     /// If an id is outside its table, or the sequence longer than the positions.
-    pub fn run(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
-        let ids = inputs.ints("input_ids")?;
-        let given = inputs.optional_ints("position_ids", &ids.shape)?;
-        let mut x = self.placed(("input_ids", ids), ("position_ids", given), device)?;
-        let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
-        for (table, name) in tables {
-            let Some(table) = table else { continue };
-            let rows = match inputs.optional_ints(name, &ids.shape)? {
-                Some(types) => types.indices(name, table.rows())?,
-                None => vec![0; ids.data.len()],
-            };
-            x = ops::add(x, &ops::gather(&table.on(device), &rows, &ids.shape));
-        }
-        Ok(self.finish(x))
-    }
-
-    /// The vectors of `ids` with those of their positions, given or counted.
-    ///
-    /// # Errors
-    ///
-    /// As [`run`](Self::run); the names are what an error calls ids and positions.
-    pub fn placed(
+    pub fn run(
         &self,
-        (name, ids): (&str, &Ints),
-        positions: (&str, Option<&Ints>),
+        inputs: &Inputs,
+        [name, place]: [&str; 2],
         device: &Device,
     ) -> Result<Tensor> {
+        let ids = inputs.ints(name)?;
         ids.sizes::<2>(name)?;
-        let words = ids.indices(name, self.word.rows())?;
-        let mut x = ops::gather(&self.word.on(device), &words, &ids.shape);
+        let look_up =
+            |table: &Tensor, rows: &[usize]| ops::gather(&table.on(device), rows, &ids.shape);
+        let mut x = look_up(&self.word, &ids.indices(name, self.word.rows())?);
         if self.scale != 1.0 {
             x = ops::scale(x, self.scale);
         }
@@ -115,20 +97,28 @@ impl Embeddings {
             }
             x = map.run(&x);
         }
-        let Some(table) = &self.position else { return Ok(x) };
-        let rows = self.position_rows((name, ids), positions, table.rows())?;
-        Ok(ops::add(x, &ops::gather(&table.on(device), &rows, &ids.shape)))
-    }
-
-    /// The norm and the map after the sum.
-    pub fn finish(&self, mut x: Tensor) -> Tensor {
+        if let Some(table) = &self.position {
+            let first = self.positions.first();
+            let rows = match inputs.optional_ints(place, &ids.shape)? {
+                Some(given) => given.indices(place, table.rows() - first)?,
+                None => self.counted(name, ids)?,
+            };
+            let rows: Vec<usize> = rows.into_iter().map(|row| row + first).collect();
+            x = ops::add(x, &look_up(table, &rows));
+        }
+        let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
+        for (table, name) in tables {
+            let Some(table) = table else { continue };
+            let rows = match inputs.optional_ints(name, &ids.shape)? {
+                Some(types) => types.indices(name, table.rows())?,
+                None => vec![0; ids.data.len()],
+            };
+            x = ops::add(x, &look_up(table, &rows));
+        }
         if let Some(norm) = &self.norm {
             x = norm.run(x);
         }
-        match &self.map {
-            Some(map) => map.run(&x),
-            None => x,
-        }
+        Ok(self.map.as_ref().map_or_else(|| x.clone(), |map| map.run(&x)))
     }
 
     /// How many positions there are.
@@ -136,19 +126,9 @@ impl Embeddings {
         self.position.as_ref().map_or(usize::MAX, |table| table.rows() - self.positions.first())
     }
 
-    /// The rows of the table at the positions that are given, or else those of the row of the family.
-    fn position_rows(
-        &self,
-        (name, ids): (&str, &Ints),
-        (place, given): (&str, Option<&Ints>),
-        end: usize,
-    ) -> Result<Vec<usize>> {
+    /// The positions of ids where none are given.
+    fn counted(&self, name: &str, ids: &Ints) -> Result<Vec<usize>> {
         let [batch, length] = ids.sizes(name)?;
-        let first = self.positions.first();
-        if let Some(given) = given {
-            let rows = given.indices(place, end - first)?;
-            return Ok(rows.into_iter().map(|row| row + first).collect());
-        }
         let mut rows = Vec::with_capacity(batch * length);
         for row in ids.data.chunks_exact(length) {
             let mut counted = 0;
@@ -158,10 +138,11 @@ impl Embeddings {
                     counted += 1;
                     self.pad + counted
                 }
-                _ => i + first,
+                _ => i,
             }));
         }
-        let rule = format!("the position table has {} rows", end - first);
+        let end = self.most();
+        let rule = format!("the position table has {end} rows");
         let field = format_args!("the length of {name}");
         ensure(rows.iter().all(|&row| row < end), field, length, rule)?;
         Ok(rows)

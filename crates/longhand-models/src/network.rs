@@ -51,6 +51,9 @@ pub enum Pooler {
     First,
 }
 
+/// What a network reads: ids, and positions if they are given.
+const NAMES: [&str; 2] = ["input_ids", "position_ids"];
+
 /// Embeddings, blocks and the heads that the weights hold.
 pub struct Network {
     /// Its row of the table, and its sizes.
@@ -185,7 +188,7 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen)
+        self.stack.run(self.embeddings.run(inputs, NAMES, seen.device)?, seen)
     }
 
     /// What the pooler makes of the first positions, if there is one.
@@ -270,7 +273,7 @@ impl Generator for Network {
             .ints_of("position_ids", &[batch, length], positions);
         let valid = generate::behind(padding, all);
         let mask = Mask::of(valid.as_deref());
-        let embedded = self.embeddings.run(&inputs, device)?;
+        let embedded = self.embeddings.run(&inputs, NAMES, device)?;
         let states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
         *read = all;
         Ok(last(states))

@@ -8,6 +8,10 @@ use crate::names;
 use crate::traits;
 use longhand::full::Buckets;
 
+/// What each side reads: ids, and positions if they are given.
+const SOURCE: [&str; 2] = ["input_ids", "position_ids"];
+const TARGET: [&str; 2] = ["decoder_input_ids", "decoder_positions"];
+
 /// One side: what stands before the blocks, and the blocks.
 struct Side {
     embeddings: Embeddings,
@@ -109,17 +113,15 @@ impl Side {
         Ok(Side { embeddings, stack: Stack::read(sizes, config, own)?, buckets: None })
     }
 
-    /// The states of `ids` at `positions` (counted where there are none given), after what the
-    /// blocks have read before.
+    /// The states of the ids and positions in these inputs, after what the blocks have read before.
     fn run<'a>(
         &'a self,
-        named: (&str, &Ints),
-        positions: Option<&Ints>,
+        inputs: &Inputs,
+        names: [&str; 2],
         mut seen: Seen<'a>,
         caches: Option<&mut Vec<BlockCache>>,
     ) -> Result<Vec<Tensor>> {
-        let x = self.embeddings.placed(named, ("decoder_positions", positions), seen.device)?;
-        let x = self.embeddings.finish(x);
+        let x = self.embeddings.run(inputs, names, seen.device)?;
         seen.mask.buckets = self.buckets.as_ref().map(|(buckets, table)| (*buckets, table));
         self.stack.read_on(x, &seen, caches)
     }
@@ -144,9 +146,9 @@ impl Generator for Seq2Seq {
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun {
         generate::keeps_all(memory)?;
         let (ids, valid) = generate::padded_after(prompts, self.pad);
-        let mask = Mask::of(Some(&valid));
-        let seen = Seen::new(device, mask);
-        let encoded = last(self.encoder.run(("input_ids", &ids), None, seen, None)?);
+        let seen = Seen::new(device, Mask::of(Some(&valid)));
+        let inputs = Inputs::new().ints_of("input_ids", &ids.shape, ids.data);
+        let encoded = last(self.encoder.run(&inputs, SOURCE, seen, None)?);
         let mut cache = Cache::new(self.decoder.stack.blocks.len(), prompts.len());
         cache.encoded = Some((encoded, valid));
         Ok((cache, Ints::new(&[prompts.len(), 1], vec![self.start; prompts.len()])))
@@ -160,11 +162,12 @@ impl Generator for Seq2Seq {
         let rule = format!("the position table has {end} rows");
         ensure(all <= end, "the length of the continuation", all, rule)?;
         let positions = (0..batch).flat_map(|_| *read as i32..all as i32).collect();
-        let positions = Ints::new(&[batch, length], positions);
+        let inputs = Inputs::new()
+            .ints_of("decoder_input_ids", &[batch, length], ids.data.clone())
+            .ints_of("decoder_positions", &[batch, length], positions);
         let memory = encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
-        let named = ("decoder_input_ids", ids);
-        let states = self.decoder.run(named, Some(&positions), seen, Some(blocks))?;
+        let states = self.decoder.run(&inputs, TARGET, seen, Some(blocks))?;
         *read = all;
         Ok(last(states))
     }
@@ -184,32 +187,26 @@ impl Member for Seq2Seq {
         let valid = crate::network::key_valid(inputs)?;
         let mask = Mask::of(valid.as_deref());
         let seen = Seen::new(device, mask);
-        let encoded = self.encoder.run(("input_ids", source), None, seen, None)?;
+        let encoded = self.encoder.run(inputs, SOURCE, seen, None)?;
         let mut out = Outputs::default();
         out.put_hidden_states("encoder.", &encoded);
 
-        let shifted;
-        let target = match inputs.has("decoder_input_ids") {
-            true => inputs.ints("decoder_input_ids")?,
-            false => {
-                shifted = self.shifted(inputs.ints("labels")?)?;
-                &shifted
-            }
+        let inputs = &match inputs.has("decoder_input_ids") {
+            true => inputs.clone(),
+            false => self.shifted(inputs)?,
         };
+        let target = inputs.ints("decoder_input_ids")?;
         let [batch, length] = target.sizes("decoder_input_ids")?;
         if batch != source.shape[0] {
             let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
             return Err(Error::shape("decoder_input_ids", &target.shape, rule));
         }
-        let positions = inputs.optional_ints("decoder_positions", &target.shape)?;
         let memory = Some((&encoded[encoded.len() - 1], mask));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
-        let named = ("decoder_input_ids", target);
-        let decoded = self.decoder.run(named, positions, seen, None)?;
+        let decoded = self.decoder.run(inputs, TARGET, seen, None)?;
         let logits = self.predict(&decoded[decoded.len() - 1]);
         if let Some(labels) = inputs.optional_ints("labels", &target.shape)? {
-            let scored = ops::scored_rows(&logits, labels, "labels")?;
-            out.put_scalar("loss", ops::cross_entropy(&logits, &scored));
+            out.put_scalar("loss", ops::labels_loss(&logits, labels, "labels")?);
         }
         out.put_hidden_states("decoder.", &decoded);
         out.put("logits", logits);
@@ -225,8 +222,9 @@ impl Member for Seq2Seq {
 }
 
 impl Seq2Seq {
-    /// Labels one place later, after the start; what is not scored is padding.
-    fn shifted(&self, labels: &Ints) -> Result<Ints> {
+    /// With the labels one place later, after the start, for the decoder; what is not scored is padding.
+    fn shifted(&self, inputs: &Inputs) -> Result<Inputs> {
+        let labels = inputs.ints("labels")?;
         let [_, length] = labels.sizes("labels")?;
         let mut data = labels.data.clone();
         for row in data.chunks_exact_mut(length) {
@@ -234,6 +232,6 @@ impl Seq2Seq {
             row[0] = self.start;
             row.iter_mut().filter(|id| **id == -100).for_each(|id| *id = self.pad);
         }
-        Ok(Ints::new(&labels.shape, data))
+        Ok(inputs.clone().ints_of("decoder_input_ids", &labels.shape, data))
     }
 }
