@@ -1,8 +1,6 @@
 //! Functions of one element.
 
-use super::launches::{self, Of, place};
-use super::map;
-use crate::{Error, Result, Tensor};
+use super::*;
 
 /// An activation, by what it computes: configs call some of them by other names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,6 @@
 //! Convolution over time.
 
-use super::launches::{self, OfRow, place};
-use super::moves::{self, Moved};
-use super::{Order, add_row, concat_last, linear};
-use crate::Tensor;
+use super::*;
 
 /// `[batch, length, in]` under `weight` `[out, in / groups, width]` to `[batch, ⌊(length + 2 · padding −
 /// width) / stride⌋ + 1, out]`; zeros beyond the ends. The windows of each group of channels are

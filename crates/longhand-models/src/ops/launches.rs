@@ -1,9 +1,6 @@
 //! The operations on a GPU, each as a launch of a kernel of `gpu::kernels`.
 
-use super::moves::Moved;
-use super::product::Order;
-use super::{Activation, NormKind};
-use crate::Tensor;
+use super::*;
 use crate::gpu::{BLOCK, Buffer, Gpu, Kernel, TILE, WORDS, Words};
 
 /// What [`Kernel::Elements`] computes of `a` and `b`.

@@ -1,7 +1,6 @@
 //! Losses: numbers, summed in f64.
 
-use super::softmax::log_sum_exp;
-use crate::{Error, Ints, Result, Tensor};
+use super::*;
 
 /// The label of a row that is not scored.
 const IGNORED: i32 = -100;
@@ -71,19 +70,16 @@ pub fn soft_cross_entropy(
     temperature: f64,
     rows: impl Iterator<Item = usize>,
 ) -> f64 {
-    let scaled = |x: &[f32]| -> Vec<f32> {
-        x.iter().map(|&x| (f64::from(x) / temperature) as f32).collect()
+    let log_probs = |x: &[f32]| -> Vec<f64> {
+        let scaled: Vec<f32> = x.iter().map(|&x| (f64::from(x) / temperature) as f32).collect();
+        let lse = log_sum_exp(&scaled);
+        scaled.iter().map(|&x| f64::from(x) - lse).collect()
     };
-    rows.map(|row| {
-        let (student, teacher) = (scaled(logits.row(row)), scaled(target.row(row)));
-        let (lse_s, lse_t) = (log_sum_exp(&student), log_sum_exp(&teacher));
-        let terms = student
-            .iter()
-            .zip(&teacher)
-            .map(|(&s, &t)| -(f64::from(t) - lse_t).exp() * (f64::from(s) - lse_s));
-        terms.sum::<f64>()
-    })
-    .sum()
+    let of_row = |row| {
+        let (student, teacher) = (log_probs(logits.row(row)), log_probs(target.row(row)));
+        student.iter().zip(&teacher).map(|(s, t)| -t.exp() * s).sum::<f64>()
+    };
+    rows.map(of_row).sum()
 }
 
 /// `−y log σ(x) − (1 − y) log σ(−x)`. Gradient: `σ(x) − y`.

@@ -29,9 +29,13 @@ pub use rows::{
 };
 pub use softmax::{log_softmax, softmax};
 
-use crate::Tensor;
-use launches::{Meets, Of, place};
+// The imports here are what operations are made of; each file takes them all.
+use crate::gpu::Gpu;
+use crate::{Error, Ints, Result, Tensor};
+use launches::{Meets, Of, OfRow, place};
+use moves::{Moved, turned};
 use rayon::prelude::*;
+use softmax::log_sum_exp;
 
 /// Rows that one task takes: about 16 k elements, so that small tensors stay on one thread.
 fn rows_of_task(width: usize) -> usize {

@@ -1,9 +1,7 @@
 //! Boxes of elements that are copied from one place to another: what cuts, shifts and puts together
 //! rows and columns says once where its elements lie, and it is done where they lie.
 
-use super::launches::{self, place};
-use crate::Tensor;
-use crate::gpu::Gpu;
+use super::*;
 
 /// A box of elements: where element (0, 0, 0, 0) lies in the source (before its beginning, if a guard
 /// keeps that from being read) and in the result, and the steps of each dimension.

@@ -1,9 +1,6 @@
 //! Norms over the last dimension.
 
-use super::each_row;
-use super::launches::{self, place};
-use super::moves::turned;
-use crate::Tensor;
+use super::*;
 
 /// Which norm, with the gradient to `x` of each: `h = weight · g`, `n` the normalised row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Products of matrices, by the crate `gemm`.
 
-use super::launches::{self, place};
-use crate::Tensor;
+use super::*;
 
 /// How a matrix of a linear map is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,6 @@
 //! Rows and columns: looked up, shifted, cut, put together.
 
-use super::launches::{self, Meets, Of, place};
-use super::moves::{self, Moved};
-use super::with_width;
-use crate::Tensor;
+use super::*;
 use std::borrow::Borrow;
 
 /// Rows of `table` by index, as `[shape…, width]`. Gradient: added to the rows that were read.

@@ -1,8 +1,6 @@
 //! Softmax over the last dimension.
 
-use super::each_row;
-use super::launches::{self, OfRow, place};
-use crate::Tensor;
+use super::*;
 
 /// `exp(x) / Σ exp(x)` of each row. Gradient: `y (g − Σ g y)`.
 pub fn softmax(x: Tensor) -> Tensor {
