@@ -191,28 +191,23 @@ fn relate(
     Ok(out)
 }
 
-/// The scaled scores before the softmax, `[batch, heads, seqlen_q, seqlen_k]`, `hidden` added at
-/// keys that are not there: distillation compares them. Gradients: `scale · g k` and `scale · gᵀ q`.
-pub fn scores(
-    heads: &Heads,
-    [q, k]: [&Tensor; 2],
-    key_valid: Option<&[u8]>,
-    hidden: f32,
-) -> Tensor {
+/// What is added to the scores of keys that are not there, where scores are compared.
+const HIDDEN: f32 = -1e4;
+
+/// The scaled scores before the softmax, `[batch, heads, seqlen_q, seqlen_k]`, those of keys that are
+/// not there far below: distillation compares them. Gradients: `scale · g k` and `scale · gᵀ q`.
+pub fn scores(heads: &Heads, [q, k]: [&Tensor; 2], key_valid: Option<&[u8]>) -> Tensor {
     let (batch, seqlen_q, seqlen_k) = (q.shape()[0], q.shape()[1], k.shape()[1]);
-    let width = heads.count * heads.dim;
     let mut data = Vec::with_capacity(batch * heads.count * seqlen_q * seqlen_k);
-    for b in 0..batch {
-        for h in 0..heads.count {
-            for i in 0..seqlen_q {
-                let q = &q.data()[(b * seqlen_q + i) * width + h * heads.dim..][..heads.dim];
-                for j in 0..seqlen_k {
-                    let k = &k.data()[(b * seqlen_k + j) * width + h * heads.dim..][..heads.dim];
-                    let dot: f32 = q.iter().zip(k).map(|(q, k)| q * k).sum();
-                    let there = key_valid.is_none_or(|valid| valid[b * seqlen_k + j] != 0);
-                    data.push(dot * heads.scale as f32 + if there { 0.0 } else { hidden });
-                }
-            }
+    for (b, h) in (0..batch).flat_map(|b| (0..heads.count).map(move |h| (b, h))) {
+        let own = h * heads.dim..(h + 1) * heads.dim;
+        for i in b * seqlen_q..(b + 1) * seqlen_q {
+            data.extend((b * seqlen_k..(b + 1) * seqlen_k).map(|j| {
+                let pairs = q.row(i)[own.clone()].iter().zip(&k.row(j)[own.clone()]);
+                let dot: f32 = pairs.map(|(q, k)| q * k).sum();
+                let there = key_valid.is_none_or(|valid| valid[j] != 0);
+                dot * heads.scale as f32 + if there { 0.0 } else { HIDDEN }
+            }));
         }
     }
     Tensor::new(&[batch, heads.count, seqlen_q, seqlen_k], data)

@@ -148,7 +148,7 @@ impl Attention {
 
     fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
         if let Some(taps) = seen.scores {
-            let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid, -1e4);
+            let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid);
             taps.borrow_mut().push(scores);
         }
         let local = [&q, &k, &v];
@@ -189,6 +189,27 @@ impl FeedForward {
             None => self.activation.apply(self.up.run(x)),
         };
         self.down.run(&inside)
+    }
+}
+
+/// A layer of an attention of its own kind and a feed-forward.
+pub struct Layer<A> {
+    /// What mixes positions.
+    pub attention: Sublayer<A>,
+    /// What does not.
+    pub feed: Sublayer<FeedForward>,
+}
+
+impl<A> Layer<A> {
+    /// The layer on `x`; `f` runs the attention.
+    pub(crate) fn run(
+        &self,
+        place: Place,
+        x: &Tensor,
+        f: impl FnOnce(&A, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let y = self.attention.run(place, x, f)?;
+        self.feed.run(place, &y, |feed, y| Ok(feed.run(y)))
     }
 }
 

@@ -82,10 +82,9 @@ pub fn hashed(
     let bits = |buckets: Vec<i32>| buckets.into_iter().map(|b| f32::from_bits(b as u32)).collect();
     let buckets = match (rooms, computed) {
         (Some([buckets, _]), _) => Some(Tensor::on_gpu(&shape, buckets)),
-        (None, Some(result)) if problem.is_sorted() => {
-            Some(Tensor::new(&shape, bits(result.buckets)))
-        }
-        _ => None,
+        (None, computed) => computed
+            .filter(|_| problem.is_sorted())
+            .map(|result| Tensor::new(&shape, bits(result.buckets))),
     };
     Ok((out, buckets))
 }

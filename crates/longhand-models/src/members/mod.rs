@@ -18,7 +18,7 @@ pub mod word2vec;
 pub mod xlnet;
 
 use crate::attention::{Heads, Mask};
-use crate::block::{FeedForward, Place, Seen, Sublayer};
+use crate::block::{FeedForward, Layer, Place, Seen, Sublayer};
 use crate::generate::Begun;
 use crate::network::{Built, Member, Network, body};
 use crate::ops::Activation;

@@ -18,11 +18,6 @@ struct Relative {
     bias_v: Tensor,
 }
 
-struct Layer {
-    attention: Sublayer<Relative>,
-    feed: Sublayer<FeedForward>,
-}
-
 /// Words of a band of frequencies: rarer ones may have narrower vectors.
 struct Cluster {
     table: Tensor,
@@ -41,7 +36,7 @@ pub struct TransformerXl {
     cluster_head: Option<(Tensor, Tensor)>,
     /// Where each cluster's words end.
     ends: Vec<usize>,
-    layers: Vec<Layer>,
+    layers: Vec<Layer<Relative>>,
     place: Place,
     heads: Heads,
     width: usize,
@@ -59,7 +54,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
     let untied = config.flag_or("untie_r", true)?;
     let body = weights.under("transformer.");
-    let layer = |i: usize| -> Result<Layer> {
+    let layer = |i: usize| -> Result<Layer<Relative>> {
         let own = body.under(&format!("layers.{i}."));
         let attention = own.under("dec_attn.");
         let biases = if untied { &attention } else { &body };
@@ -144,13 +139,13 @@ impl TransformerXl {
 
     fn layer(
         &self,
-        layer: &Layer,
+        layer: &Layer<Relative>,
         x: &Tensor,
         valid: Option<&[u8]>,
         kept: &mut BlockCache,
         device: &Device,
     ) -> Result<Tensor> {
-        let y = layer.attention.run(self.place, x, |own, x| {
+        layer.run(self.place, x, |own, x| {
             let [q, k, v] = self.project(own, x);
             let [k, v] = kept.own.joined([k, v]);
             let seqlen_k = k.shape()[1];
@@ -163,8 +158,7 @@ impl TransformerXl {
             let (heads, rows) = (&self.heads, [&q, &k, &v]);
             let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
             Ok(own.out.run(&mixed))
-        })?;
-        layer.feed.run(self.place, &y, |feed, y| Ok(feed.run(y)))
+        })
     }
 
     /// The projected table of the first `count` distances, which is the same for every segment.

@@ -21,17 +21,12 @@ struct Relative {
     seg_embed: Tensor,
 }
 
-struct Layer {
-    attention: Sublayer<Relative>,
-    feed: Sublayer<FeedForward>,
-}
-
 /// A model with two streams and a memory.
 pub struct XlNet {
     words: Tensor,
     /// What a query is before it has read anything, `[1, width]`.
     query: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<Layer<Relative>>,
     head: Linear,
     heads: Heads,
     /// No position sees a later one.
@@ -49,30 +44,30 @@ pub struct XlNet {
 }
 
 /// One segment as it is read. Shapes are `[batch, seqlen]` unless said.
-#[derive(Clone, Copy, Default)]
-pub struct Segment<'a> {
+#[derive(Default)]
+pub struct Segment {
     /// Which parts (sentences) the tokens are of.
-    pub parts: Option<&'a Ints>,
+    pub parts: Option<Vec<i32>>,
     /// 1 for a token that is there.
-    pub valid: Option<&'a Ints>,
+    pub valid: Option<Vec<u8>>,
     /// `[batch, seqlen, seqlen]`, 1 where the first position must not see the second.
-    pub blocked: Option<&'a Ints>,
+    pub blocked: Option<Vec<u8>>,
     /// `[batch, count]`: positions to predict.
-    pub targets: Option<&'a Ints>,
+    pub targets: Option<Ints>,
 }
 
-impl<'a> Segment<'a> {
+impl Segment {
     /// The inputs of a segment of this shape, whose names end in `suffix`.
-    fn of(inputs: &'a Inputs, suffix: &str, ids: &Ints) -> Result<Self> {
+    fn of(inputs: &Inputs, suffix: &str, ids: &Ints) -> Result<Self> {
         let &[batch, seqlen] = &ids.shape[..] else { return Ok(Segment::default()) };
-        let given =
-            |what: &str, shape: &[usize]| inputs.optional_ints(&format!("{what}{suffix}"), shape);
-        let targets = format!("target_positions{suffix}");
+        let name = |what: &str| format!("{what}{suffix}");
+        let parts = inputs.optional_ints(&name("token_type_ids"), &ids.shape)?;
+        let targets = name("target_positions");
         Ok(Segment {
-            parts: given("token_type_ids", &ids.shape)?,
-            valid: given("attention_mask", &ids.shape)?,
-            blocked: given("perm_mask", &[batch, seqlen, seqlen])?,
-            targets: when(inputs.has(&targets), || inputs.ints(&targets))?,
+            parts: parts.map(|parts| parts.data.clone()),
+            valid: inputs.optional_mask(&name("attention_mask"), &ids.shape)?,
+            blocked: inputs.optional_mask(&name("perm_mask"), &[batch, seqlen, seqlen])?,
+            targets: when(inputs.has(&targets), || inputs.ints(&targets).cloned())?,
         })
     }
 }
@@ -126,7 +121,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     }))
 }
 
-fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer> {
+fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer<Relative>> {
     let attention = own.under("rel_attn.");
     let (width, count, dim) = (sizes.hidden, sizes.heads.count, sizes.heads.dim);
     let map = |name: &str, order: Order| -> Result<Linear> {
@@ -164,7 +159,7 @@ impl XlNet {
     pub fn step(
         &self,
         (name, ids): (&str, &Ints),
-        segment: &Segment<'_>,
+        segment: &Segment,
         (cache, kept): (&mut Cache, usize),
         device: &Device,
     ) -> Result<Read> {
@@ -174,7 +169,7 @@ impl XlNet {
         let mask = self.mask(segment, [batch, seqlen, memory], cache)?;
         let tables = self.distances([batch, seqlen, memory])?;
         let tables: Vec<Tensor> = tables.iter().map(|table| table.on(device)).collect();
-        let targets = segment.targets.map(|t| (&t.data[..], &t.shape[..]));
+        let targets = segment.targets.as_ref().map(|t| (&t.data[..], &t.shape[..]));
         let mut contents = vec![ops::gather(&self.words.on(device), &rows, &ids.shape)];
         let mut queries: Vec<Tensor> = Vec::new();
         if let Some((at, shape)) = targets {
@@ -195,11 +190,15 @@ impl XlNet {
                 seg_embed: &a.seg_embed,
                 mask: &mask,
             };
-            let content = layer.stream(x, &streams, None, device)?;
+            let stream = |x: &Tensor, targets: Option<&[i32]>| {
+                layer.run(Place::Post, x, |a, x| {
+                    Ok(a.out.run(&streams.run(device, &a.query.run(x), targets)?))
+                })
+            };
+            let content = stream(x, None)?;
             contents.push(content);
             if let (Some((at, _)), Some(query)) = (targets, queries.last()) {
-                let query = layer.stream(query, &streams, Some(at), device)?;
-                queries.push(query);
+                queries.push(stream(query, Some(at))?);
             }
             let [k, v] = block.own.joined(new.map(|x| ops::first_rows(&x, kept)));
             block.own = KeysValues::of(newest(&k, cache.memory), newest(&v, cache.memory));
@@ -228,24 +227,11 @@ impl XlNet {
 
     fn mask(
         &self,
-        segment: &Segment<'_>,
+        segment: &Segment,
         [batch, seqlen, memory]: [usize; 3],
         cache: &Cache,
     ) -> Result<StreamMask> {
-        let seqlen_k = memory + seqlen;
-        // A memory is of the first part, and all of it is seen but padding.
-        let there = |valid: &Ints| -> Result<Vec<u8>> {
-            let mut all = behind(memory, 1, &valid.mask("attention_mask")?, seqlen);
-            for (row, padding) in all.chunks_exact_mut(seqlen_k).zip(&cache.padding) {
-                row[..padding.saturating_sub(cache.read - memory).min(memory)].fill(0);
-            }
-            Ok(all)
-        };
-        let blocked = |blocked: &Ints| -> Result<Vec<u32>> {
-            let blocked = behind(memory, 0, &blocked.mask("perm_mask")?, seqlen);
-            Ok(bits_from_mask(&blocked, seqlen_k)?)
-        };
-        if let Some(targets) = segment.targets {
+        if let Some(targets) = &segment.targets {
             let [rows, _] = targets.sizes("target_positions")?;
             let rule = format!("must be {batch} rows, as of input_ids");
             ensure(rows == batch, "rows of target_positions", rows, rule)?;
@@ -256,29 +242,24 @@ impl XlNet {
             (true, false) => Window { left: None, right: Some(0) },
             (true, true) => Window { left: Some(memory), right: Some(0) },
         };
+        let seqlen_k = memory + seqlen;
+        // A memory is of the first part, and all of it is seen but padding.
+        let there = |valid: &Vec<u8>| {
+            let mut all = behind(memory, 1, valid, seqlen);
+            for (row, padding) in all.chunks_exact_mut(seqlen_k).zip(&cache.padding) {
+                row[..padding.saturating_sub(cache.read - memory).min(memory)].fill(0);
+            }
+            all
+        };
+        let bits = |blocked| bits_from_mask(&behind(memory, 0, blocked, seqlen), seqlen_k);
+        let parts = |x: &Vec<i32>| [x.clone(), behind(memory, 0, x, seqlen)];
         Ok(StreamMask {
             window,
             clamp_len: self.clamp_len,
-            parts: segment.parts.map(|x| [x.data.clone(), behind(memory, 0, &x.data, seqlen)]),
-            key_valid: segment.valid.map(there).transpose()?,
-            blocked: segment.blocked.map(blocked).transpose()?,
+            parts: segment.parts.as_ref().map(parts),
+            key_valid: segment.valid.as_ref().map(there),
+            blocked: segment.blocked.as_deref().map(bits).transpose()?,
         })
-    }
-}
-
-impl Layer {
-    /// A stream's states after the layer.
-    fn stream(
-        &self,
-        x: &Tensor,
-        streams: &Streams<'_>,
-        targets: Option<&[i32]>,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let y = self.attention.run(Place::Post, x, |a, x| {
-            Ok(a.out.run(&streams.run(device, &a.query.run(x), targets)?))
-        })?;
-        self.feed.run(Place::Post, &y, |feed, y| Ok(feed.run(y)))
     }
 }
 
@@ -357,15 +338,14 @@ impl Generator for XlNet {
         // One position more, the last query's place: what stands there is seen by nobody.
         let seqlen = length + 1;
         let rows = ids.data.chunks_exact(length).flat_map(|row| [row, &[0]].concat()).collect();
-        let there = |n: usize| i32::from(cache.read + n % seqlen >= cache.padding[n / seqlen]);
-        let later = |n: usize| i32::from(n % seqlen >= n / seqlen % seqlen);
-        let blocked = (0..batch * seqlen * seqlen).map(later).collect();
+        let there = |n: usize| u8::from(cache.read + n % seqlen >= cache.padding[n / seqlen]);
+        let later = |n: usize| u8::from(n % seqlen >= n / seqlen % seqlen);
         let targets = (0..batch).flat_map(|_| 1..seqlen as i32).collect();
         let segment = Segment {
             parts: None,
-            valid: Some(&Ints::new(&[batch, seqlen], (0..batch * seqlen).map(there).collect())),
-            blocked: Some(&Ints::new(&[batch, seqlen, seqlen], blocked)),
-            targets: Some(&Ints::new(&[batch, length], targets)),
+            valid: Some((0..batch * seqlen).map(there).collect()),
+            blocked: Some((0..batch * seqlen * seqlen).map(later).collect()),
+            targets: Some(Ints::new(&[batch, length], targets)),
         };
         let ids = Ints::new(&[batch, seqlen], rows);
         let read = self.step(("input_ids", &ids), &segment, (cache, length), device)?;
