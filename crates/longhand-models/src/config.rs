@@ -2,7 +2,7 @@
 //! unless it is known to leave the results alone.
 
 use crate::ops::Activation;
-use crate::{Error, Result};
+use crate::{Error, Result, ensure};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -226,10 +226,8 @@ impl Config {
     ///
     /// If it is absent or not such a number.
     pub fn positive(&self, key: &str) -> Result<usize> {
-        match self.size(key)? {
-            0 => Err(Error::invalid(format!("config: {key}"), 0, "must be positive")),
-            n => Ok(n),
-        }
+        let n = self.size(key)?;
+        ensure(n > 0, format_args!("config: {key}"), n, "must be positive").map(|()| n)
     }
 
     /// A number, or what the library takes where there is none.

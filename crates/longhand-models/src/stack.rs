@@ -8,7 +8,8 @@ use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
 use crate::traits::Side;
-use crate::{Config, Error, Result, Tensor, Weights, ensure, when};
+use crate::{Config, Result, Tensor, Weights, ensure, when};
+use serde_json::Value;
 
 /// A stack of blocks.
 pub struct Stack {
@@ -189,19 +190,13 @@ pub fn read_feed(
 
 /// The window of a layer, both sides together: one for all, or one for each.
 fn window(config: &Config, sizes: &Sizes, layer: usize) -> Result<usize> {
-    use serde_json::Value;
-    let option = config.get("attention_window");
-    let own = match option {
-        Some(Value::Array(list)) if list.len() == sizes.layers => list[layer].as_u64(),
-        Some(one) => one.as_u64(),
-        None => Some(512),
+    let own = |v: &Value| match v {
+        Value::Array(list) => list.get(layer).filter(|_| list.len() == sizes.layers)?.as_u64(),
+        one => one.as_u64(),
     };
-    let even = own.filter(|&n| n > 0 && n % 2 == 0 && n < 1 << 30);
-    even.map(|n| n as usize).ok_or_else(|| {
-        let value = option.map_or_else(String::new, Value::to_string);
-        let rule = "must be even and positive, one number or one for each layer";
-        Error::invalid("config: attention_window", value, rule)
-    })
+    let even = |v: &Value| own(v).filter(|&n| n > 0 && n % 2 == 0 && n < 1 << 30);
+    let rule = "must be even and positive, one number or one for each layer";
+    Ok(config.optional("attention_window", rule, even)?.map_or(512, |n| n as usize))
 }
 
 /// The order of a fused projection's columns: GPT's is [q|k|v]; Megatron's checkpoints, whose
