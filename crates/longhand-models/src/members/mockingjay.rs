@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::heads::Vocabulary;
+use longhand::transformer_xl::{SinCos, sinusoids};
 
 struct Mockingjay {
     input: Linear,
@@ -50,8 +51,10 @@ impl Member for Mockingjay {
             return Err(Error::shape("spec_masked", frames.shape(), rule));
         }
         let valid = inputs.optional_mask("attention_mask", &[batch, length])?;
-        let positions = sinusoids(length, self.input.weight.rows());
-        let x = ops::add(self.input.run(frames), &repeated(&positions, batch));
+        let hidden = self.input.weight.rows();
+        let positions = sinusoids(0, length, hidden, SinCos::Interleaved)?;
+        let of_all = Tensor::new(&[batch, length, hidden], positions.repeat(batch));
+        let x = ops::add(self.input.run(frames), &of_all);
         let mask = Mask::of(valid.as_deref());
         let states = self.stack.run(self.input_norm.run(x), &Seen::new(device, mask))?;
         let predicted = self.head.run(&states[states.len() - 1]);
@@ -61,7 +64,7 @@ impl Member for Mockingjay {
         if inputs.has("spec_target") {
             out.put_scalar("loss", self.loss(&predicted, inputs)?);
         }
-        out.put("position_encoding", positions);
+        out.put("position_encoding", Tensor::new(&[length, hidden], positions));
         out.put("predicted", predicted);
         Ok(out)
     }
@@ -78,19 +81,4 @@ impl Mockingjay {
         let (got, want) = (pick(predicted), pick(target));
         Ok(if self.squares { ops::mse(&got, &want) } else { ops::l1(&got, &want) })
     }
-}
-
-/// `[length, width]`: sin in even columns, cos in odd ones.
-fn sinusoids(length: usize, width: usize) -> Tensor {
-    let at = |i: usize, j: usize| {
-        let angle = i as f64 / 10_000f64.powf((2 * (j / 2)) as f64 / width as f64);
-        (if j.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
-    };
-    let rows = (0..length).flat_map(|i| (0..width).map(move |j| at(i, j)));
-    Tensor::new(&[length, width], rows.collect())
-}
-
-/// `[batch, …]`: the same for every sequence.
-fn repeated(x: &Tensor, batch: usize) -> Tensor {
-    Tensor::new(&[&[batch], x.shape()].concat(), x.data().repeat(batch))
 }

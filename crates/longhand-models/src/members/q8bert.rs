@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::block::{Attention, Projection};
+use crate::embeddings::Embeddings;
 use crate::network::Pooler;
 use crate::quant::{self, Mode, Quantiser};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,11 +33,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
     let prefix = traits.names.prefix;
     if tables_too {
-        let body = body(traits, weights);
-        for name in [traits.names.word, traits.names.position, traits.names.token_type] {
-            let shape = body.shape(name)?.to_vec();
-            let table = body.tensor(name, &shape)?;
-            integers.push((format!("{prefix}{name}"), quant::integers(&table)));
+        let Embeddings { word, position, token_type, .. } = &network.embeddings;
+        let names = [traits.names.word, traits.names.position, traits.names.token_type];
+        let tables = [Some(word), position.as_ref(), token_type.as_ref()];
+        for (name, table) in names.iter().zip(tables.into_iter().flatten()) {
+            integers.push((format!("{prefix}{name}"), quant::integers(table)));
         }
         network.embeddings = network.embeddings.map_tables(quant::quantised);
     }

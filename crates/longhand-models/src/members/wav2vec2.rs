@@ -24,7 +24,13 @@ struct Wav2Vec2 {
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    options(config)?;
+    config.ignore_under(&["mask_", "tdnn_", "ctc_"]);
+    // Of other heads and of training. The temperature is of the gradient only: the entry that is taken
+    // is the same for all.
+    config.ignore(
+        "adapter_kernel_size adapter_stride classifier_proj_size gumbel_temperature \
+         num_adapter_layers num_negatives output_hidden_size vocab_size xvector_output_dim",
+    );
     let place = match config.flag_or("do_stable_layer_norm", false)? {
         true => Place::Pre,
         false => Place::Post,
@@ -49,17 +55,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         codebooks: read_codebooks(config, weights, channels, hidden)?,
         extractor,
     }))
-}
-
-/// Options of other heads, of training, and those of which one value is supported.
-fn options(config: &Config) -> Result<()> {
-    config.ignore_under(&["mask_", "tdnn_", "ctc_"]);
-    // The temperature is of the gradient only: the entry that is taken is the same for all.
-    config.ignore(
-        "adapter_kernel_size adapter_stride classifier_proj_size gumbel_temperature \
-         num_adapter_layers num_negatives output_hidden_size vocab_size xvector_output_dim",
-    );
-    Ok(())
 }
 
 impl Wav2Vec2 {
