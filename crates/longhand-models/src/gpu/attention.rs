@@ -7,35 +7,17 @@ use std::sync::Arc;
 
 /// What an attention reads: a tensor, or a small table that is the same in every layer.
 pub(crate) trait Operand {
-    /// As the processor takes it.
-    type Host;
-
-    /// Its elements.
-    fn host(self) -> Self::Host;
-
     /// Its elements on `gpu`.
     fn buffer(self, gpu: &Gpu) -> Arc<Buffer>;
 }
 
-impl<'a> Operand for &'a Tensor {
-    type Host = &'a [f32];
-
-    fn host(self) -> &'a [f32] {
-        self.data()
-    }
-
+impl Operand for &Tensor {
     fn buffer(self, gpu: &Gpu) -> Arc<Buffer> {
         Tensor::buffer(self, gpu)
     }
 }
 
-impl<'a, T: bytemuck::NoUninit> Operand for &'a [T] {
-    type Host = &'a [T];
-
-    fn host(self) -> &'a [T] {
-        self
-    }
-
+impl<T: bytemuck::NoUninit> Operand for &[T] {
     fn buffer(self, gpu: &Gpu) -> Arc<Buffer> {
         Arc::new(gpu.constant(bytemuck::cast_slice(self)))
     }
@@ -112,11 +94,10 @@ macro_rules! attend {
                 (Tensor::on_gpu(shape, out), None)
             }
             device => {
-                use $crate::gpu::attention::Operand;
                 let shape = $first.shape();
                 let ($first $(, $row)*) = ($first.data() $(, $row.data())*);
                 let inputs = longhand::$kind::Inputs {
-                    $($field: $given.map(Operand::host),)*
+                    $($field: $given.map(AsRef::as_ref),)*
                     ..longhand::$kind::Inputs::new($($new),*)
                 };
                 let mut result = match device {
