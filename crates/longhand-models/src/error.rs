@@ -10,6 +10,15 @@ pub(crate) fn when<T>(asked: bool, read: impl FnOnce() -> Result<T>) -> Result<O
     asked.then(read).transpose()
 }
 
+/// What `f` makes of each, or the first error.
+pub(crate) fn each<T, U, const N: usize>(
+    of: [T; N],
+    f: impl FnMut(T) -> Result<U>,
+) -> Result<[U; N]> {
+    let all = of.into_iter().map(f).collect::<Result<Vec<U>>>()?;
+    Ok(all.try_into().unwrap_or_else(|_| unreachable!("as many as there were")))
+}
+
 /// An error, `field` holding `value` against `rule`, unless that `holds`.
 pub(crate) fn ensure(
     holds: bool,

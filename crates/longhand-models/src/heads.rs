@@ -34,8 +34,7 @@ impl Vocabulary {
     pub fn read(sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
         let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
         let transform = when(traits.head.transform, || {
-            let map =
-                Linear::read_as(weights, names.head_map, sizes.hidden, width, Order::OutIn, true)?;
+            let map = Linear::read(weights, names.head_map, sizes.hidden, width)?;
             // A true norm even where the blocks have none.
             let norm = Norm::read(weights, names.head_norm, width, NormKind::Layer, sizes.eps)?;
             Ok((map, traits.head.activation.unwrap_or(sizes.activation), norm))

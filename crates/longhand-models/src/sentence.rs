@@ -120,19 +120,17 @@ impl SentenceEncoder {
             sums.into_iter().map(|s| (s / divisor) as f32).collect()
         };
         let count = (length as f64).max(1e-9);
-        let mut vector = Vec::new();
-        for pooling in &self.pooling {
-            vector.extend(match pooling {
-                Pooling::First => rows().next().unwrap_or_default().to_vec(),
-                Pooling::Max => {
-                    let mut most = vec![f32::NEG_INFINITY; states.width()];
-                    rows().for_each(|x| most.iter_mut().zip(x).for_each(|(m, &x)| *m = m.max(x)));
-                    most
-                }
-                Pooling::Mean => sum(count),
-                Pooling::MeanSqrtLength => sum(count.sqrt()),
-            });
-        }
+        let pooled = |pooling: &Pooling| match pooling {
+            Pooling::First => rows().next().unwrap_or_default().to_vec(),
+            Pooling::Max => {
+                let mut most = vec![f32::NEG_INFINITY; states.width()];
+                rows().for_each(|x| most.iter_mut().zip(x).for_each(|(m, &x)| *m = m.max(x)));
+                most
+            }
+            Pooling::Mean => sum(count),
+            Pooling::MeanSqrtLength => sum(count.sqrt()),
+        };
+        let mut vector: Vec<f32> = self.pooling.iter().flat_map(pooled).collect();
         if self.normalises {
             let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             let norm = norm.sqrt().max(1e-12);

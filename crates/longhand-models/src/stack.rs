@@ -8,7 +8,7 @@ use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
 use crate::traits::Side;
-use crate::{Config, Result, Tensor, Weights, ensure, when};
+use crate::{Config, Result, Tensor, Weights, each, ensure, when};
 use serde_json::Value;
 
 /// A stack of blocks.
@@ -117,9 +117,8 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         // More bits on the way to the same numbers.
         config.ignore("reorder_and_upcast_attn");
     }
-    let separate = |[q, k, v]: [&str; 3], from: [usize; 3]| -> Result<Projection> {
-        let maps = [map(q, from[0], width)?, map(k, from[1], width)?, map(v, from[2], width)?];
-        Ok(Projection::Separate(maps))
+    let separate = |names: [&str; 3], from: [usize; 3]| {
+        each([0, 1, 2], |i| map(names[i], from[i], width)).map(Projection::Separate)
     };
     let projection = match traits.fused {
         false => separate(names.projections, sizes.projected_from)?,
@@ -130,10 +129,9 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     };
     let kind = match traits.windowed {
         true => {
-            let [q, k, v] =
-                names.projections.map(|name| map(&format!("{name}_global"), hidden, hidden));
-            let side = window(config, sizes, layer)? / 2;
-            Kind::Windowed { side, global: Box::new([q?, k?, v?]) }
+            let read = |name: &str| map(&format!("{name}_global"), hidden, hidden);
+            let global = Box::new(each(names.projections, read)?);
+            Kind::Windowed { side: window(config, sizes, layer)? / 2, global }
         }
         false if traits.causal => Kind::Causal,
         false => Kind::Full,

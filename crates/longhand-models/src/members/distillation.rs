@@ -35,10 +35,9 @@ struct DistilBert {
 
 pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let networks = Networks::read(traits, config, weights)?;
-    let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)]
-        .map(|(key, default)| config.number_or(key, default));
-    let [ce, mlm, cos] = alphas;
-    Ok(Box::new(DistilBert { networks, alphas: [ce?, mlm?, cos?] }))
+    let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)];
+    let alphas = each(alphas, |(key, default)| config.number_or(key, default))?;
+    Ok(Box::new(DistilBert { networks, alphas }))
 }
 
 impl Member for DistilBert {

@@ -28,10 +28,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let name = "discriminator.discriminator_predictions.dense.weight";
         return Err(Error::input(format!("tensor {name:?} is absent from the weights")));
     }
-    let weights = [
-        config.number_or("generator_weight", 1.0)?,
-        config.number_or("discriminator_weight", 50.0)?,
-    ];
+    let weights = [("generator_weight", 1.0), ("discriminator_weight", 50.0)];
+    let weights = each(weights, |(key, default)| config.number_or(key, default))?;
     Ok(Box::new(Pair { generator, discriminator, weights }))
 }
 

@@ -22,11 +22,11 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     // The counts are a result, as one matrix.
     let vocab = config.size_in("vocab_size", 1..=1 << 13)?;
     let dim = config.positive("dim")?;
-    let vectors = |name| weights.tensor(name, &[vocab, dim]);
-    let biases = |name| weights.tensor(name, &[vocab]);
+    let vectors = ["word_vectors", "context_vectors"];
+    let biases = ["word_bias", "context_bias"];
     Ok(Box::new(Glove {
-        vectors: [vectors("word_vectors")?, vectors("context_vectors")?],
-        biases: [biases("word_bias")?, biases("context_bias")?],
+        vectors: each(vectors, |name| weights.tensor(name, &[vocab, dim]))?,
+        biases: each(biases, |name| weights.tensor(name, &[vocab]))?,
         window: config.positive("window")?,
         symmetric: config.flag_or("symmetric", true)?,
         x_max: config.number_in("x_max", 1e-9..=1e9)?,

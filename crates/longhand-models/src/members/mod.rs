@@ -27,6 +27,6 @@ use crate::sizes::Sizes;
 use crate::stack::{Stack, last, read_feed};
 use crate::traits::Traits;
 use crate::{
-    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, generate,
-    ops, when,
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure,
+    generate, ops, when,
 };

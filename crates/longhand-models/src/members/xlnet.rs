@@ -128,14 +128,14 @@ fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer<Relative>> {
         let matrix = attention.tensor(name, &[width, count, dim])?;
         Ok(Linear::of(matrix.reshape(&[width, count * dim]), None, order))
     };
-    let bias = |name: &str| attention.tensor(name, &[count, dim]);
+    let biases = ["r_w_bias", "r_r_bias", "r_s_bias"];
     let relative = Relative {
         query: map("q", Order::InOut)?,
         key: map("k", Order::InOut)?,
         value: map("v", Order::InOut)?,
         distance: map("r", Order::InOut)?,
         out: map("o", Order::OutIn)?,
-        biases: [bias("r_w_bias")?, bias("r_r_bias")?, bias("r_s_bias")?],
+        biases: each(biases, |name| attention.tensor(name, &[count, dim]))?,
         seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
     };
     Ok(Layer {

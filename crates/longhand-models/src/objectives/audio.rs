@@ -105,9 +105,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             return Err(Error::invalid(format!("lengths[{r}]"), lengths[r], rule));
         }
         let shape = [rows, total];
-        let orders = ["start_order", "random_order", "span_order"];
-        let [starts, random, spans] = orders.map(|name| draws.orders(name, &shape));
-        let (starts, random, spans) = (starts?, random?, spans?);
+        let names = ["start_order", "random_order", "span_order"];
+        let [starts, random, spans] = each(names, |name| draws.orders(name, &shape))?;
         let dice = draws.uniforms("dice", &[rows])?;
         let epsilon = draws.uniforms("epsilon", &[1])?[0];
         let uniforms = draws.uniforms("negative_uniforms", &[rows, total, count])?;

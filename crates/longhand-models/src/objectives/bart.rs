@@ -186,8 +186,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     };
     let ends = [token(config, "bos_id", vocab)?, token(config, "eos_id", vocab)?];
     let ratio = |name| share(config, name);
-    let ratios = [ratio("mask_ratio")?, ratio("delete_ratio")?, ratio("infill_ratio")?];
-    let (inserted, permuted) = (ratio("insert_ratio")?, ratio("permute_ratio")?);
+    let ratios = each(["mask_ratio", "delete_ratio", "infill_ratio"], ratio)?;
+    let [inserted, permuted] = each(["insert_ratio", "permute_ratio"], ratio)?;
     // The table ends at the first probability below 1e-7; above 16 that is the first of all.
     let lambda = config.number_in("poisson_lambda", 1e-3..=16.0)?;
     // A text has no padding.

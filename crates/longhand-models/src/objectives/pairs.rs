@@ -69,8 +69,7 @@ impl<'a> Pair<'a> {
 type Choose = for<'a> fn(&Sentences<'a>, f64) -> Pair<'a>;
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
-    let [cls, sep, pad] = ["cls_id", "sep_id", "pad_id"].map(|key| config.size(key));
-    let tokens = [cls? as i32, sep? as i32, pad? as i32];
+    let tokens = each(["cls_id", "sep_id", "pad_id"], |key| Ok(config.size(key)? as i32))?;
     // Two tokens and three marks at least.
     let length = config.size_in("max_length", 5..=1 << 20)?;
     rule(move |draws| {
@@ -81,7 +80,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
                 None => Ok(rows),
             }
         };
-        let (first, next, random) = (sentences("first")?, sentences("next")?, sentences("random")?);
+        let [first, next, random] = each(["first", "next", "random"], sentences)?;
         if first.len() != next.len() || first.len() != random.len() {
             let sizes = format!("{}, {}, {}", first.len(), next.len(), random.len());
             return Err(Error::invalid("rows of first, next, random", sizes, "must be as many"));

@@ -17,7 +17,7 @@ pub fn hidden(ranks: &[usize], is_target: &[bool], is_mark: &[bool]) -> Vec<bool
 }
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
-    let marks = [config.size("cls_id")? as i32, config.size("sep_id")? as i32];
+    let marks = each(["cls_id", "sep_id"], |key| Ok(config.size(key)? as i32))?;
     let count = config.positive("num_predict")?;
     rule(move |draws| {
         // The rule needs no vocabulary.

@@ -47,10 +47,10 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
             (true, _) => {
                 ConvNorm::Frames(Norm::read(&own, "layer_norm", to, NormKind::Layer, CONV_EPS)?)
             }
-            (false, 0) => ConvNorm::Channels([
-                own.tensor("layer_norm.weight", &[to])?,
-                own.tensor("layer_norm.bias", &[to])?,
-            ]),
+            (false, 0) => {
+                let names = ["layer_norm.weight", "layer_norm.bias"];
+                ConvNorm::Channels(each(names, |name| own.tensor(name, &[to]))?)
+            }
             (false, _) => ConvNorm::Nothing,
         };
         Ok(Convolution {
