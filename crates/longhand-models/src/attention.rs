@@ -143,7 +143,7 @@ pub fn relative(
     heads: &Heads,
     [q, k, v]: [&Tensor; 3],
     r: &Tensor,
-    [bias_u, bias_v]: [&Tensor; 2],
+    [u, w]: [&Tensor; 2],
     (left, clamp_len): (Option<usize>, Option<usize>),
     key_valid: Option<&[u8]>,
 ) -> Result<Tensor> {
@@ -154,39 +154,8 @@ pub fn relative(
     problem.window.left = left;
     problem.clamp_len = clamp_len;
     problem.key_padding = key_valid.is_some();
-    let beside = Beside { key_valid, ..Beside::default() };
-    relate(device, &problem, [q, k, v], r, [bias_u, bias_v], &beside)
-}
-
-/// What relative positions may have besides: XLNet's parts, masks and targets.
-#[derive(Default)]
-pub(crate) struct Beside<'a> {
-    pub(crate) bias_s: Option<&'a Tensor>,
-    pub(crate) seg_embed: Option<&'a Tensor>,
-    pub(crate) seg_q: Option<&'a [i32]>,
-    pub(crate) seg_k: Option<&'a [i32]>,
-    pub(crate) perm_mask: Option<&'a [u32]>,
-    pub(crate) key_valid: Option<&'a [u8]>,
-    pub(crate) targets: Option<&'a [i32]>,
-}
-
-/// Relative positions, with whatever stands beside.
-fn relate(
-    device: &Device,
-    problem: &TransformerXl,
-    [q, k, v]: [&Tensor; 3],
-    r: &Tensor,
-    [u, w]: [&Tensor; 2],
-    beside: &Beside<'_>,
-) -> Result<Tensor> {
     let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r, u, w)([q, k, v], r, [u, w]), {
-        bias_s: beside.bias_s,
-        seg_embed: beside.seg_embed,
-        seg_q: beside.seg_q,
-        seg_k: beside.seg_k,
-        perm_mask: beside.perm_mask,
-        key_valid: beside.key_valid,
-        targets: beside.targets,
+        key_valid: key_valid,
     });
     Ok(out)
 }

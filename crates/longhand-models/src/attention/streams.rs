@@ -1,6 +1,7 @@
 //! XLNet's two streams: contents, which see themselves, and queries, which do not.
 
-use super::{Beside, Heads, relate};
+use super::Heads;
+use crate::gpu::attention::attend;
 use crate::{Device, Result, Tensor, ops};
 use longhand::transformer_xl::{SinCos, sinusoids};
 use longhand::{DType, TransformerXl, Window};
@@ -100,18 +101,19 @@ impl Streams<'_> {
             problem = problem.query_stream().targets(q.shape()[1]);
         }
         let rows = [q, k, v].map(|x| sequences(x, first, each));
-        let [bias_u, bias_v, bias_s] = self.biases;
+        let [q, k, v] = rows.each_ref();
+        let [u, w, s] = self.biases;
         let part = |i: usize| mask.parts.as_ref().map(|x| of_batch(&x[i], [first, each, batch]));
-        let beside = Beside {
-            bias_s: mask.parts.is_some().then_some(bias_s),
+        let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r, u, w)([q, k, v], r, [u, w]), {
+            bias_s: mask.parts.is_some().then_some(s),
             seg_embed: mask.parts.is_some().then_some(self.seg_embed),
             seg_q: part(0),
             seg_k: part(1),
             perm_mask: mask.blocked.as_deref().map(|x| of_batch(x, [first, each, batch])),
             key_valid: mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch])),
             targets: targets.map(|x| of_batch(x, [first, each, batch])),
-        };
-        relate(device, &problem, rows.each_ref(), r, [bias_u, bias_v], &beside)
+        });
+        Ok(out)
     }
 }
 
