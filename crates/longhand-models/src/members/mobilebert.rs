@@ -4,28 +4,17 @@ use super::*;
 use crate::block::Bottleneck;
 use crate::embeddings::Embeddings;
 
-/// What a config says of the bottleneck.
-struct Options {
-    /// Width inside the blocks.
-    narrow: usize,
-    kind: NormKind,
-    /// Feed-forward sublayers.
-    feeds: usize,
-    uses_bottleneck: bool,
-    attends_narrow: bool,
-    shares_query_key: bool,
-}
-
 /// Two of the norms take the library's epsilon whatever the config says; it shows only where norms
 /// have statistics.
 const DEFAULT_EPS: f64 = 1e-5;
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let sizes = Sizes::read(traits, config)?;
-    let options = Options::read(config, &sizes)?;
+    let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
+    let kind = if normed { NormKind::Layer } else { NormKind::Affine };
     let body = body(traits, weights);
-    let embeddings = read_embeddings(&sizes, &options, config, &body)?;
-    let stack = read_stack(&sizes, &options, config, &body)?;
+    let embeddings = read_embeddings(&sizes, kind, config, &body)?;
+    let stack = read_stack(&sizes, kind, config, &body)?;
     let (hidden, vocab) = (sizes.hidden, sizes.vocab);
     let table = embeddings.word.clone();
     let mut network = Network::with_heads(sizes, embeddings, stack, config, weights)?;
@@ -40,30 +29,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     Ok(Box::new(network))
 }
 
-impl Options {
-    fn read(config: &Config, sizes: &Sizes) -> Result<Self> {
-        let uses_bottleneck = config.flag_or("use_bottleneck", true)?;
-        let intra = config.size_or("intra_bottleneck_size", 128)?;
-        let narrow = if uses_bottleneck { intra } else { sizes.hidden };
-        config.only("true_hidden_size", narrow)?;
-        let rule = format!("must be a multiple of num_attention_heads = {}", sizes.heads.count);
-        let fits = narrow > 0 && narrow.is_multiple_of(sizes.heads.count);
-        ensure(fits, "config: intra_bottleneck_size", narrow, rule)?;
-        let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
-        Ok(Options {
-            narrow,
-            kind: if normed { NormKind::Layer } else { NormKind::Affine },
-            feeds: config.size_or("num_feedforward_networks", 4)?.max(1),
-            uses_bottleneck,
-            attends_narrow: config.flag_or("use_bottleneck_attention", false)?,
-            shares_query_key: config.flag_or("key_query_shared_bottleneck", true)?,
-        })
-    }
-}
-
 fn read_embeddings(
     sizes: &Sizes,
-    options: &Options,
+    kind: NormKind,
     config: &Config,
     body: &Weights,
 ) -> Result<Embeddings> {
@@ -71,7 +39,7 @@ fn read_embeddings(
     let trigram = config.flag_or("trigram_input", true)?;
     let (names, hidden) = (sizes.traits.names, sizes.hidden);
     let word = body.tensor(names.word, &[sizes.vocab, width])?;
-    let norm = Norm::read(body, names.embedding_norm, hidden, options.kind, DEFAULT_EPS)?;
+    let norm = Norm::read(body, names.embedding_norm, hidden, kind, DEFAULT_EPS)?;
     let tables = Embeddings { norm: Some(norm), ..Embeddings::read(sizes, word, body, body)? };
     let wide = if trigram { 3 * width } else { width };
     // Files hold it even where there is nothing to widen.
@@ -81,15 +49,24 @@ fn read_embeddings(
 }
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.
-fn read_stack(sizes: &Sizes, options: &Options, config: &Config, body: &Weights) -> Result<Stack> {
-    let &Options { narrow, kind, attends_narrow, .. } = options;
-    let names = sizes.traits.names;
+fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) -> Result<Stack> {
+    let (hidden, count, names) = (sizes.hidden, sizes.heads.count, sizes.traits.names);
+    let uses_bottleneck = config.flag_or("use_bottleneck", true)?;
+    let intra = config.size_or("intra_bottleneck_size", 128)?;
+    let narrow = if uses_bottleneck { intra } else { hidden };
+    config.only("true_hidden_size", narrow)?;
+    let rule = format!("must be a multiple of num_attention_heads = {count}");
+    let fits = narrow > 0 && narrow.is_multiple_of(count);
+    ensure(fits, "config: intra_bottleneck_size", narrow, rule)?;
+    let feeds = config.size_or("num_feedforward_networks", 4)?.max(1);
+    let attends_narrow = config.flag_or("use_bottleneck_attention", false)?;
+    let shares_query_key = config.flag_or("key_query_shared_bottleneck", true)?;
     // Without a shared bottleneck, queries, keys and values all read the wide states.
-    let query_from = if attends_narrow || options.shares_query_key { narrow } else { sizes.hidden };
-    let value_from = if attends_narrow { narrow } else { sizes.hidden };
+    let query_from = if attends_narrow || shares_query_key { narrow } else { hidden };
+    let value_from = if attends_narrow { narrow } else { hidden };
     let inside = Sizes {
         hidden: narrow,
-        heads: Heads::new(sizes.heads.count, narrow / sizes.heads.count),
+        heads: Heads::new(count, narrow / count),
         projected_from: [query_from, query_from, value_from],
         traits: Traits { norm: kind, ..sizes.traits },
         ..sizes.clone()
@@ -98,30 +75,24 @@ fn read_stack(sizes: &Sizes, options: &Options, config: &Config, body: &Weights)
     for (i, block) in stack.blocks.iter_mut().enumerate() {
         let own = body.under(&names.layer.replace("{}", &i.to_string()));
         block.feed.iter_mut().for_each(|last| last.norm.eps = DEFAULT_EPS);
-        for n in 0..options.feeds - 1 {
+        for n in 0..feeds - 1 {
             let own = own.under(&format!("ffn.{n}."));
             block.feed.insert(n, read_feed(&inside, &own, names.feed, names.feed_norm)?);
         }
-        if options.uses_bottleneck {
-            block.bottleneck = Some(read_bottleneck(sizes, options, &own)?);
-        }
+        let pair = |name: &str, from: usize, to: usize| -> Result<(Linear, Norm)> {
+            let own = own.under(name);
+            let norm = Norm::read(&own, "LayerNorm", to, kind, sizes.eps)?;
+            Ok((Linear::read(&own, "dense", from, to)?, norm))
+        };
+        block.bottleneck = when(uses_bottleneck, || {
+            Ok(Bottleneck {
+                input: pair("bottleneck.input.", hidden, narrow)?,
+                // It is there even if attention reads the narrow input.
+                shared: when(shares_query_key, || pair("bottleneck.attention.", hidden, narrow))?,
+                attends_narrow,
+                output: pair("output.bottleneck.", narrow, hidden)?,
+            })
+        })?;
     }
     Ok(stack)
-}
-
-fn read_bottleneck(sizes: &Sizes, options: &Options, own: &Weights) -> Result<Bottleneck> {
-    let (hidden, narrow) = (sizes.hidden, options.narrow);
-    let pair = |name: &str, from: usize, to: usize| -> Result<(Linear, Norm)> {
-        let own = own.under(name);
-        let norm = Norm::read(&own, "LayerNorm", to, options.kind, sizes.eps)?;
-        Ok((Linear::read(&own, "dense", from, to)?, norm))
-    };
-    // It is there even if attention reads the narrow input.
-    let shared = when(options.shares_query_key, || pair("bottleneck.attention.", hidden, narrow))?;
-    Ok(Bottleneck {
-        input: pair("bottleneck.input.", hidden, narrow)?,
-        shared,
-        attends_narrow: options.attends_narrow,
-        output: pair("output.bottleneck.", narrow, hidden)?,
-    })
 }
