@@ -60,16 +60,6 @@ impl Embeddings {
         })
     }
 
-    /// The same with every table changed.
-    pub fn map_tables(self, f: impl Fn(&Tensor) -> Tensor) -> Self {
-        Embeddings {
-            word: f(&self.word),
-            position: self.position.as_ref().map(&f),
-            token_type: self.token_type.as_ref().map(f),
-            ..self
-        }
-    }
-
     /// The vectors of the ids in the first input, at the positions in the second (counted where there
     /// are none), with `token_type_ids` (all 0 where there are none), on `device`.
     ///

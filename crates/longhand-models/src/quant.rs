@@ -7,15 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The largest 8-bit magnitude that is used: −128 is not.
 const MOST: f64 = 127.0;
 
-/// What a step does with the ranges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Ranges follow the values; biases stay in float.
-    Train,
-    /// Ranges stand; integer products, biases as 32-bit integers.
-    Infer,
-}
-
 /// The ranges of one linear map.
 #[derive(Debug)]
 pub struct Quantiser {
@@ -24,9 +15,11 @@ pub struct Quantiser {
     requantises: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 struct State {
-    mode: Mode,
+    /// Ranges stand; biases are 32-bit integers. While training ranges follow the values, and biases
+    /// stay in float.
+    infers: bool,
     input: Option<f64>,
     output: Option<f64>,
 }
@@ -34,22 +27,21 @@ struct State {
 impl Quantiser {
     /// No range yet. `requantises`: the output is quantised too.
     pub fn new(decay: f64, requantises: bool) -> Self {
-        let state = State { mode: Mode::Train, input: None, output: None };
-        Quantiser { state: Mutex::new(state), decay, requantises }
+        Quantiser { state: Mutex::default(), decay, requantises }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the ranges.
+    /// Forgets the ranges; the next products are for training.
     pub fn reset(&self) {
-        *self.state() = State { mode: Mode::Train, input: None, output: None };
+        *self.state() = State::default();
     }
 
-    /// What the next products are for.
-    pub fn set_mode(&self, mode: Mode) {
-        self.state().mode = mode;
+    /// The next products are for inference.
+    pub fn infer(&self) {
+        self.state().infers = true;
     }
 
     /// The largest magnitudes of input and output so far.
@@ -62,7 +54,7 @@ impl Quantiser {
     /// a value is clamped; the ranges get none.
     pub fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let mut state = self.state();
-        if state.mode == Mode::Train {
+        if !state.infers {
             state.input = Some(follow(state.input, largest(x), self.decay));
         }
         let (scale_x, scale_w) = (scale(state.input.unwrap_or(0.0)), scale(largest(weight)));
@@ -73,13 +65,13 @@ impl Quantiser {
         let mut y = ops::map(sums, |y| (f64::from(y) / product) as f32);
         if let Some(bias) = bias {
             let integer = |b: f32| ((f64::from(b) * product).round_ties_even() / product) as f32;
-            y = match state.mode {
-                Mode::Train => ops::add_row(y, bias),
-                Mode::Infer => ops::add_row(y, &ops::map(bias.clone(), integer)),
+            y = match state.infers {
+                true => ops::add_row(y, &ops::map(bias.clone(), integer)),
+                false => ops::add_row(y, bias),
             };
         }
         if self.requantises {
-            if state.mode == Mode::Train {
+            if !state.infers {
                 state.output = Some(follow(state.output, largest(&y), self.decay));
             }
             y = through(&y, scale(state.output.unwrap_or(0.0)));

@@ -4,7 +4,7 @@ use super::*;
 use crate::block::{Attention, Projection};
 use crate::embeddings::Embeddings;
 use crate::network::Pooler;
-use crate::quant::{self, Mode, Quantiser};
+use crate::quant::{self, Quantiser};
 use std::sync::{Arc, Mutex, PoisonError};
 
 struct Q8Bert {
@@ -33,13 +33,13 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
     let prefix = traits.names.prefix;
     if tables_too {
-        let Embeddings { word, position, token_type, .. } = &network.embeddings;
+        let Embeddings { word, position, token_type, .. } = &mut network.embeddings;
         let names = [traits.names.word, traits.names.position, traits.names.token_type];
-        let tables = [Some(word), position.as_ref(), token_type.as_ref()];
+        let tables = [Some(word), position.as_mut(), token_type.as_mut()];
         for (name, table) in names.iter().zip(tables.into_iter().flatten()) {
             integers.push((format!("{prefix}{name}"), quant::integers(table)));
+            *table = quant::quantised(table);
         }
-        network.embeddings = network.embeddings.map_tables(quant::quantised);
     }
     for (name, map) in maps(&mut network) {
         let last = name.rsplit('.').next().unwrap_or_default();
@@ -89,7 +89,7 @@ impl Member for Q8Bert {
             out.absorb(&step, self.network.forward(&inputs.under(&step), device)?);
         }
         if inputs.has("eval.input_ids") {
-            self.quantisers.iter().for_each(|(_, q)| q.set_mode(Mode::Infer));
+            self.quantisers.iter().for_each(|(_, q)| q.infer());
             out.absorb("eval.", self.network.forward(&inputs.under("eval."), device)?);
         }
         for (name, quantiser) in &self.quantisers {
