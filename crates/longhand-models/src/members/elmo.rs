@@ -40,28 +40,23 @@ impl Cell {
         let &[batch, length, _] = x.shape() else { unreachable!("made by the network") };
         let of_input = self.input.run(x);
         let (cell, width) = (of_input.width() / 4, self.projection.weight.rows());
-        let mut memory = vec![0.0f32; batch * cell];
+        let (tanh, sigmoid) = (Activation::Tanh, Activation::Sigmoid);
+        let clipped = |x: Tensor, most: f32| ops::map(x, |x| x.clamp(-most, most));
+        let of_input = of_input.reshape(&[batch * length, 4 * cell]);
+        let mut memory = Tensor::zeros(&[batch, cell]);
         let mut h = Tensor::zeros(&[batch, width]);
         let mut out = vec![0.0; batch * length * width];
         for step in 0..length {
             let at = |b: usize| if backward { lengths[b].saturating_sub(1 + step) } else { step };
-            let gates = self.state.run(&h);
-            let mut open = Vec::with_capacity(batch * cell);
-            for b in 0..batch {
-                let (x, s) = (of_input.row(b * length + at(b)), gates.row(b));
-                let sigmoid = |i: usize| 1.0 / (1.0 + (-(x[i] + s[i])).exp());
-                for i in 0..cell {
-                    let new = (x[2 * cell + i] + s[2 * cell + i]).tanh();
-                    let c = &mut memory[b * cell + i];
-                    *c = sigmoid(i) * new + sigmoid(cell + i) * *c;
-                    *c = c.clamp(-self.cell_clip, self.cell_clip);
-                    open.push(sigmoid(3 * cell + i) * c.tanh());
-                }
-            }
-            let clip = self.proj_clip;
-            h = ops::map(self.projection.run(&Tensor::new(&[batch, cell], open)), |h| {
-                h.clamp(-clip, clip)
-            });
+            let rows: Vec<usize> = (0..batch).map(|b| b * length + at(b)).collect();
+            let gates = ops::add(self.state.run(&h), &ops::select_rows(&of_input, &rows));
+            let [input, forget, new, output] =
+                ops::split_last(&gates, &[cell; 4]).try_into().expect("four parts");
+            let new = ops::multiply(sigmoid.apply(input), &tanh.apply(new));
+            let old = ops::multiply(sigmoid.apply(forget), &memory);
+            memory = clipped(ops::add(new, &old), self.cell_clip);
+            let open = ops::multiply(sigmoid.apply(output), &tanh.apply(memory.clone()));
+            h = clipped(self.projection.run(&open), self.proj_clip);
             // A row that has ended goes on, and nobody reads it.
             for b in (0..batch).filter(|&b| step < lengths[b]) {
                 out[(b * length + at(b)) * width..][..width].copy_from_slice(h.row(b));
