@@ -122,17 +122,14 @@ pub fn chunked(
         |c: usize, n: usize| (c + n + (ring.before / count + 1) * count - ring.before) % count;
     let mut rows = Vec::with_capacity(batch * seqlen * seen);
     let mut there = Vec::with_capacity(rows.capacity());
-    for b in 0..batch {
-        for c in 0..count {
-            for n in 0..seen {
-                let other = chunk(c, n);
-                let first = b * seqlen + other * len;
-                let earlier = !ring.causal || other <= c;
-                let valid = |row: usize| earlier && key_valid.is_none_or(|valid| valid[row] != 0);
-                rows.extend(first..first + len);
-                there.extend((first..first + len).map(|row| u8::from(valid(row))));
-            }
-        }
+    for (own, n) in (0..batch * count).flat_map(|own| (0..seen).map(move |n| (own, n))) {
+        let (b, c) = (own / count, own % count);
+        let other = chunk(c, n);
+        let first = b * seqlen + other * len;
+        let earlier = !ring.causal || other <= c;
+        let valid = |row: usize| earlier && key_valid.is_none_or(|valid| valid[row] != 0);
+        rows.extend(first..first + len);
+        there.extend((first..first + len).map(|row| u8::from(valid(row))));
     }
     // Within a chunk's own positions, the same for all chunks: which keys are later.
     let later = |i: usize, key: usize| {

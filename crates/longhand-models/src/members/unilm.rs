@@ -31,21 +31,16 @@ fn allowed(inputs: &Inputs) -> Result<Ints> {
     let lengths = inputs.ints_shaped("lengths", &[batch])?.indices("lengths", length + 1)?;
     let sources = inputs.ints_shaped("source_lengths", &[batch])?;
     let sources = sources.indices("source_lengths", length + 1)?;
-    let mut data = Vec::with_capacity(batch * length * length);
-    for b in 0..batch {
-        let (n, s) = (lengths[b], sources[b]);
-        for i in 0..length {
-            for j in 0..length {
-                let seen = match modes[b] {
-                    0 => true,
-                    1 => j <= i,
-                    2 => j >= i,
-                    _ if i < s => j < s,
-                    _ => j <= i,
-                };
-                data.push(i32::from(seen && i < n && j < n));
-            }
-        }
-    }
-    Ok(Ints::new(&[batch, length, length], data))
+    let seen = |n: usize| {
+        let (b, i, j) = (n / length / length, n / length % length, n % length);
+        let seen = match modes[b] {
+            0 => true,
+            1 => j <= i,
+            2 => j >= i,
+            _ if i < sources[b] => j < sources[b],
+            _ => j <= i,
+        };
+        i32::from(seen && i < lengths[b] && j < lengths[b])
+    };
+    Ok(Ints::new(&[batch, length, length], (0..batch * length * length).map(seen).collect()))
 }
