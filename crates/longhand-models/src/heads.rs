@@ -40,13 +40,7 @@ impl Vocabulary {
             Ok((map, traits.head.activation.unwrap_or(sizes.activation), norm))
         })?;
         let bias = when(traits.head.bias, || weights.tensor(names.head_bias, &[sizes.vocab]))?;
-        let table = match sizes.tied {
-            true => table.clone(),
-            false => {
-                let name = format!("{}.weight", names.head_decoder);
-                weights.tensor(&name, &[sizes.vocab, table.width()])?
-            }
-        };
+        let table = sizes.head(weights, &format!("{}.weight", names.head_decoder), table)?;
         let decoder = Linear::of(table, bias, Order::OutIn);
         Ok(Vocabulary { transform, decoder, rest: None })
     }

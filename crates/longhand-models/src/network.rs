@@ -207,14 +207,13 @@ impl Network {
     /// If labels are misshapen or out of range.
     pub fn heads(&self, states: &[Tensor], inputs: &Inputs) -> Result<Outputs> {
         let mut out = Outputs::default();
-        out.put_hidden_states("", states);
+        out.put_each("hidden_states", states);
         let last = &states[states.len() - 1];
         let mut losses = Vec::new();
         if let Some(head) = &self.head {
             let logits = head.run(last);
-            if let Some(labels) = inputs.optional_ints("labels", &last.shape()[..2])? {
-                losses.push(("token_loss", self.token_loss(&logits, labels)?));
-            }
+            let loss = labelled(inputs, "labels", &logits, self.sizes.traits.causal)?;
+            losses.extend(loss.map(|loss| ("token_loss", loss)));
             out.put(self.sizes.traits.head.output, logits);
         }
         let pooled = self.pooled(last);
@@ -243,12 +242,6 @@ impl Network {
         }
         losses.into_iter().for_each(|(name, loss)| out.put_scalar(name, loss));
         Ok(out)
-    }
-
-    /// The mean over scored positions; of a causal model, each position's label is the next token.
-    fn token_loss(&self, logits: &Tensor, labels: &Ints) -> Result<f64> {
-        let labels = if self.sizes.traits.causal { &ops::next_labels(labels) } else { labels };
-        ops::labels_loss(logits, labels, "labels")
     }
 }
 
@@ -324,6 +317,19 @@ fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
     let mask: Vec<bool> = mask.data.iter().enumerate().map(is_global).collect();
     let (indices, count) = globals_from_mask(&mask, shape[1])?;
     Ok((count > 0).then_some(Globals { indices, count }))
+}
+
+/// The mean loss over scored positions of the labels in the input `name`, if it is there; of a causal
+/// model, each position's label is the next token.
+pub(crate) fn labelled(
+    inputs: &Inputs,
+    name: &str,
+    logits: &Tensor,
+    causal: bool,
+) -> Result<Option<f64>> {
+    let Some(labels) = inputs.optional_ints(name, &logits.shape()[..2])? else { return Ok(None) };
+    let labels = if causal { &ops::next_labels(labels) } else { labels };
+    ops::labels_loss(logits, labels, name).map(Some)
 }
 
 /// Cross entropy over classes of whole inputs.

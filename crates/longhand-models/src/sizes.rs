@@ -119,6 +119,15 @@ impl Sizes {
         tables.tensor(self.traits.names.word, &[self.vocab, self.embedding])
     }
 
+    /// The head's matrix: the table of words or, if it is not tied, the tensor `name`.
+    ///
+    /// # Errors
+    ///
+    /// If that is absent or misshapen.
+    pub fn head(&self, weights: &Weights, name: &str, words: &Tensor) -> Result<Tensor> {
+        if self.tied { Ok(words.clone()) } else { weights.tensor(name, words.shape()) }
+    }
+
     /// A norm of the row's kind.
     ///
     /// # Errors

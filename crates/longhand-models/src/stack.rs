@@ -205,12 +205,10 @@ fn fused_steps(order: Order, config: &Config, heads: &Heads) -> Result<[usize; 3
         Order::InOut => 0.0,
         Order::OutIn => config.number_or("megatron_checkpoint_version", 0.0)?,
     };
-    Ok(if version >= 2.0 {
-        [dim, 3 * dim, 1]
-    } else if version >= 1.0 {
-        [1, 3 * dim, 3]
-    } else {
-        [count * dim, dim, 1]
+    Ok(match version {
+        2.0.. => [dim, 3 * dim, 1],
+        1.0.. => [1, 3 * dim, 3],
+        _ => [count * dim, dim, 1],
     })
 }
 

@@ -192,11 +192,6 @@ impl Outputs {
         self.put(name, Tensor::scalar(x));
     }
 
-    /// Adds `<prefix>hidden_states.0`, `.1`, …
-    pub fn put_hidden_states(&mut self, prefix: &str, states: &[Tensor]) {
-        self.put_each(format_args!("{prefix}hidden_states"), states);
-    }
-
     /// Adds `<name>.0`, `.1`, …
     pub fn put_each(&mut self, name: impl std::fmt::Display, tensors: &[Tensor]) {
         for (k, tensor) in tensors.iter().enumerate() {

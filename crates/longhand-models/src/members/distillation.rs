@@ -123,8 +123,8 @@ impl Member for TinyBert {
             ops::soft_cross_entropy(&logits_s, &logits_t, *temperature, 0..rows) / rows as f64;
 
         let mut out = Outputs::default();
-        out.put_hidden_states("student.", &states_s);
-        out.put_hidden_states("teacher.", &states_t);
+        out.put_each("student.hidden_states", &states_s);
+        out.put_each("teacher.hidden_states", &states_t);
         out.put_each("student.scores", &scores_s);
         out.put("student.logits", logits_s);
         out.put("teacher.logits", logits_t);

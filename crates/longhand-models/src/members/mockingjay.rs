@@ -60,7 +60,7 @@ impl Member for Mockingjay {
         let predicted = self.head.run(&states[states.len() - 1]);
 
         let mut out = Outputs::default();
-        out.put_hidden_states("", &states);
+        out.put_each("hidden_states", &states);
         if inputs.has("spec_target") {
             out.put_scalar("loss", self.loss(&predicted, inputs)?);
         }

@@ -6,7 +6,7 @@ mod positions;
 
 use super::*;
 use crate::attention::{self, Ring, Rotations};
-use crate::network::key_valid;
+use crate::network::{key_valid, labelled};
 use positions::Positions;
 
 /// How a layer attends.
@@ -28,16 +28,6 @@ struct Layer {
 /// Rounds, and chunks on one side, that are more than any model has.
 const MOST: usize = 1024;
 
-/// The hash of the layers that have one.
-struct Hash {
-    ring: Ring,
-    /// Factors of the number of buckets; chosen by the length where there are none.
-    buckets: Option<Vec<usize>>,
-    rounds: usize,
-    /// Of rotations that are not given; each layer's number where there is none.
-    seed: Option<usize>,
-}
-
 struct Reformer {
     words: Tensor,
     positions: Positions,
@@ -45,8 +35,14 @@ struct Reformer {
     norm: Norm,
     head: Linear,
     heads: Heads,
-    hash: Hash,
+    /// What layers see that hash, and those that do not.
+    hashed: Ring,
     local: Ring,
+    /// Factors of the number of buckets; chosen by the length where there are none.
+    buckets: Option<Vec<usize>>,
+    rounds: usize,
+    /// Of rotations that are not given; each layer's number where there is none.
+    seed: Option<usize>,
     /// Rows that a feed-forward, and the head, take at a time; all at once if 0.
     feed_chunk: usize,
     head_chunk: usize,
@@ -105,13 +101,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         norm: sizes.norm(&body, "encoder.layer_norm", 2 * hidden)?,
         head: Linear::of(head, Some(weights.tensor("lm_head.bias", &[vocab])?), Order::OutIn),
         heads: sizes.heads,
-        hash: Hash {
-            ring: ring("lsh")?,
-            buckets: buckets(config)?,
-            rounds: few("num_hashes", 1)?.max(1),
-            seed: config.optional_size("hash_seed")?,
-        },
+        hashed: ring("lsh")?,
         local: ring("local")?,
+        buckets: buckets(config)?,
+        rounds: few("num_hashes", 1)?.max(1),
+        seed: config.optional_size("hash_seed")?,
         feed_chunk: config.size_or("chunk_size_feed_forward", 0)?,
         head_chunk: config.size_or("chunk_size_lm_head", 0)?,
         causal,
@@ -165,7 +159,7 @@ impl Reformer {
     /// The length that chunks fill: a common multiple of theirs, unless the shortest holds all.
     fn padded(&self, length: usize) -> usize {
         let chunks = self.layers.iter().map(|layer| match layer.kind {
-            Kind::Hashed { .. } => self.hash.ring.chunk_len,
+            Kind::Hashed { .. } => self.hashed.chunk_len,
             Kind::Chunked { .. } => self.local.chunk_len,
         });
         match chunks.clone().any(|chunk| length > chunk) {
@@ -176,11 +170,11 @@ impl Reformer {
 
     /// The factors of the number of buckets for this length.
     fn buckets(&self, length: usize) -> Vec<usize> {
-        if let Some(buckets) = &self.hash.buckets {
+        if let Some(buckets) = &self.buckets {
             return buckets.clone();
         }
         // Two buckets to a chunk, or the power of two below; two factors where they are many.
-        let chunk = self.hash.ring.chunk_len;
+        let chunk = self.hashed.chunk_len;
         let bits = (2 * (length / chunk)).checked_ilog2().unwrap_or(1).max(1);
         let limit = 2 * (self.most / chunk).isqrt().max(chunk);
         match 1 << bits {
@@ -256,8 +250,8 @@ impl Reformer {
         let v = layer.value.run(&x);
         let (mixed, buckets) = match &layer.kind {
             Kind::Hashed { query_key } => {
-                let (ring, factors) = (&self.hash.ring, self.buckets(x.shape()[1]));
-                let hash = (&factors[..], self.hash.rounds);
+                let (ring, factors) = (&self.hashed, self.buckets(x.shape()[1]));
+                let hash = (&factors[..], self.rounds);
                 let rows = [&query_key.run(&x), &v];
                 attention::hashed(device, &self.heads, ring, hash, rows, rotations, valid)?
             }
@@ -272,7 +266,7 @@ impl Reformer {
     /// Buckets by number, each round's after the last one's.
     fn numbered(&self, bits: &Tensor, padded: bool) -> Ints {
         let mut buckets = Ints::of_bits(bits);
-        let (rounds, length) = (self.hash.rounds, bits.width());
+        let (rounds, length) = (self.rounds, bits.width());
         let of_round = self.buckets(length).iter().product::<usize>() as i32 + i32::from(padded);
         for (i, bucket) in buckets.data.iter_mut().enumerate() {
             *bucket += (i / length % rounds) as i32 * of_round;
@@ -284,18 +278,11 @@ impl Reformer {
     fn rotations<'a>(&self, i: usize, length: usize, inputs: &'a Inputs) -> Result<Rotations<'a>> {
         let name = format!("rotations.{i}");
         if !inputs.has(&name) {
-            return Ok(Rotations::Drawn(self.hash.seed.unwrap_or(i) as u64));
+            return Ok(Rotations::Drawn(self.seed.unwrap_or(i) as u64));
         }
         let columns = self.buckets(length).iter().map(|n| n / 2).sum::<usize>();
-        let shape = [self.heads.count, self.heads.dim, self.hash.rounds, columns];
+        let shape = [self.heads.count, self.heads.dim, self.rounds, columns];
         Ok(Rotations::Given(inputs.floats_shaped(&name, &shape)?))
-    }
-
-    /// The mean over scored positions; of a decoder, each position's label is the next token.
-    fn loss(&self, name: &str, logits: &Tensor, inputs: &Inputs) -> Result<f64> {
-        let labels = inputs.ints_shaped(name, &logits.shape()[..2])?;
-        let labels = if self.causal { &ops::next_labels(labels) } else { labels };
-        ops::labels_loss(logits, labels, name)
     }
 }
 
@@ -311,15 +298,15 @@ impl Member for Reformer {
             }
             let valid = valid.clone().filter(|_| prefix.is_empty());
             let pass = self.pass((name, inputs.ints(name)?), valid, inputs, device)?;
-            if inputs.has(labels) {
-                out.put_scalar(format!("{prefix}loss"), self.loss(labels, &pass.logits, inputs)?);
+            if let Some(loss) = labelled(inputs, labels, &pass.logits, self.causal)? {
+                out.put_scalar(format!("{prefix}loss"), loss);
             }
             for (layer, buckets) in pass.buckets {
                 let numbers = self.numbered(&buckets, pass.padded);
                 out.put_ints(format!("{prefix}buckets.{layer}"), numbers);
             }
             if prefix.is_empty() {
-                out.put_hidden_states("", &pass.states);
+                out.put_each("hidden_states", &pass.states);
             }
             out.put(format!("{prefix}logits"), pass.logits);
         }

@@ -5,12 +5,16 @@ use crate::cache::BlockCache;
 use crate::embeddings::Embeddings;
 use crate::generate::Generator;
 use crate::names;
+use crate::network::{key_valid, labelled};
 use crate::traits;
 use longhand::full::Buckets;
 
 /// What each side reads: ids, and positions if they are given.
 const SOURCE: [&str; 2] = ["input_ids", "position_ids"];
 const TARGET: [&str; 2] = ["decoder_input_ids", "decoder_positions"];
+
+/// The head's matrix, if it is not the table of words.
+const HEAD: &str = "lm_head.weight";
 
 /// One side: what stands before the blocks, and the blocks.
 struct Side {
@@ -49,7 +53,7 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
     Ok(Box::new(Seq2Seq {
         encoder: side("encoder.", &sizes)?,
         decoder: side("decoder.", &Sizes::read(&decoder, config)?)?,
-        head: Linear::of(head_table(&sizes, weights, &words)?, bias, Order::OutIn),
+        head: Linear::of(sizes.head(weights, HEAD, &words)?, bias, Order::OutIn),
         head_scale: 1.0,
         start: config.size_or("decoder_start_token_id", 2)? as i32,
         pad: config.size_or("pad_token_id", 1)? as i32,
@@ -88,7 +92,7 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
     let decoder = Traits { keys, names: &names::T5_DECODER_NAMES, ..decoder(traits) };
     let pad = config.size_or("pad_token_id", 0)?;
     Ok(Box::new(Seq2Seq {
-        head: Linear::of(head_table(&encoder, weights, &words)?, None, Order::OutIn),
+        head: Linear::of(encoder.head(weights, HEAD, &words)?, None, Order::OutIn),
         head_scale: if encoder.tied { (encoder.hidden as f32).powf(-0.5) } else { 1.0 },
         encoder: side("encoder.", &encoder)?,
         decoder: side("decoder.", &sizes(&decoder)?)?,
@@ -100,11 +104,6 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
 /// The decoder's row, from the encoder's.
 fn decoder(traits: &Traits) -> Traits {
     Traits { side: traits::Side::Decoder, causal: true, ..*traits }
-}
-
-/// The head's matrix: the word table, or one of its own.
-fn head_table(sizes: &Sizes, weights: &Weights, words: &Tensor) -> Result<Tensor> {
-    if sizes.tied { Ok(words.clone()) } else { weights.tensor("lm_head.weight", words.shape()) }
 }
 
 impl Side {
@@ -129,15 +128,12 @@ impl Side {
     /// `[heads, length, length]`: what the buckets add to the scores.
     fn position_bias(&self, length: usize) -> Option<Tensor> {
         let (buckets, table) = self.buckets.as_ref()?;
-        let heads = table.width();
-        let mut data = Vec::with_capacity(heads * length * length);
-        for head in 0..heads {
-            for i in 0..length {
-                let bucket = |j: usize| buckets.bucket(i as i64 - j as i64);
-                data.extend((0..length).map(|j| table.row(bucket(j))[head]));
-            }
-        }
-        Some(Tensor::new(&[heads, length, length], data))
+        let shape = [table.width(), length, length];
+        let bias = |n: usize| {
+            let (head, i, j) = (n / length / length, n / length % length, n % length);
+            table.row(buckets.bucket(i as i64 - j as i64))[head]
+        };
+        Some(Tensor::new(&shape, (0..shape.iter().product()).map(bias).collect()))
     }
 }
 
@@ -184,12 +180,12 @@ impl Member for Seq2Seq {
 
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let source = inputs.ints("input_ids")?;
-        let valid = crate::network::key_valid(inputs)?;
+        let valid = key_valid(inputs)?;
         let mask = Mask::of(valid.as_deref());
         let seen = Seen::new(device, mask);
         let encoded = self.encoder.run(inputs, SOURCE, seen, None)?;
         let mut out = Outputs::default();
-        out.put_hidden_states("encoder.", &encoded);
+        out.put_each("encoder.hidden_states", &encoded);
 
         let inputs = &match inputs.has("decoder_input_ids") {
             true => inputs.clone(),
@@ -205,10 +201,10 @@ impl Member for Seq2Seq {
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let decoded = self.decoder.run(inputs, TARGET, seen, None)?;
         let logits = self.predict(&decoded[decoded.len() - 1]);
-        if let Some(labels) = inputs.optional_ints("labels", &target.shape)? {
-            out.put_scalar("loss", ops::labels_loss(&logits, labels, "labels")?);
+        if let Some(loss) = labelled(inputs, "labels", &logits, false)? {
+            out.put_scalar("loss", loss);
         }
-        out.put_hidden_states("decoder.", &decoded);
+        out.put_each("decoder.hidden_states", &decoded);
         out.put("logits", logits);
         let sides =
             [("encoder", &self.encoder, source.shape[1]), ("decoder", &self.decoder, length)];

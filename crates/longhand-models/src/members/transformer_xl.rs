@@ -23,17 +23,17 @@ struct Cluster {
     table: Tensor,
     /// `[d_model, width]`, from the vectors to the states.
     into: Option<Tensor>,
-    out_table: Tensor,
-    out_bias: Tensor,
     /// `[d_model, width]`, from the states to the vectors.
     out_of: Option<Tensor>,
+    /// To the words.
+    out: Linear,
 }
 
 /// A model with relative positions and a memory.
 pub struct TransformerXl {
     clusters: Vec<Cluster>,
     /// The logits of the clusters after the first, beside the first's words.
-    cluster_head: Option<(Tensor, Tensor)>,
+    cluster_head: Option<Linear>,
     /// Where each cluster's words end.
     ends: Vec<usize>,
     layers: Vec<Layer<Relative>>,
@@ -79,7 +79,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let first = clusters[0].table.width();
     let cluster_head = when(tails > 0, || {
         let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
-        Ok((weight, weights.tensor("crit.cluster_bias", &[tails])?))
+        let bias = weights.tensor("crit.cluster_bias", &[tails])?;
+        Ok(Linear::of(weight, Some(bias), Order::OutIn))
     })?;
     Ok(Box::new(TransformerXl {
         clusters,
@@ -218,16 +219,14 @@ impl TransformerXl {
     /// Log-probabilities of every word: the first cluster's and the other clusters' by one softmax,
     /// then the words of each of those by one of their own.
     pub fn log_probs(&self, h: &Tensor) -> Tensor {
-        let logits = |cluster: &Cluster, more: Option<&(Tensor, Tensor)>| {
+        let logits = |cluster: &Cluster, more: Option<&Linear>| {
             let h = match &cluster.out_of {
                 Some(out_of) => ops::linear(h, out_of, Order::InOut, None),
                 None => h.clone(),
             };
-            let own = ops::linear(&h, &cluster.out_table, Order::OutIn, Some(&cluster.out_bias));
+            let own = cluster.out.run(&h);
             match more {
-                Some((w, b)) => {
-                    ops::concat_last(&[&own, &ops::linear(&h, w, Order::OutIn, Some(b))])
-                }
+                Some(more) => ops::concat_last(&[own, more.run(&h)]),
                 None => own,
             }
         };
@@ -272,7 +271,7 @@ impl Member for TransformerXl {
                 out.put_scalar(format!("segment.{s}.loss"), mean);
                 out.put(format!("segment.{s}.losses"), losses);
             }
-            out.put_hidden_states(&format!("segment.{s}."), &states);
+            out.put_each(format_args!("segment.{s}.hidden_states"), &states);
             out.put(format!("segment.{s}.log_probs"), log_probs);
             out.put_each(format_args!("segment.{s}.mems"), &memories);
         }
@@ -365,10 +364,7 @@ fn read_clusters(
         let into = when(projected, || words.tensor(&format!("emb_projs.{k}"), &shape))?;
         let table = words.tensor(&format!("emb_layers.{k}.weight"), &[rows, own])?;
         let head = weights.under("crit.");
-        let out_table = match sizes.tied {
-            true => table.clone(),
-            false => head.tensor(&format!("out_layers.{k}.weight"), &[rows, own])?,
-        };
+        let out_table = sizes.head(&head, &format!("out_layers.{k}.weight"), &table)?;
         let out_of = match ties.get(i).copied().unwrap_or(false) {
             true => into.clone(),
             false if projected => Some(head.tensor(&format!("out_projs.{i}"), &shape)?),
@@ -378,9 +374,8 @@ fn read_clusters(
         clusters.push(Cluster {
             table: cut(table),
             into,
-            out_table: cut(out_table),
-            out_bias: cut(out_bias),
             out_of,
+            out: Linear::of(cut(out_table), Some(cut(out_bias)), Order::OutIn),
         });
         first = end;
     }

@@ -118,7 +118,7 @@ impl Member for Wav2Vec2 {
         let masked = inputs.optional_ints("mask_time_indices", &features.shape()[..2])?;
         let states = self.states(&features, masked, there, device)?;
         let last = &states[states.len() - 1];
-        out.put_hidden_states("", &states);
+        out.put_each("hidden_states", &states);
         if let Some(codebooks) = &self.codebooks {
             out.absorb("", codebooks.run(&features, last, inputs)?);
         }

@@ -6,6 +6,7 @@ use super::*;
 use crate::attention::{StreamMask, Streams, distances};
 use crate::cache::KeysValues;
 use crate::generate::Generator;
+use crate::network::labelled;
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
 
@@ -95,10 +96,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let (width, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let body = weights.under("transformer.");
     let words = body.tensor("word_embedding.weight", &[vocab, width])?;
-    let table = match sizes.tied {
-        true => words.clone(),
-        false => weights.tensor("lm_loss.weight", &[vocab, width])?,
-    };
+    let table = sizes.head(weights, "lm_loss.weight", &words)?;
     let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
     let layers = (0..config.positive(traits.keys.layers)?).map(layer).collect::<Result<_>>()?;
     let memory = match config.is_null("mem_len") {
@@ -284,9 +282,7 @@ impl Member for XlNet {
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
             let read = self.step((&name, ids), &segment, (&mut cache, kept), device).map_err(at)?;
             let logits = self.head.run(read.last());
-            let labels = format!("labels.{s}");
-            if inputs.has(&labels) {
-                let loss = ops::labels_loss(&logits, inputs.ints(&labels)?, &labels)?;
+            if let Some(loss) = labelled(inputs, &format!("labels.{s}"), &logits, false)? {
                 out.put_scalar(format!("segment.{s}.loss"), loss);
             }
             out.put(format!("segment.{s}.logits"), logits);

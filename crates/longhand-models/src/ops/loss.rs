@@ -46,20 +46,16 @@ pub fn nll(row: &[f32], label: usize) -> f64 {
     log_sum_exp(row) - f64::from(row[label])
 }
 
-/// The mean of `−log softmax(logits)[label]` over scored rows; NaN if there is none, as the
-/// reference has it. Gradient to the logits: `(softmax − one-hot) / scored`.
-pub fn cross_entropy(logits: &Tensor, scored: &[(usize, usize)]) -> f64 {
-    let nll = |&(row, label): &(usize, usize)| nll(logits.row(row), label);
-    scored.iter().map(nll).sum::<f64>() / scored.len() as f64
-}
-
-/// [`cross_entropy`] over the rows whose labels are not −100.
+/// The mean of `−log softmax(logits)[label]` over the rows whose labels are not −100; NaN if there is
+/// none, as the reference has it. Gradient to the logits: `(softmax − one-hot) / scored`.
 ///
 /// # Errors
 ///
 /// As [`scored_rows`].
 pub fn labels_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result<f64> {
-    Ok(cross_entropy(logits, &scored_rows(logits, labels, name)?))
+    let scored = scored_rows(logits, labels, name)?;
+    let nll = |&(row, label): &(usize, usize)| nll(logits.row(row), label);
+    Ok(scored.iter().map(nll).sum::<f64>() / scored.len() as f64)
 }
 
 /// `Σ −softmax(target/T) · log softmax(logits/T)` of each of `rows`, summed. Gradient to the logits:

@@ -18,8 +18,8 @@ mod softmax;
 pub use activation::Activation;
 pub use conv::{conv1d, max_over_length};
 pub use loss::{
-    binary_cross_entropy, cosine, cross_entropy, dot, l1, labels_loss, mse, next_labels, nll,
-    scored_rows, soft_cross_entropy,
+    binary_cross_entropy, cosine, dot, l1, labels_loss, mse, next_labels, nll, scored_rows,
+    soft_cross_entropy,
 };
 pub use norm::{NormKind, channel_norm, norm, weight_norm};
 pub use product::{Order, linear};
