@@ -116,6 +116,27 @@ impl Embeddings {
         self.position.as_ref().map_or(usize::MAX, |table| table.rows() - self.positions.first())
     }
 
+    /// The inputs of ids that follow `read` positions, of sequences with so much padding before them.
+    ///
+    /// # Errors
+    ///
+    /// If there are more positions than the table has.
+    pub fn continued(
+        &self,
+        [name, place]: [&str; 2],
+        ids: &Ints,
+        (read, padding): (usize, &[usize]),
+    ) -> Result<Inputs> {
+        let [_, length] = ids.sizes(name)?;
+        let (all, most) = (read + length, self.most());
+        let rule = format!("the position table has {most} rows");
+        ensure(all <= most, "the length of prompt and continuation", all, rule)?;
+        let of_row = |&pad: &usize| (read..all).map(move |i| i.saturating_sub(pad) as i32);
+        let positions = padding.iter().flat_map(of_row).collect();
+        let inputs = Inputs::new().ints_of(name, &ids.shape, ids.data.clone());
+        Ok(inputs.ints_of(place, &ids.shape, positions))
+    }
+
     /// The positions of ids where none are given.
     fn counted(&self, name: &str, ids: &Ints) -> Result<Vec<usize>> {
         let [batch, length] = ids.sizes(name)?;

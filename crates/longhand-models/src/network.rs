@@ -11,9 +11,7 @@ use crate::parts::Linear;
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
 use crate::traits::Traits;
-use crate::{
-    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, ensure, when,
-};
+use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
 use longhand::longformer::globals_from_mask;
 
 /// A model: inputs by name in, results by name out.
@@ -172,12 +170,10 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states(&self, inputs: &Inputs, device: &Device) -> Result<Vec<Tensor>> {
-        let valid = key_valid(inputs)?;
+        let valid = inputs.key_valid()?;
         let mask = Mask::of(valid.as_deref());
-        let globals = match self.sizes.traits.windowed {
-            true => globals(inputs, valid.as_deref())?,
-            false => None,
-        };
+        let windowed = self.sizes.traits.windowed;
+        let globals = when(windowed, || globals(inputs, valid.as_deref()))?.flatten();
         let seen = Seen { globals: globals.as_ref(), ..Seen::new(device, mask) };
         self.states_under(inputs, &seen)
     }
@@ -212,7 +208,7 @@ impl Network {
         let mut losses = Vec::new();
         if let Some(head) = &self.head {
             let logits = head.run(last);
-            let loss = labelled(inputs, "labels", &logits, self.sizes.traits.causal)?;
+            let loss = inputs.loss("labels", &logits, self.sizes.traits.causal)?;
             losses.extend(loss.map(|loss| ("token_loss", loss)));
             out.put(self.sizes.traits.head.output, logits);
         }
@@ -254,22 +250,13 @@ impl Generator for Network {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let [batch, length] = ids.sizes("input_ids")?;
         let Cache { blocks, read, padding, .. } = cache;
-        let all = *read + length;
-        let rule = format!("the position table has {} rows", self.sizes.positions);
-        ensure(all <= self.sizes.positions, "the length of prompt and continuation", all, rule)?;
-        let of_row = |&pad: &usize| (*read..all).map(move |i| i.saturating_sub(pad) as i32);
-        let positions = padding.iter().flat_map(of_row).collect();
-        let inputs = Inputs::new()
-            .ints_of("input_ids", &[batch, length], ids.data.clone())
-            .ints_of("position_ids", &[batch, length], positions);
-        let valid = generate::behind(padding, all);
+        let inputs = self.embeddings.continued(NAMES, ids, (*read, padding))?;
+        *read += ids.shape[1];
+        let valid = generate::behind(padding, *read);
         let mask = Mask::of(valid.as_deref());
         let embedded = self.embeddings.run(&inputs, NAMES, device)?;
-        let states = self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?;
-        *read = all;
-        Ok(last(states))
+        Ok(last(self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
@@ -299,16 +286,6 @@ pub fn body(traits: &Traits, weights: &Weights) -> Weights {
     }
 }
 
-/// `attention_mask` as bytes, if it is given.
-///
-/// # Errors
-///
-/// If its shape is not that of `input_ids`, or it holds something other than 0 and 1.
-pub fn key_valid(inputs: &Inputs) -> Result<Option<Vec<u8>>> {
-    let shape = &inputs.ints("input_ids")?.shape;
-    inputs.optional_mask("attention_mask", shape)
-}
-
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.
 fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
     let shape = &inputs.ints("input_ids")?.shape;
@@ -317,19 +294,6 @@ fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
     let mask: Vec<bool> = mask.data.iter().enumerate().map(is_global).collect();
     let (indices, count) = globals_from_mask(&mask, shape[1])?;
     Ok((count > 0).then_some(Globals { indices, count }))
-}
-
-/// The mean loss over scored positions of the labels in the input `name`, if it is there; of a causal
-/// model, each position's label is the next token.
-pub(crate) fn labelled(
-    inputs: &Inputs,
-    name: &str,
-    logits: &Tensor,
-    causal: bool,
-) -> Result<Option<f64>> {
-    let Some(labels) = inputs.optional_ints(name, &logits.shape()[..2])? else { return Ok(None) };
-    let labels = if causal { &ops::next_labels(labels) } else { labels };
-    ops::labels_loss(logits, labels, name).map(Some)
 }
 
 /// Cross entropy over classes of whole inputs.

@@ -1,7 +1,7 @@
 //! What goes into a model and comes out of it: tensors by name.
 
 use crate::weights::parse_tensors;
-use crate::{Error, Ints, Result, Tensor};
+use crate::{Error, Ints, Result, Tensor, ops};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -140,6 +140,27 @@ impl Inputs {
     /// As [`optional_ints`](Self::optional_ints), and if it holds something other than 0 and 1.
     pub fn optional_mask(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<u8>>> {
         self.optional_ints(name, shape)?.map(|mask| mask.mask(name)).transpose()
+    }
+
+    /// `attention_mask` as bytes, if it is given.
+    ///
+    /// # Errors
+    ///
+    /// If its shape is not that of `input_ids`, or it holds something other than 0 and 1.
+    pub fn key_valid(&self) -> Result<Option<Vec<u8>>> {
+        self.optional_mask("attention_mask", &self.ints("input_ids")?.shape)
+    }
+
+    /// The mean loss of logits over the scored positions of the labels `name`, if those are there; of a
+    /// causal model, each position's label is the next token.
+    ///
+    /// # Errors
+    ///
+    /// If the labels are misshapen or out of range.
+    pub fn loss(&self, name: &str, logits: &Tensor, causal: bool) -> Result<Option<f64>> {
+        let Some(labels) = self.optional_ints(name, &logits.shape()[..2])? else { return Ok(None) };
+        let labels = if causal { &ops::next_labels(labels) } else { labels };
+        ops::labels_loss(logits, labels, name).map(Some)
     }
 
     /// The float tensor `name`, which must have `shape`.

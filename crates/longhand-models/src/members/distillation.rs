@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::family;
-use crate::network::key_valid;
 use std::cell::RefCell;
 
 struct Networks {
@@ -55,7 +54,7 @@ impl Member for DistilBert {
         }
 
         // Means over positions that are there.
-        let valid = key_valid(inputs)?;
+        let valid = inputs.key_valid()?;
         let there = |&i: &usize| valid.as_ref().is_none_or(|v| v[i] != 0);
         let rows: Vec<usize> = (0..own.rows()).filter(there).collect();
         let n = rows.len() as f64;
@@ -144,7 +143,7 @@ fn classified(
     inputs: &Inputs,
     device: &Device,
 ) -> Result<(Vec<Tensor>, Vec<Tensor>, Tensor)> {
-    let valid = key_valid(inputs)?;
+    let valid = inputs.key_valid()?;
     let scores = RefCell::default();
     let mask = Mask::of(valid.as_deref());
     let seen = Seen { scores: Some(&scores), ..Seen::new(device, mask) };

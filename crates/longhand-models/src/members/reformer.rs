@@ -6,7 +6,6 @@ mod positions;
 
 use super::*;
 use crate::attention::{self, Ring, Rotations};
-use crate::network::{key_valid, labelled};
 use positions::Positions;
 
 /// How a layer attends.
@@ -290,7 +289,7 @@ impl Member for Reformer {
     /// `input_ids`, and `train_input_ids` as training would see them: nothing padded.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        let valid = key_valid(inputs)?;
+        let valid = inputs.key_valid()?;
         let names = [("", "input_ids", "labels"), ("train.", "train_input_ids", "train_labels")];
         for (prefix, name, labels) in names {
             if !prefix.is_empty() && !inputs.has(name) {
@@ -298,7 +297,7 @@ impl Member for Reformer {
             }
             let valid = valid.clone().filter(|_| prefix.is_empty());
             let pass = self.pass((name, inputs.ints(name)?), valid, inputs, device)?;
-            if let Some(loss) = labelled(inputs, labels, &pass.logits, self.causal)? {
+            if let Some(loss) = inputs.loss(labels, &pass.logits, self.causal)? {
                 out.put_scalar(format!("{prefix}loss"), loss);
             }
             for (layer, buckets) in pass.buckets {
@@ -315,7 +314,7 @@ impl Member for Reformer {
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
-        let pass = self.pass(("input_ids", ids), key_valid(inputs)?, inputs, device)?;
+        let pass = self.pass(("input_ids", ids), inputs.key_valid()?, inputs, device)?;
         Ok(last(pass.states))
     }
 }

@@ -5,7 +5,6 @@ use crate::cache::BlockCache;
 use crate::embeddings::Embeddings;
 use crate::generate::Generator;
 use crate::names;
-use crate::network::{key_valid, labelled};
 use crate::traits;
 use longhand::full::Buckets;
 
@@ -151,21 +150,12 @@ impl Generator for Seq2Seq {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let [batch, length] = ids.sizes("decoder_input_ids")?;
-        let Cache { blocks, read, encoded, .. } = cache;
-        let all = *read + length;
-        let end = self.decoder.embeddings.most();
-        let rule = format!("the position table has {end} rows");
-        ensure(all <= end, "the length of the continuation", all, rule)?;
-        let positions = (0..batch).flat_map(|_| *read as i32..all as i32).collect();
-        let inputs = Inputs::new()
-            .ints_of("decoder_input_ids", &[batch, length], ids.data.clone())
-            .ints_of("decoder_positions", &[batch, length], positions);
+        let Cache { blocks, read, padding, encoded, .. } = cache;
+        let inputs = self.decoder.embeddings.continued(TARGET, ids, (*read, padding))?;
+        *read += ids.shape[1];
         let memory = encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
-        let states = self.decoder.run(&inputs, TARGET, seen, Some(blocks))?;
-        *read = all;
-        Ok(last(states))
+        Ok(last(self.decoder.run(&inputs, TARGET, seen, Some(blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
@@ -180,7 +170,7 @@ impl Member for Seq2Seq {
 
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let source = inputs.ints("input_ids")?;
-        let valid = key_valid(inputs)?;
+        let valid = inputs.key_valid()?;
         let mask = Mask::of(valid.as_deref());
         let seen = Seen::new(device, mask);
         let encoded = self.encoder.run(inputs, SOURCE, seen, None)?;
@@ -201,7 +191,7 @@ impl Member for Seq2Seq {
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let decoded = self.decoder.run(inputs, TARGET, seen, None)?;
         let logits = self.predict(&decoded[decoded.len() - 1]);
-        if let Some(loss) = labelled(inputs, "labels", &logits, false)? {
+        if let Some(loss) = inputs.loss("labels", &logits, false)? {
             out.put_scalar("loss", loss);
         }
         out.put_each("decoder.hidden_states", &decoded);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Generator;
 use crate::attention;
-use crate::cache::{BlockCache, KeysValues};
+use crate::cache::KeysValues;
 use longhand::transformer_xl::{SinCos, sinusoids};
 use serde_json::Value;
 
@@ -132,34 +132,21 @@ impl TransformerXl {
             if valid.is_some() {
                 x = ops::keep_rows(x, there);
             }
-            states.push(self.layer(layer, &x, valid.as_deref(), kept, device)?);
+            states.push(layer.run(self.place, &x, |own, x| {
+                let [q, k, v] = self.project(own, x);
+                let [k, v] = kept.own.joined([k, v]);
+                let rows = k.shape()[1] - length;
+                kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
+                let r = self.distances(own, k.shape()[1], &mut kept.distances, device)?;
+                let window = (self.same_length && rows > 0).then(|| rows - 1);
+                let (biases, options) = ([&own.bias_u, &own.bias_v], (window, self.clamp));
+                let (heads, rows, valid) = (&self.heads, [&q, &k, &v], valid.as_deref());
+                let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
+                Ok(own.out.run(&mixed))
+            })?);
         }
         cache.read += length;
         Ok(states)
-    }
-
-    fn layer(
-        &self,
-        layer: &Layer<Relative>,
-        x: &Tensor,
-        valid: Option<&[u8]>,
-        kept: &mut BlockCache,
-        device: &Device,
-    ) -> Result<Tensor> {
-        layer.run(self.place, x, |own, x| {
-            let [q, k, v] = self.project(own, x);
-            let [k, v] = kept.own.joined([k, v]);
-            let seqlen_k = k.shape()[1];
-            let rows = seqlen_k - x.shape()[1];
-            let r = self.distances(own, seqlen_k, &mut kept.distances, device)?;
-            let window = (self.same_length && rows > 0).then(|| rows - 1);
-            let biases = [&own.bias_u, &own.bias_v];
-            let options = (window, self.clamp);
-            kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
-            let (heads, rows) = (&self.heads, [&q, &k, &v]);
-            let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
-            Ok(own.out.run(&mixed))
-        })
     }
 
     /// The projected table of the first `count` distances, which is the same for every segment.

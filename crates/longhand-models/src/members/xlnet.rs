@@ -6,7 +6,6 @@ use super::*;
 use crate::attention::{StreamMask, Streams, distances};
 use crate::cache::KeysValues;
 use crate::generate::Generator;
-use crate::network::labelled;
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
 
@@ -282,7 +281,7 @@ impl Member for XlNet {
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
             let read = self.step((&name, ids), &segment, (&mut cache, kept), device).map_err(at)?;
             let logits = self.head.run(read.last());
-            if let Some(loss) = labelled(inputs, &format!("labels.{s}"), &logits, false)? {
+            if let Some(loss) = inputs.loss(&format!("labels.{s}"), &logits, false)? {
                 out.put_scalar(format!("segment.{s}.loss"), loss);
             }
             out.put(format!("segment.{s}.logits"), logits);
