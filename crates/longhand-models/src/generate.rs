@@ -96,8 +96,7 @@ impl Generation {
         let fits = self.temperature >= 0.0 && self.temperature.is_finite();
         ensure(fits, "temperature", self.temperature, rule)?;
         let fits = self.top_p > 0.0 && self.top_p <= 1.0;
-        ensure(fits, "top_p", self.top_p, "must be above 0 and at most 1")?;
-        Ok(())
+        ensure(fits, "top_p", self.top_p, "must be above 0 and at most 1")
     }
 
     /// What a folder's configuration says of continuing. How to search it does not say: that is
@@ -106,19 +105,18 @@ impl Generation {
         let id = |key: &str| Ok::<_, Error>(folder.optional_size(key)?.map(|id| id as i32));
         folder.only("num_beams", 1)?;
         folder.only("num_return_sequences", 1)?;
-        let stop = match folder.get("eos_token_id") {
-            Some(Value::Array(_)) => {
-                let id = |id: &Value| i32::try_from(id.as_u64()?).ok();
-                folder.list("eos_token_id", "must be ids: whole numbers from 0 to 2^31 - 1", id)?
-            }
-            _ => id("eos_token_id")?.into_iter().collect(),
-        };
+        let rule = "must be ids: whole numbers from 0 to 2^31 - 1";
+        let of = |id: &Value| i32::try_from(id.as_u64()?).ok();
+        let stop = folder.optional("eos_token_id", rule, |v| match v {
+            Value::Array(ids) => ids.iter().map(of).collect(),
+            id => Some(vec![of(id)?]),
+        })?;
         let second = match folder.flag_or("force_bos_token_to_be_generated", false)? {
             true => id("bos_token_id")?,
             false => None,
         };
         Ok(Generation {
-            stop,
+            stop: stop.unwrap_or_default(),
             start: id("decoder_start_token_id")?,
             second: id("forced_bos_token_id")?.or(second),
             last: id("forced_eos_token_id")?,

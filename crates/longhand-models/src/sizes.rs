@@ -91,10 +91,7 @@ impl Sizes {
             },
             layers: if keys.layers.is_empty() { 0 } else { config.size(keys.layers)? },
             projected_from: [hidden; 3],
-            inner: match config.size_or(keys.inner, 0)? {
-                0 => 4 * hidden,
-                inner => inner,
-            },
+            inner: config.optional_size(keys.inner)?.filter(|&n| n > 0).unwrap_or(4 * hidden),
             vocab: 0,
             positions: 0,
             types: 0,

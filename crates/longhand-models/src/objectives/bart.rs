@@ -262,12 +262,8 @@ fn span_draws(draws: &Draws<'_>, length: usize, lambda: f64) -> Result<Vec<f64>>
 /// Where rotation begins, from 1 to the place of eos.
 fn offset(draws: &Draws<'_>, length: usize) -> Result<usize> {
     let name = "rotation_offset";
-    match draws.below(name, &[1], length)?[0] {
-        0 if draws.inputs.has(name) => Err(Error::invalid(
-            format!("{name}[0]"),
-            0,
-            format!("must be from 1 to {}", length - 1),
-        )),
-        offset => Ok((offset as usize).max(1)),
-    }
+    let offset = draws.below(name, &[1], length)?[0];
+    let rule = format!("must be from 1 to {}", length - 1);
+    ensure(offset > 0 || !draws.inputs.has(name), format_args!("{name}[0]"), offset, rule)?;
+    Ok((offset as usize).max(1))
 }

@@ -102,9 +102,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     ensure(fits, "config: random_share", masking.random_share, most)?;
     let probability = share(config, "probability")?;
     let most = config.positive("max_predictions")?;
-    let special = config.list("special_ids", "must be a list of tokens", |id| {
-        id.as_i64().and_then(|id| i32::try_from(id).ok())
-    })?;
+    let rule_of = "must be a list of tokens";
+    let special: Vec<i32> =
+        config.list("special_ids", rule_of, |id| id.as_i64()?.try_into().ok())?;
     rule(move |draws| {
         let batch = Batch::read(draws, ["input_ids", "action_uniforms"], vocab)?;
         let shape @ [_, len] = batch.shape;

@@ -74,10 +74,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let noise = segments(noise, spans, &order("noise_shuffle", noise)?);
         let mask = noise_mask(&kept, &noise);
         let rest: Vec<bool> = mask.iter().map(|noise| !noise).collect();
-        let ended = |mut tokens: Vec<i32>| {
-            tokens.push(eos);
-            tokens
-        };
+        let ended = |tokens: Vec<i32>| [tokens, vec![eos]].concat();
         let mut out = Outputs::default();
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
         put("inputs", ended(with_sentinels(&ids.data, &mask, first)));
