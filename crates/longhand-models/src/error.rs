@@ -29,6 +29,16 @@ pub(crate) fn ensure(
     if holds { Ok(()) } else { Err(Error::invalid(field, value, rule)) }
 }
 
+/// An error unless that `holds`.
+pub(crate) fn require(holds: bool, error: impl FnOnce() -> Error) -> Result<()> {
+    if holds { Ok(()) } else { Err(error()) }
+}
+
+/// An error if something was `found` that must not be there.
+pub(crate) fn reject<T>(found: Option<T>, error: impl FnOnce(T) -> Error) -> Result<()> {
+    found.map_or(Ok(()), |found| Err(error(found)))
+}
+
 /// Every error of the crate, as one line.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

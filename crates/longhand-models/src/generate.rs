@@ -2,7 +2,9 @@
 //! stays in a [`Cache`].
 
 use crate::traits::Side;
-use crate::{Cache, Config, Device, Error, Ints, Model, Result, Tensor, ensure, ops};
+use crate::{
+    Cache, Config, Device, Error, Ints, Model, Result, Tensor, ensure, ops, reject, require,
+};
 use longhand::random::{split_mix, uniform};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -195,12 +197,9 @@ impl Model {
     ///
     /// As there, and if the model does not generate.
     pub fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun {
-        if prompts.is_empty() {
-            return Err(Error::input("prompts: must be at least one"));
-        }
-        if let Some(i) = prompts.iter().position(|prompt| prompt.is_empty()) {
-            return Err(Error::input(format!("prompt {i}: must not be empty")));
-        }
+        require(!prompts.is_empty(), || Error::input("prompts: must be at least one"))?;
+        let empty = |i| Error::input(format!("prompt {i}: must not be empty"));
+        reject(prompts.iter().position(|prompt| prompt.is_empty()), empty)?;
         self.generator()?.begin(prompts, memory, device)
     }
 
@@ -310,12 +309,8 @@ pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
 
 /// Refuses a memory of a model that keeps everything.
 pub(crate) fn keeps_all(memory: Option<usize>) -> Result<()> {
-    match memory {
-        Some(rows) => Err(Error::declined(format_args!(
-            "memory = {rows}: this model has none, it keeps every position that it reads"
-        ))),
-        None => Ok(()),
-    }
+    let rule = "this model has none, it keeps every position that it reads";
+    reject(memory, |rows| Error::declined(format_args!("memory = {rows}: {rule}")))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub use cache::{BlockCache, Cache, KeysValues};
 pub use config::Config;
 pub use device::Device;
 pub use error::{Error, Result};
-pub(crate) use error::{each, ensure, when};
+pub(crate) use error::{each, ensure, reject, require, when};
 pub use generate::{Begun, Generation, Generator};
 pub use gpu::Gpu;
 pub use model::Model;

@@ -5,6 +5,7 @@ use crate::traits::Traits;
 use crate::weights::Progress;
 use crate::{
     Config, Device, Error, Generation, Generator, Inputs, Outputs, Result, Tensor, Weights, family,
+    require,
 };
 use std::path::Path;
 
@@ -33,11 +34,9 @@ impl Model {
     ///
     /// As there.
     pub fn open_with(folder: &Path, each: Progress) -> Result<Self> {
-        if !folder.is_dir() {
-            return Err(Error::input(format!("{}: not a folder", folder.display())));
-        }
-        let config = Config::open(folder)?;
         let at = |e: Error| e.at(folder.display());
+        require(folder.is_dir(), || at(Error::input("not a folder")))?;
+        let config = Config::open(folder)?;
         let weights = match family::row(&config).map_err(at)?.has_weights {
             true => Weights::open(folder)?,
             false => Weights::none(),

@@ -11,7 +11,9 @@ use crate::parts::Linear;
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
 use crate::traits::Traits;
-use crate::{Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, when};
+use crate::{
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, require, when,
+};
 use longhand::longformer::globals_from_mask;
 
 /// A model: inputs by name in, results by name out.
@@ -298,8 +300,7 @@ fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
 
 /// Cross entropy over classes of whole inputs.
 pub(crate) fn classes_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result<f64> {
-    if logits.width() < 2 {
-        return Err(Error::declined("a loss over one class: regression is not supported"));
-    }
+    let regression = || Error::declined("a loss over one class: regression is not supported");
+    require(logits.width() > 1, regression)?;
     ops::labels_loss(logits, labels, name)
 }

@@ -1,7 +1,7 @@
 //! Numbers with a shape.
 
 use crate::gpu::{Buffer, Gpu};
-use crate::{Device, Error, Result};
+use crate::{Device, Error, Result, reject, require};
 use memmap2::Mmap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -230,10 +230,9 @@ impl Ints {
     ///
     /// If it holds something other than 0 and 1.
     pub fn mask(&self, name: &str) -> Result<Vec<u8>> {
-        match self.data.iter().find(|&&x| x != 0 && x != 1) {
-            Some(bad) => Err(Error::invalid(name, bad, "must hold 0 or 1")),
-            None => Ok(self.data.iter().map(|&x| x as u8).collect()),
-        }
+        let bad = |x| Error::invalid(name, x, "must hold 0 or 1");
+        reject(self.data.iter().find(|&&x| x != 0 && x != 1), bad)?;
+        Ok(self.data.iter().map(|&x| x as u8).collect())
     }
 
     /// The elements as indices below `end`.
@@ -253,8 +252,6 @@ impl Ints {
 fn sizes<const N: usize>(name: &str, shape: &[usize]) -> Result<[usize; N]> {
     let rule = || format!("must have {N} dimension{}", if N == 1 { "" } else { "s" });
     let sizes = shape.try_into().map_err(|_| Error::shape(name, shape, rule()))?;
-    match shape.contains(&0) {
-        true => Err(Error::shape(name, shape, "must not be empty")),
-        false => Ok(sizes),
-    }
+    let empty = || Error::shape(name, shape, "must not be empty");
+    require(!shape.contains(&0), empty).map(|()| sizes)
 }

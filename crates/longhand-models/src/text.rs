@@ -1,7 +1,7 @@
 //! Texts: a model that continues sequences, with its tokenizer.
 
 use crate::sentence::{failed, read_tokenizer, tokens};
-use crate::{Device, Error, Generation, Ints, Model, Result, ensure, ops};
+use crate::{Device, Error, Generation, Ints, Model, Result, ensure, ops, require};
 use std::io::Read;
 use std::path::Path;
 use tokenizers::Tokenizer;
@@ -119,10 +119,8 @@ impl TextModel {
         each: &mut dyn FnMut(&[f64]) -> Result<()>,
     ) -> Result<Reading> {
         ensure((1..=1 << 20).contains(&segment), "segment", segment, "must be from 1 to 1048576")?;
-        if self.model.memory()?.is_none() {
-            let message = "a text is read by models with a memory: this one keeps every position";
-            return Err(Error::declined(message));
-        }
+        let message = "a text is read by models with a memory: this one keeps every position";
+        require(self.model.memory()?.is_some(), || Error::declined(message))?;
         // Of one sequence; what it begins with does not matter yet.
         let (mut cache, _) = self.model.begin(&[&[0]], memory, device)?;
         let mut bytes = Bytes { text, model: self, waiting: Vec::new(), ids: Vec::new(), done: 0 };
@@ -183,12 +181,9 @@ impl Bytes<'_> {
                 }
             };
             let (ids, whole) = (tokens(&self.model.tokenizer, whole, false)?, whole.len());
-            if ids.len() != whole {
-                let made =
-                    format_args!("the tokenizer makes {} tokens of {whole} bytes", ids.len());
-                let rule = "a text is read by models of bytes";
-                return Err(Error::declined(format_args!("{made}: {rule}")));
-            }
+            let made = format!("the tokenizer makes {} tokens of {whole} bytes", ids.len());
+            let message = format!("{made}: a text is read by models of bytes");
+            require(ids.len() == whole, || Error::declined(message))?;
             self.ids.extend(ids);
             self.waiting.drain(..whole);
             self.done += whole as u64;

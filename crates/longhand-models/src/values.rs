@@ -1,7 +1,7 @@
 //! What goes into a model and comes out of it: tensors by name.
 
 use crate::weights::parse_tensors;
-use crate::{Error, Ints, Result, Tensor, ops};
+use crate::{Error, Ints, Result, Tensor, ops, require};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -127,9 +127,7 @@ impl Inputs {
     /// If it has another shape or holds floats.
     pub fn optional_ints(&self, name: &str, shape: &[usize]) -> Result<Option<&Ints>> {
         let Some(value) = self.values.get(name) else { return Ok(None) };
-        if value.shape() != shape {
-            return Err(misshapen(name, value.shape(), shape));
-        }
+        require(value.shape() == shape, || misshapen(name, value.shape(), shape))?;
         self.ints(name).map(Some)
     }
 
@@ -170,7 +168,7 @@ impl Inputs {
     /// As [`floats`](Self::floats), and if it has another shape.
     pub fn floats_shaped(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
         let x = self.floats(name)?;
-        if x.shape() == shape { Ok(x) } else { Err(misshapen(name, x.shape(), shape)) }
+        require(x.shape() == shape, || misshapen(name, x.shape(), shape)).map(|()| x)
     }
 
     /// The integer tensor `name`, which must have `shape`.

@@ -2,7 +2,7 @@
 
 use crate::config::read_json;
 use crate::values::Value;
-use crate::{Error, Ints, Result, Tensor};
+use crate::{Error, Ints, Result, Tensor, reject, require};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -120,10 +120,9 @@ impl Weights {
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let entry = self.entry(name)?;
         let full = self.full(name);
-        if entry.shape != shape {
-            let rule = format!("the config says {shape:?}");
-            return Err(Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule));
-        }
+        let rule = || format!("the config says {shape:?}");
+        let misshapen = || Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule());
+        require(entry.shape == shape, misshapen)?;
         let tensor = entry.floats(&full)?;
         self.count(full, entry.bytes.len() as u64);
         Ok(tensor)
@@ -150,15 +149,12 @@ impl Weights {
         const BUFFERS: [&str; 5] =
             ["position_ids", "attn.bias", "attn.masked_bias", "token_type_ids", "pos_emb.inv_freq"];
         let used = &self.loaded().names;
-        for name in self.shared.entries.keys() {
-            let known = used.contains(name)
-                || BUFFERS.iter().any(|b| name.ends_with(b))
-                || tied.iter().any(|t| name.ends_with(t));
-            if !known {
-                return Err(Error::input(format!("tensor {name:?} is not one of this model's")));
-            }
-        }
-        Ok(())
+        let known = |name: &&String| {
+            let mut others = BUFFERS.iter().chain(tied);
+            used.contains(*name) || others.any(|end| name.ends_with(end))
+        };
+        let other = |name| Error::input(format!("tensor {name:?} is not one of this model's"));
+        reject(self.shared.entries.keys().find(|name| !known(name)), other)
     }
 
     fn full(&self, name: &str) -> String {
@@ -217,10 +213,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     if single.is_file() {
         return Ok(vec![single]);
     }
-    if !path.is_file() {
-        let message = format!("{}: holds neither {SINGLE} nor {INDEX}", folder.display());
-        return Err(Error::input(message));
-    }
+    let neither = || Error::input(format_args!("holds neither {SINGLE} nor {INDEX}"));
+    require(path.is_file(), || neither().at(folder.display()))?;
     let bad = |why: String| Error::Input(why).at(path.display());
     let index = read_json(&path)?;
     let map = index.get("weight_map").and_then(|m| m.as_object());
@@ -272,9 +266,8 @@ fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut Entries) -> Result<(
             shape: view.shape().to_vec(),
             bytes: start..start + view.data().len(),
         };
-        if entries.insert(name.clone(), entry).is_some() {
-            return Err(Error::input(format!("tensor {name:?} is in two files")));
-        }
+        let twice = |_| Error::input(format!("tensor {name:?} is in two files"));
+        reject(entries.insert(name.clone(), entry), twice)?;
     }
     Ok(())
 }

@@ -48,10 +48,9 @@ impl Convolutions {
     pub(crate) fn run(&self, ids: &Ints, name: &str, device: &Device) -> Result<Tensor> {
         let length = ids.shape.last().copied().unwrap_or(0);
         let widest = self.filters.iter().map(|(w, _)| w.width()).max().unwrap_or(1);
-        if length < widest || ids.data.is_empty() {
-            let rule = format!("the widest filter needs {widest} characters a word");
-            return Err(Error::shape(name, &ids.shape, rule));
-        }
+        let rule = format!("the widest filter needs {widest} characters a word");
+        let fits = length >= widest && !ids.data.is_empty();
+        require(fits, || Error::shape(name, &ids.shape, rule))?;
         let rows = ids.indices(name, self.table.rows())?;
         let words = rows.len() / length;
         let x = ops::gather(&self.table.on(device), &rows, &[words, length]);

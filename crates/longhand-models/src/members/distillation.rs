@@ -49,9 +49,8 @@ impl Member for DistilBert {
         let (own, theirs) = (last(own), last(teacher.states(inputs, device)?));
         let head = teacher.head.as_ref().ok_or_else(|| Error::input("the teacher has no head"))?;
         let wanted = head.run(&theirs);
-        if logits.shape() != wanted.shape() || own.shape() != theirs.shape() {
-            return Err(Error::input("student and teacher differ in vocabulary or width"));
-        }
+        let alike = logits.shape() == wanted.shape() && own.shape() == theirs.shape();
+        require(alike, || Error::input("student and teacher differ in vocabulary or width"))?;
 
         // Means over positions that are there.
         let valid = inputs.key_valid()?;
@@ -88,14 +87,12 @@ pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weigh
     let networks = Networks::read(traits, config, weights)?;
     config.ignore("num_labels");
     let (student, teacher) = (&networks.student.sizes, &networks.teacher.sizes);
-    if student.heads.count != teacher.heads.count
-        || student.layers == 0
-        || !teacher.layers.is_multiple_of(student.layers)
-    {
-        let message = "student and teacher must have the same number of heads, and the teacher a \
-                       multiple of the student's layers";
-        return Err(Error::input(message));
-    }
+    let fits = student.heads.count == teacher.heads.count
+        && student.layers > 0
+        && teacher.layers.is_multiple_of(student.layers);
+    let message = "student and teacher must have the same number of heads, and the teacher a \
+                   multiple of the student's layers";
+    require(fits, || Error::input(message))?;
     let fit = Linear::read(weights, "fit_dense", student.hidden, teacher.hidden)?;
     Ok(Box::new(TinyBert { networks, fit }))
 }
@@ -105,9 +102,8 @@ impl Member for TinyBert {
         let Networks { student, teacher, temperature } = &self.networks;
         let (states_s, scores_s, logits_s) = classified(student, inputs, device)?;
         let (states_t, scores_t, logits_t) = classified(teacher, inputs, device)?;
-        if logits_s.shape() != logits_t.shape() {
-            return Err(Error::input("student and teacher differ in their classes"));
-        }
+        let alike = logits_s.shape() == logits_t.shape();
+        require(alike, || Error::input("student and teacher differ in their classes"))?;
         let every = (states_t.len() - 1) / (states_s.len() - 1);
         // Hidden scores count as 0 on both sides.
         let shown = |x: &Tensor| ops::map(x.clone(), |x| if x <= -100.0 { 0.0 } else { x });

@@ -24,10 +24,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     };
     let (generator, discriminator) =
         (network("generator", &own_g)?, network("discriminator", &own_d)?);
-    if discriminator.judge.is_none() {
-        let name = "discriminator.discriminator_predictions.dense.weight";
-        return Err(Error::input(format!("tensor {name:?} is absent from the weights")));
-    }
+    let name = "discriminator.discriminator_predictions.dense.weight";
+    let absent = || Error::input(format!("tensor {name:?} is absent from the weights"));
+    require(discriminator.judge.is_some(), absent)?;
     let weights = [("generator_weight", 1.0), ("discriminator_weight", 50.0)];
     let weights = each(weights, |(key, default)| config.number_or(key, default))?;
     Ok(Box::new(Pair { generator, discriminator, weights }))

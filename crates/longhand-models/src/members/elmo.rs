@@ -179,9 +179,8 @@ impl Elmo {
                 if words.data[i] < 0 || word < 0 { -100 } else { word }
             };
             let labels = Ints::new(&words.shape, (0..words.data.len()).map(label).collect());
-            if let Some(bad) = labels.data.iter().find(|&&x| x >= vocab as i32) {
-                return Err(Error::invalid("word_ids", bad, format!("must be below {vocab}")));
-            }
+            let bad = |x| Error::invalid("word_ids", x, format!("must be below {vocab}"));
+            reject(labels.data.iter().find(|&&x| x >= vocab as i32), bad)?;
             let logits = self.words.run(stream);
             ops::labels_loss(&logits, &labels, "word_ids")
         };
@@ -197,9 +196,8 @@ impl Elmo {
 /// positions each row then has. A word of zeros alone is padding.
 fn with_boundaries(ids: &Ints) -> Result<(Ints, Vec<usize>)> {
     let [batch, words, characters] = ids.sizes("char_ids")?;
-    if characters < 3 {
-        return Err(Error::shape("char_ids", &ids.shape, "must have words of 3 characters"));
-    }
+    let short = || Error::shape("char_ids", &ids.shape, "must have words of 3 characters");
+    require(characters >= 3, short)?;
     let boundary = |id: i32| {
         let mut word = vec![PADDING; characters];
         word[..3].copy_from_slice(&[WORD[0], id, WORD[1]]);

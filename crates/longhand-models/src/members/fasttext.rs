@@ -22,10 +22,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     // The rate of training.
     config.ignore("alpha");
     let (words, queries) = (config.words("words")?, config.words("queries")?);
-    if let Some(i) = (0..words.len()).find(|&i| words[..i].contains(&words[i])) {
-        let (field, word) = (format_args!("config: words[{i}]"), format_args!("{:?}", words[i]));
-        return Err(Error::invalid(field, word, "is there twice"));
-    }
+    let twice = |i| Error::input(format!("config: words[{i}] = {:?}: is there twice", words[i]));
+    reject((0..words.len()).find(|&i| words[..i].contains(&words[i])), twice)?;
     let lengths = [config.size_or("minn", 3)?, config.size_or("maxn", 6)?];
     let bucket = config.size_or("bucket", 2_000_000)?;
     let fits = bucket > 0 || lengths[1] == 0;

@@ -46,10 +46,8 @@ impl Member for Mockingjay {
         let frames = inputs.floats("spec_masked")?;
         let [batch, length, width] = frames.sizes("spec_masked")?;
         let of_frame = self.input.weight.width();
-        if width != of_frame {
-            let rule = format!("must be [batch, frames, {of_frame}]");
-            return Err(Error::shape("spec_masked", frames.shape(), rule));
-        }
+        let rule = format!("must be [batch, frames, {of_frame}]");
+        require(width == of_frame, || Error::shape("spec_masked", frames.shape(), rule))?;
         let valid = inputs.optional_mask("attention_mask", &[batch, length])?;
         let hidden = self.input.weight.rows();
         let positions = sinusoids(0, length, hidden, SinCos::Interleaved)?;

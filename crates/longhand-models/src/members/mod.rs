@@ -28,5 +28,5 @@ use crate::stack::{Stack, last, read_feed};
 use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure,
-    generate, ops, when,
+    generate, ops, reject, require, when,
 };

@@ -27,9 +27,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     // The maps whose outputs are quantised too.
     let requantised = config.words("requantize_output")?;
     let mut network = Network::read(traits, config, weights)?;
-    if network.classifier.is_none() {
-        return Err(Error::input("tensor \"classifier.weight\" is absent from the weights"));
-    }
+    let absent = || Error::input("tensor \"classifier.weight\" is absent from the weights");
+    require(network.classifier.is_some(), absent)?;
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
     let prefix = traits.names.prefix;
     if tables_too {
@@ -79,10 +78,8 @@ impl Member for Q8Bert {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.quantisers.iter().for_each(|(_, q)| q.reset());
-        if !inputs.has("step0.input_ids") {
-            let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
-            return Err(Error::input(message));
-        }
+        let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
+        require(inputs.has("step0.input_ids"), || Error::input(message))?;
         let mut out = Outputs::default();
         let steps = (0..).map(|i| format!("step{i}."));
         for step in steps.take_while(|s| inputs.has(&format!("{s}input_ids"))) {

@@ -183,10 +183,9 @@ impl Member for Seq2Seq {
         };
         let target = inputs.ints("decoder_input_ids")?;
         let [batch, length] = target.sizes("decoder_input_ids")?;
-        if batch != source.shape[0] {
-            let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
-            return Err(Error::shape("decoder_input_ids", &target.shape, rule));
-        }
+        let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
+        let misshapen = || Error::shape("decoder_input_ids", &target.shape, rule);
+        require(batch == source.shape[0], misshapen)?;
         let memory = Some((&encoded[encoded.len() - 1], mask));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let decoded = self.decoder.run(inputs, TARGET, seen, None)?;

@@ -68,10 +68,9 @@ impl Wav2Vec2 {
     ) -> Result<Vec<Tensor>> {
         let mut x = self.projection.run(features);
         if let Some(masked) = masked.filter(|_| self.masks) {
-            let Some(row) = &self.masked else {
-                let message = "mask_time_indices: the weights have no masked_spec_embed";
-                return Err(Error::input(message));
-            };
+            let absent =
+                || Error::input("mask_time_indices: the weights have no masked_spec_embed");
+            let row = self.masked.as_ref().ok_or_else(absent)?;
             x = ops::put_row(x, row.data(), |i| masked.data[i] != 0);
         }
         if let Some(there) = there {
@@ -90,10 +89,8 @@ impl Wav2Vec2 {
         let sound = inputs.floats("input_values")?;
         let [batch, samples] = sound.sizes("input_values")?;
         let frames = self.extractor.frames(samples);
-        if frames == 0 {
-            let rule = "must hold sound for at least one frame";
-            return Err(Error::shape("input_values", sound.shape(), rule));
-        }
+        let rule = "must hold sound for at least one frame";
+        require(frames > 0, || Error::shape("input_values", sound.shape(), rule))?;
         let mut there = None;
         if let Some(mask) = inputs.optional_mask("attention_mask", &[batch, samples])? {
             let mut valid = Vec::with_capacity(batch * frames);

@@ -317,10 +317,8 @@ impl Member for XlNet {
 
 impl Generator for XlNet {
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, _: &Device) -> Begun {
-        if self.both_directions {
-            let message = "bi_data reads half of a batch backwards: nothing follows its end";
-            return Err(Error::declined(message));
-        }
+        let message = "bi_data reads half of a batch backwards: nothing follows its end";
+        require(!self.both_directions, || Error::declined(message))?;
         let (ids, padding) = generate::padded_before(prompts, 0);
         let start = self.start(prompts.len());
         Ok((Cache { padding, memory: memory.or(self.memory), ..start }, ids))

@@ -85,10 +85,8 @@ impl<'a> Draws<'a> {
             return Ok((0..shape.iter().product()).map(|_| random.uniform()).collect());
         }
         let given = self.inputs.floats(name)?;
-        let bad = |x: &&f32| !(0.0..1.0).contains(*x);
-        if let Some(x) = given.data().iter().find(bad) {
-            return Err(Error::invalid(format!("an element of {name:?}"), x, "must be in [0, 1)"));
-        }
+        let bad = |x| Error::invalid(format!("an element of {name:?}"), x, "must be in [0, 1)");
+        reject(given.data().iter().find(|x| !(0.0..1.0).contains(*x)), bad)?;
         let cut = crop(name, given.data(), given.shape(), shape)?;
         Ok(cut.into_iter().map(f64::from).collect())
     }
@@ -142,10 +140,9 @@ impl<'a> Draws<'a> {
         let ids = given.indices(name, length)?;
         for order in ids.chunks(length.max(1)) {
             let mut seen = vec![false; length];
-            if let Some(twice) = order.iter().find(|&&x| std::mem::replace(&mut seen[x], true)) {
-                let rule = "is there twice: a row must be a permutation";
-                return Err(Error::invalid(format!("an element of {name:?}"), twice, rule));
-            }
+            let rule = "is there twice: a row must be a permutation";
+            let bad = |twice| Error::invalid(format!("an element of {name:?}"), twice, rule);
+            reject(order.iter().find(|&&x| std::mem::replace(&mut seen[x], true)), bad)?;
         }
         let mut whole = shape.to_vec();
         if let Some(last) = whole.last_mut() {
@@ -164,10 +161,9 @@ impl<'a> Draws<'a> {
             (_, Some(seed)) if !self.inputs.has(name) => Some(seed),
             _ => None,
         };
-        if seed.is_some() && count.is_none_or(|n| n > MOST) {
-            let rule = format!("more than {MOST} numbers are not drawn");
-            return Err(Error::shape(format_args!("{name:?}"), shape, rule));
-        }
+        let rule = format!("more than {MOST} numbers are not drawn");
+        let fits = seed.is_none() || count.is_some_and(|n| n <= MOST);
+        require(fits, || Error::shape(format_args!("{name:?}"), shape, rule))?;
         Ok(seed.map(|seed| Random::named(seed, name)))
     }
 }
@@ -175,10 +171,9 @@ impl<'a> Draws<'a> {
 /// The first `want` of `have` elements along each dimension.
 fn crop<T: Copy>(name: &str, data: &[T], have: &[usize], want: &[usize]) -> Result<Vec<T>> {
     let fits = have.len() == want.len() && have.iter().zip(want).all(|(h, w)| h >= w);
-    if !fits || have.first() != want.first() && want.len() > 1 {
-        let rule = format!("must be {want:?} or longer");
-        return Err(Error::shape(format_args!("input {name:?}"), have, rule));
-    }
+    let fits = fits && (want.len() < 2 || have.first() == want.first());
+    let rule = format!("must be {want:?} or longer");
+    require(fits, || Error::shape(format_args!("input {name:?}"), have, rule))?;
     Ok(cut(data, have, want))
 }
 

@@ -112,10 +112,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let tokens = draws.orders("token_order", &shape)?;
         let words = draws.orders("word_order", &shape)?;
         let word_ids = &draws.inputs.ints_shaped("word_ids", &shape)?.data;
-        if let Some(bad) = word_ids.iter().find(|&&w| w < -1 || w >= len as i32) {
-            let rule = format!("must be -1 or below {len}");
-            return Err(Error::invalid("an element of \"word_ids\"", bad, rule));
-        }
+        let rule = format!("must be -1 or below {len}");
+        let bad = |word| Error::invalid("an element of \"word_ids\"", word, rule);
+        reject(word_ids.iter().find(|&&w| w < -1 || w >= len as i32), bad)?;
         let budget = budget(len, probability, most);
         let mut out = Outputs::default();
         let mut put = |prefix, choose: &dyn Fn(usize, &[bool]) -> Vec<usize>| {

@@ -33,7 +33,10 @@ pub use draws::{Draws, Random, fnv1a};
 
 use crate::network::{Built, Member};
 use crate::traits::Traits;
-use crate::{Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure};
+use crate::{
+    Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure, reject,
+    require,
+};
 use mlm::Actions;
 
 /// The label of a position that is not scored.

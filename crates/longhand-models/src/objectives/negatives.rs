@@ -9,9 +9,8 @@ use super::*;
 ///
 /// If a count is not positive, or the sum of the powers is no number.
 pub fn table(counts: &[i32], exponent: f64, domain: i32) -> Result<Vec<i32>> {
-    if let Some(i) = counts.iter().position(|&n| n < 1) {
-        return Err(Error::invalid(format!("counts[{i}]"), counts[i], "must be positive"));
-    }
+    let bad = |i| Error::invalid(format!("counts[{i}]"), counts[i], "must be positive");
+    reject(counts.iter().position(|&n| n < 1), bad)?;
     let powers: Vec<f64> = counts.iter().map(|&n| f64::from(n).powf(exponent)).collect();
     let total: f64 = powers.iter().sum();
     let rule = "the powers of counts have no finite sum above 0";

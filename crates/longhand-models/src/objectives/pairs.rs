@@ -75,16 +75,13 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     rule(move |draws| {
         let sentences = |name| {
             let rows = ragged(draws.inputs, name, i32::MAX as usize)?;
-            match rows.iter().position(|row| row.is_empty()) {
-                Some(r) => Err(Error::input(format!("input {name:?}: row {r} is empty"))),
-                None => Ok(rows),
-            }
+            let empty = |r| Error::input(format!("input {name:?}: row {r} is empty"));
+            reject(rows.iter().position(|row| row.is_empty()), empty).map(|()| rows)
         };
         let [first, next, random] = each(["first", "next", "random"], sentences)?;
-        if first.len() != next.len() || first.len() != random.len() {
-            let sizes = format!("{}, {}, {}", first.len(), next.len(), random.len());
-            return Err(Error::invalid("rows of first, next, random", sizes, "must be as many"));
-        }
+        let sizes = [first.len(), next.len(), random.len()];
+        let alike = sizes == [first.len(); 3];
+        ensure(alike, "rows of first, next, random", format!("{sizes:?}"), "must be as many")?;
         let uniforms = draws.uniforms("uniforms", &[first.len()])?;
         let mut out = Outputs::default();
         let kinds: [(&str, Choose); 3] =

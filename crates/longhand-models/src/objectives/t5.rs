@@ -11,11 +11,9 @@ pub fn counts(length: usize, density: f64, mean_span: f64) -> Result<[usize; 2]>
     ensure(length >= 2, "the length of tokens", length, "must be at least 2")?;
     let noise = ((length as f64 * density).round_ties_even() as usize).clamp(1, length - 1);
     let spans = ((noise as f64 / mean_span).round_ties_even() as usize).max(1);
-    if spans > noise || spans > length - noise {
-        let kept = length - noise;
-        let rule = format!("{spans} spans in {noise} noise and {kept} kept tokens");
-        return Err(Error::invalid("config: mean_noise_span_length", mean_span, rule));
-    }
+    let kept = length - noise;
+    let rule = format!("{spans} spans in {noise} noise and {kept} kept tokens");
+    ensure(spans <= noise.min(kept), "config: mean_noise_span_length", mean_span, rule)?;
     Ok([noise, spans])
 }
 

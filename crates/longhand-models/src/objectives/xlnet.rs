@@ -24,9 +24,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let (ids, shape @ [rows, len]) = tokens(draws.inputs, "input_ids", i32::MAX as usize)?;
         let rule = format!("must be at most the length, {len}");
         ensure(count <= len, "config: num_predict", count, rule)?;
-        if ids.len().saturating_mul(len) > 1 << 28 {
-            return Err(Error::Declined(format!("perm_mask [{rows}, {len}, {len}] in one piece")));
-        }
+        let large = || Error::declined(format!("perm_mask [{rows}, {len}, {len}] in one piece"));
+        require(ids.len().saturating_mul(len) <= 1 << 28, large)?;
         let is_mark: Vec<bool> = ids.iter().map(|id| marks.contains(id)).collect();
         let is_target = flags(draws.inputs, "is_target", &shape)?;
         let ranks = draws.orders("permutation", &shape)?;

@@ -11,10 +11,8 @@ const IGNORED: i32 = -100;
 ///
 /// If there are not as many labels as rows, or one is neither −100 nor below the width.
 pub fn scored_rows(logits: &Tensor, labels: &Ints, name: &str) -> Result<Vec<(usize, usize)>> {
-    if labels.data.len() != logits.rows() {
-        let rule = format!("must hold {} labels", logits.rows());
-        return Err(Error::shape(name, &labels.shape, rule));
-    }
+    let rule = format!("must hold {} labels", logits.rows());
+    require(labels.data.len() == logits.rows(), || Error::shape(name, &labels.shape, rule))?;
     let scored = labels.data.iter().enumerate().filter(|&(_, &label)| label != IGNORED);
     let label = |(row, &label): (usize, &i32)| match usize::try_from(label) {
         Ok(label) if label < logits.width() => Ok((row, label)),

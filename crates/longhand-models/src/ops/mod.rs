@@ -31,7 +31,7 @@ pub use softmax::{log_softmax, softmax};
 
 // The imports here are what operations are made of; each file takes them all.
 use crate::gpu::Gpu;
-use crate::{Error, Ints, Result, Tensor};
+use crate::{Error, Ints, Result, Tensor, require};
 use launches::{Meets, Of, OfRow, place};
 use moves::{Moved, turned};
 use rayon::prelude::*;

@@ -182,14 +182,12 @@ impl<'a> Task<'a> {
         }
         let marked = inputs.ints_shaped(mask, shape)?;
         let frames: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
-        if frames.is_empty() {
-            return Err(Error::input("mask_time_indices: must mark a frame, for a loss"));
-        }
+        let unmarked = || Error::input("mask_time_indices: must mark a frame, for a loss");
+        require(!frames.is_empty(), unmarked)?;
         let given = inputs.ints(others)?;
-        if given.shape.len() != 3 || given.shape[..2] != *shape {
-            let rule = format!("must be [{}, {}, others]", shape[0], shape[1]);
-            return Err(Error::shape(format_args!("input {others:?}"), &given.shape, rule));
-        }
+        let rule = format!("must be [{}, {}, others]", shape[0], shape[1]);
+        let fits = given.shape.len() == 3 && given.shape[..2] == *shape;
+        require(fits, || Error::shape(format_args!("input {others:?}"), &given.shape, rule))?;
         given.indices(others, marked.data.len())?;
         Ok(Some(Task { contexts, frames, others: given }))
     }
