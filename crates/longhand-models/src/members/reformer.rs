@@ -8,17 +8,11 @@ use super::*;
 use crate::attention::{self, Ring, Rotations};
 use positions::Positions;
 
-/// How a layer attends.
-enum Kind {
-    /// By hashing: queries are also the keys.
-    Hashed { query_key: Linear },
-    /// By chunks.
-    Chunked { query: Linear, key: Linear },
-}
-
 struct Layer {
     norm: Norm,
-    kind: Kind,
+    query: Linear,
+    /// Of a layer that attends by chunks; one that hashes has queries that are also the keys.
+    key: Option<Linear>,
     value: Linear,
     out: Linear,
     feed: Sublayer<FeedForward>,
@@ -144,10 +138,8 @@ fn read_layer(sizes: &Sizes, own: &Weights, hashed: bool) -> Result<Layer> {
     let maps = ["feed_forward.dense.dense", "feed_forward.output.dense"];
     Ok(Layer {
         norm: sizes.norm(own, "attention.layer_norm", hidden)?,
-        kind: match hashed {
-            true => Kind::Hashed { query_key: into("query_key")? },
-            false => Kind::Chunked { query: into("query")?, key: into("key")? },
-        },
+        query: into(if hashed { "query_key" } else { "query" })?,
+        key: when(!hashed, || into("key"))?,
         value: into("value")?,
         out: Linear::bare(own, "attention.output.dense", width, hidden)?,
         feed: read_feed(sizes, own, maps, "feed_forward.layer_norm")?,
@@ -157,10 +149,8 @@ fn read_layer(sizes: &Sizes, own: &Weights, hashed: bool) -> Result<Layer> {
 impl Reformer {
     /// The length that chunks fill: a common multiple of theirs, unless the shortest holds all.
     fn padded(&self, length: usize) -> usize {
-        let chunks = self.layers.iter().map(|layer| match layer.kind {
-            Kind::Hashed { .. } => self.hashed.chunk_len,
-            Kind::Chunked { .. } => self.local.chunk_len,
-        });
+        let ring = |layer: &Layer| if layer.key.is_none() { self.hashed } else { self.local };
+        let chunks = self.layers.iter().map(|layer| ring(layer).chunk_len);
         match chunks.clone().any(|chunk| length > chunk) {
             true => length.next_multiple_of(chunks.fold(1, |all, n| all / gcd(all, n) * n)),
             false => length,
@@ -246,17 +236,16 @@ impl Reformer {
         device: &Device,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let x = layer.norm.run(x.clone());
-        let v = layer.value.run(&x);
-        let (mixed, buckets) = match &layer.kind {
-            Kind::Hashed { query_key } => {
+        let (heads, q, v) = (&self.heads, layer.query.run(&x), layer.value.run(&x));
+        let (mixed, buckets) = match &layer.key {
+            None => {
                 let (ring, factors) = (&self.hashed, self.buckets(x.shape()[1]));
                 let hash = (&factors[..], self.rounds);
-                let rows = [&query_key.run(&x), &v];
-                attention::hashed(device, &self.heads, ring, hash, rows, rotations, valid)?
+                attention::hashed(device, heads, ring, hash, [&q, &v], rotations, valid)?
             }
-            Kind::Chunked { query, key } => {
-                let rows = [&query.run(&x), &key.run(&x), &v];
-                (attention::chunked(device, &self.heads, &self.local, rows, valid)?, None)
+            Some(key) => {
+                let rows = [&q, &key.run(&x), &v];
+                (attention::chunked(device, heads, &self.local, rows, valid)?, None)
             }
         };
         Ok((layer.out.run(&mixed), buckets))
