@@ -2,7 +2,7 @@
 //! unless it is known to leave the results alone.
 
 use crate::ops::Activation;
-use crate::{Error, Result, ensure};
+use crate::{Error, Result, ensure, reject};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -339,10 +339,8 @@ impl Config {
         let supported = supported.into();
         let same =
             |v: &Value| *v == supported || v.as_f64().is_some() && v.as_f64() == supported.as_f64();
-        match self.get(key) {
-            Some(v) if !same(v) => Err(wrong(key, v, &format!("only {supported} is supported"))),
-            _ => Ok(()),
-        }
+        let other = |v| wrong(key, v, &format!("only {supported} is supported"));
+        reject(self.get(key).filter(|v| !same(v)), other)
     }
 
     /// Options whose value does not matter to this model, with spaces between.
@@ -372,12 +370,9 @@ impl Config {
         let harmless: Vec<&str> = HARMLESS.split_whitespace().collect();
         let known =
             |key: &str| key.starts_with('_') || used.contains(key) || harmless.contains(&key);
-        match self.options.iter().find(|(key, value)| !known(key) && !value.is_null()) {
-            Some((key, value)) => {
-                Err(wrong(key, value, "this model has no such option: it might change the results"))
-            }
-            None => Ok(()),
-        }
+        let other = self.options.iter().find(|(key, value)| !known(key) && !value.is_null());
+        let rule = "this model has no such option: it might change the results";
+        reject(other, |(key, value)| wrong(key, value, rule))
     }
 }
 

@@ -173,11 +173,10 @@ impl Network {
     /// If an input is absent, misshapen or out of range.
     pub fn states(&self, inputs: &Inputs, device: &Device) -> Result<Vec<Tensor>> {
         let valid = inputs.key_valid()?;
-        let mask = Mask::of(valid.as_deref());
         let windowed = self.sizes.traits.windowed;
         let globals = when(windowed, || globals(inputs, valid.as_deref()))?.flatten();
-        let seen = Seen { globals: globals.as_ref(), ..Seen::new(device, mask) };
-        self.states_under(inputs, &seen)
+        let seen = Seen::new(device, Mask::of(valid.as_deref()));
+        self.states_under(inputs, &Seen { globals: globals.as_ref(), ..seen })
     }
 
     /// All states, under a given mask.
@@ -256,9 +255,9 @@ impl Generator for Network {
         let inputs = self.embeddings.continued(NAMES, ids, (*read, padding))?;
         *read += ids.shape[1];
         let valid = generate::behind(padding, *read);
-        let mask = Mask::of(valid.as_deref());
+        let seen = Seen::new(device, Mask::of(valid.as_deref()));
         let embedded = self.embeddings.run(&inputs, NAMES, device)?;
-        Ok(last(self.stack.read_on(embedded, &Seen::new(device, mask), Some(blocks))?))
+        Ok(last(self.stack.read_on(embedded, &seen, Some(blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {

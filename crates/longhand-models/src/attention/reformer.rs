@@ -1,9 +1,7 @@
 //! Reformer's two kinds: by hashing, and by chunks of neighbours.
 
-use super::{Heads, Mask, full};
-use crate::gpu::attention::attend;
-use crate::{Device, Result, Tensor};
-use longhand::{DType, Lsh};
+use super::*;
+use longhand::Lsh;
 
 /// Chunks of a sequence, and which of them a position sees: its own, so many before it and so many
 /// after. The first chunk stands after the last one.

@@ -1,10 +1,9 @@
 //! XLNet's two streams: contents, which see themselves, and queries, which do not.
 
-use super::Heads;
-use crate::gpu::attention::attend;
-use crate::{Device, Result, Tensor, ops};
+use super::*;
+use crate::ops;
+use longhand::Window;
 use longhand::transformer_xl::{SinCos, sinusoids};
-use longhand::{DType, TransformerXl, Window};
 
 /// What a position of a segment may see, the same in every layer. Keys are the memory's, then the
 /// segment's.

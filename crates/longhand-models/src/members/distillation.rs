@@ -88,7 +88,7 @@ pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weigh
     config.ignore("num_labels");
     let (student, teacher) = (&networks.student.sizes, &networks.teacher.sizes);
     let fits = student.heads.count == teacher.heads.count
-        && student.layers > 0
+        && (1..=teacher.layers).contains(&student.layers)
         && teacher.layers.is_multiple_of(student.layers);
     let message = "student and teacher must have the same number of heads, and the teacher a \
                    multiple of the student's layers";
@@ -141,8 +141,8 @@ fn classified(
 ) -> Result<(Vec<Tensor>, Vec<Tensor>, Tensor)> {
     let valid = inputs.key_valid()?;
     let scores = RefCell::default();
-    let mask = Mask::of(valid.as_deref());
-    let seen = Seen { scores: Some(&scores), ..Seen::new(device, mask) };
+    let seen = Seen::new(device, Mask::of(valid.as_deref()));
+    let seen = Seen { scores: Some(&scores), ..seen };
     let states = network.states_under(inputs, &seen)?;
     let absent = || Error::input("the network has no classifier");
     let classifier = network.classifier.as_ref().ok_or_else(absent)?;

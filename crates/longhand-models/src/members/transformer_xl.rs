@@ -14,8 +14,8 @@ struct Relative {
     qkv: Linear,
     positions: Linear,
     out: Linear,
-    bias_u: Tensor,
-    bias_v: Tensor,
+    /// For the keys and the distances.
+    biases: [Tensor; 2],
 }
 
 /// Words of a band of frequencies: rarer ones may have narrower vectors.
@@ -62,8 +62,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
             qkv: Linear::bare(&attention, "qkv_net", width, 3 * rows)?,
             positions: Linear::bare(&attention, "r_net", width, rows)?,
             out: Linear::bare(&attention, "o_net", rows, width)?,
-            bias_u: biases.tensor("r_w_bias", &shape)?,
-            bias_v: biases.tensor("r_r_bias", &shape)?,
+            biases: each(["r_w_bias", "r_r_bias"], |name| biases.tensor(name, &shape))?,
         };
         let norm = sizes.norm(&attention, "layer_norm", width)?;
         let maps = ["pos_ff.CoreNet.0", "pos_ff.CoreNet.3"];
@@ -139,7 +138,7 @@ impl TransformerXl {
                 kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
                 let r = self.distances(own, k.shape()[1], &mut kept.distances, device)?;
                 let window = (self.same_length && rows > 0).then(|| rows - 1);
-                let (biases, options) = ([&own.bias_u, &own.bias_v], (window, self.clamp));
+                let (biases, options) = (own.biases.each_ref(), (window, self.clamp));
                 let (heads, rows, valid) = (&self.heads, [&q, &k, &v], valid.as_deref());
                 let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
                 Ok(own.out.run(&mixed))

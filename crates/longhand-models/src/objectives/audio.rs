@@ -100,10 +100,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let (lengths, total) = lengths(draws)?;
         let rows = lengths.len();
         let fits = |&n: &usize| n > 0 && (run <= n || frame_runs(n, run, proportion) == 0);
-        if let Some(r) = lengths.iter().position(|n| !fits(n)) {
-            let rule = format!("must hold a run of {run} frames");
-            return Err(Error::invalid(format!("lengths[{r}]"), lengths[r], rule));
-        }
+        let rule = format!("must hold a run of {run} frames");
+        let bad = |r| Error::invalid(format!("lengths[{r}]"), lengths[r], rule);
+        reject(lengths.iter().position(|n| !fits(n)), bad)?;
         let shape = [rows, total];
         let names = ["start_order", "random_order", "span_order"];
         let [starts, random, spans] = each(names, |name| draws.orders(name, &shape))?;

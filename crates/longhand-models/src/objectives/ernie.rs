@@ -57,10 +57,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             1 => i % len == 0 || labels[i - 1] == -1,
             _ => true,
         };
-        if let Some(i) = (0..labels.len()).find(bad) {
-            let rule = "must be 0 (a unit begins), 1 (it goes on) or -1 (none)";
-            return Err(Error::invalid(format!("unit_labels[{i}]"), labels[i], rule));
-        }
+        let rule = "must be 0 (a unit begins), 1 (it goes on) or -1 (none)";
+        let error = |i| Error::invalid(format!("unit_labels[{i}]"), labels[i], rule);
+        reject((0..labels.len()).find(bad), error)?;
         let corrupt = |(r, (ids, actions)): (usize, (&[i32], _))| {
             let units = units(row(labels, r, len), !by_word[r]);
             mask_units(ids, &units, probability, mask_id, actions)

@@ -117,12 +117,8 @@ impl<'a> Batch<'a> {
     fn read(draws: &Draws<'a>, [ids, uniforms]: [&str; 2], vocab: usize) -> Result<Self> {
         let (ids, shape) = tokens(draws.inputs, ids, vocab)?;
         let uniforms = draws.uniforms(uniforms, &shape)?;
-        Ok(Batch {
-            ids,
-            shape,
-            uniforms,
-            random_tokens: draws.below("random_tokens", &shape, vocab)?,
-        })
+        let random_tokens = draws.below("random_tokens", &shape, vocab)?;
+        Ok(Batch { ids, shape, uniforms, random_tokens })
     }
 
     fn rows(&self) -> impl Iterator<Item = (&[i32], Actions<'_>)> {
@@ -144,13 +140,9 @@ pub(crate) fn ragged<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result
             true => (0..vocab as i64).contains(&x.into()),
             false => x == -1,
         };
-        match row.iter().enumerate().find(|&(i, &x)| !fits(i, x)) {
-            Some((i, x)) => {
-                let rule = format!("must be below {vocab}, or -1 behind the last of a row");
-                Err(Error::invalid(format!("{name}[{}]", r * width + i), x, rule))
-            }
-            None => Ok(&row[..end]),
-        }
+        let rule = format!("must be below {vocab}, or -1 behind the last of a row");
+        let bad = |(i, x)| Error::invalid(format!("{name}[{}]", r * width + i), x, rule);
+        reject(row.iter().enumerate().find(|&(i, &x)| !fits(i, x)), bad).map(|()| &row[..end])
     };
     ids.data.chunks(width).enumerate().map(row).collect()
 }
