@@ -3,7 +3,7 @@
 
 use crate::traits::Side;
 use crate::{
-    Cache, Config, Device, Error, Ints, Model, Result, Tensor, ensure, ops, reject, require,
+    Cache, Config, Device, Error, Ints, Model, Result, Tensor, ensure, ops, reject, require, when,
 };
 use longhand::random::{split_mix, uniform};
 use serde_json::Value;
@@ -113,10 +113,8 @@ impl Generation {
             Value::Array(ids) => ids.iter().map(of).collect(),
             id => Some(vec![of(id)?]),
         })?;
-        let second = match folder.flag_or("force_bos_token_to_be_generated", false)? {
-            true => id("bos_token_id")?,
-            false => None,
-        };
+        let forced = folder.flag_or("force_bos_token_to_be_generated", false)?;
+        let second = when(forced, || id("bos_token_id"))?.flatten();
         Ok(Generation {
             stop: stop.unwrap_or_default(),
             start: id("decoder_start_token_id")?,

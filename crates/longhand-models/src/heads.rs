@@ -19,11 +19,8 @@ pub struct Vocabulary {
 impl Vocabulary {
     /// Whether the weights hold the head of a row.
     pub fn is_in(traits: &Traits, weights: &Weights) -> bool {
-        match traits.head.transform {
-            true => weights.has_any(&format!("{}.", traits.names.head_map)),
-            // A bare head has nothing of its own if it is tied.
-            false => true,
-        }
+        // A bare head has nothing of its own if it is tied.
+        !traits.head.transform || weights.has_any(&format!("{}.", traits.names.head_map))
     }
 
     /// Reads the head of a row, tied to `table` or not.

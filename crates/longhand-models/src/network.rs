@@ -281,10 +281,8 @@ impl Member for Network {
 
 /// The body's parameters: under the row's prefix, or bare in a file that holds nothing else.
 pub fn body(traits: &Traits, weights: &Weights) -> Weights {
-    match weights.has_any(traits.names.prefix) || !weights.has(traits.names.word) {
-        true => weights.under(traits.names.prefix),
-        false => weights.clone(),
-    }
+    let bare = weights.has(traits.names.word) && !weights.has_any(traits.names.prefix);
+    weights.under(if bare { "" } else { traits.names.prefix })
 }
 
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.

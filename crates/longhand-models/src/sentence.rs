@@ -62,10 +62,8 @@ impl SentenceEncoder {
         let model = Model::open(&transformer)?;
         let sentence = transformer.join("sentence_bert_config.json");
         let longest = Config::open(&transformer)?.size_or("max_position_embeddings", 512)?;
-        let sentence = match sentence.is_file() {
-            true => Config::read(&sentence)?,
-            false => Config::parse("{}")?,
-        };
+        let named = sentence.is_file();
+        let sentence = if named { Config::read(&sentence)? } else { Config::parse("{}")? };
         let longest = sentence.size_or("max_seq_length", longest)?;
         let lowers = sentence.flag_or("do_lower_case", false)?;
         let tokenizer = read_tokenizer(&transformer, Some(longest))?;

@@ -31,13 +31,9 @@ impl Stack {
     pub fn read(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Self> {
         let traits = &sizes.traits;
         // An inner stack of blocks for each group; each block is one, if nothing is shared.
-        let (groups, inner) = match traits.grouped {
-            false => (sizes.layers, 1),
-            true => (
-                config.size_or("num_hidden_groups", 1)?.max(1),
-                config.size_or("inner_group_num", 1)?.max(1),
-            ),
-        };
+        let sharing = ["num_hidden_groups", "inner_group_num"];
+        let shared = || each(sharing, |key| Ok(config.size_or(key, 1)?.max(1)));
+        let [groups, inner] = if traits.grouped { shared()? } else { [sizes.layers, 1] };
         let block = |i: usize| {
             let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
             let own = weights.under(&name.replace("{}", &(i % inner).to_string()));

@@ -95,13 +95,10 @@ impl Inputs {
         let [batch, _] = self.ints("input_ids.0")?.sizes("input_ids.0")?;
         let segment = |name: String| {
             let ids = self.ints(&name)?;
-            match ids.sizes(&name)? {
-                [rows, _] if rows == batch => Ok((name, ids)),
-                _ => {
-                    let rule = format!("must have {batch} rows, as the first segment");
-                    Err(Error::shape(name, &ids.shape, rule))
-                }
-            }
+            let [rows, _] = ids.sizes(&name)?;
+            let rule = format!("must have {batch} rows, as the first segment");
+            require(rows == batch, || Error::shape(&name, &ids.shape, rule))?;
+            Ok((name, ids))
         };
         let names = (0..).map(|s| format!("input_ids.{s}"));
         names.take_while(|name| self.has(name)).map(segment).collect()

@@ -270,7 +270,7 @@ proptest! {
         let words = bart::Words { order: &order, uniforms: &draws, random_tokens: &random_tokens };
         let masked = noise.mask(&text, budget, words);
         prop_assert_eq!((masked.len(), masked.iter().filter(is_noise).count()), (n, budget));
-        let deleted = noise.delete(&text, budget, &order);
+        let deleted = bart::Noise::delete(&text, budget, &order);
         prop_assert_eq!(deleted.len(), n - budget);
         prop_assert!(is_subsequence(&deleted, &text));
 
@@ -291,7 +291,7 @@ proptest! {
         prop_assert_eq!((longer.len(), &words), (n + budget, &text));
 
         let offset = 1 + random.below(n - 1);
-        let mut turned = noise.rotate(&text, offset);
+        let mut turned = bart::Noise::rotate(&text, offset);
         prop_assert!(offset == n - 1 || turned[1] == text[offset]);
         for x in [&masked, &deleted, &short, &longer, &turned] {
             prop_assert_eq!(ends(x), ends(&text));
@@ -310,7 +310,7 @@ proptest! {
         let ends = noise.sentence_ends(&text);
         let count = random.below(ends.len() + 1);
         let (moved, order) = (random.order(ends.len()), random.order(count));
-        let out = noise.permute(&text, &ends, &moved[..count], &order);
+        let out = bart::Noise::permute(&text, &ends, &moved[..count], &order);
         let cut = |text: &[i32], ends: &[usize]| -> Vec<Vec<i32>> {
             let starts = [1].iter().chain(ends);
             starts.zip(ends).map(|(&a, &b)| text[a..b].to_vec()).collect()

@@ -130,9 +130,8 @@ impl Member for Elmo {
         let mut streams = [token.clone(), token.clone()];
         let mut layers = vec![ops::concat_last(&[&token, &token])];
         for (depth, cells) in self.layers.iter().enumerate() {
-            for (stream, (cell, backward)) in
-                streams.iter_mut().zip(cells.iter().zip([false, true]))
-            {
+            let ways = streams.iter_mut().zip(cells).zip([false, true]);
+            for ((stream, cell), backward) in ways {
                 let states = cell.run(stream, &lengths, backward);
                 // The state that is carried on is without the addition.
                 *stream = if self.skips && depth > 0 { ops::add(states, stream) } else { states };

@@ -13,13 +13,20 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
     let kind = if normed { NormKind::Layer } else { NormKind::Affine };
     let body = body(traits, weights);
-    let embeddings = read_embeddings(&sizes, kind, config, &body)?;
+    let (names, hidden, vocab) = (sizes.traits.names, sizes.hidden, sizes.vocab);
+    let width = config.size_or("embedding_size", 128)?;
+    let table = body.tensor(names.word, &[vocab, width])?;
+    let mut embeddings = Embeddings::read(&sizes, table.clone(), &body, &body)?;
+    embeddings.norm = Some(Norm::read(&body, names.embedding_norm, hidden, kind, DEFAULT_EPS)?);
+    let trigram = config.flag_or("trigram_input", true)?;
+    let wide = if trigram { 3 * width } else { width };
+    // Files hold it even where there is nothing to widen.
+    let map = Linear::read(&body, "embeddings.embedding_transformation", wide, hidden)?;
+    embeddings.widen = (trigram || width != hidden).then_some((map, trigram));
     let stack = read_stack(&sizes, kind, config, &body)?;
-    let (hidden, vocab) = (sizes.hidden, sizes.vocab);
-    let table = embeddings.word.clone();
     let mut network = Network::with_heads(sizes, embeddings, stack, config, weights)?;
     let name = "cls.predictions.dense";
-    if let (Some(head), Some(rest)) = (&mut network.head, hidden.checked_sub(table.width()))
+    if let (Some(head), Some(rest)) = (&mut network.head, hidden.checked_sub(width))
         && (rest > 0 || weights.has_any(name))
     {
         let map = Linear::read_as(weights, name, rest, vocab, Order::InOut, false)?;
@@ -27,25 +34,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         head.rest = (rest > 0).then_some(map);
     }
     Ok(Box::new(network))
-}
-
-fn read_embeddings(
-    sizes: &Sizes,
-    kind: NormKind,
-    config: &Config,
-    body: &Weights,
-) -> Result<Embeddings> {
-    let width = config.size_or("embedding_size", 128)?;
-    let trigram = config.flag_or("trigram_input", true)?;
-    let (names, hidden) = (sizes.traits.names, sizes.hidden);
-    let word = body.tensor(names.word, &[sizes.vocab, width])?;
-    let norm = Norm::read(body, names.embedding_norm, hidden, kind, DEFAULT_EPS)?;
-    let tables = Embeddings { norm: Some(norm), ..Embeddings::read(sizes, word, body, body)? };
-    let wide = if trigram { 3 * width } else { width };
-    // Files hold it even where there is nothing to widen.
-    let map = Linear::read(body, "embeddings.embedding_transformation", wide, hidden)?;
-    let widen = (trigram || width != hidden).then_some((map, trigram));
-    Ok(Embeddings { widen, ..tables })
 }
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.

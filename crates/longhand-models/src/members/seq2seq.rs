@@ -84,10 +84,8 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
         let buckets = Buckets { num_buckets, max_distance, bidirectional: !sizes.traits.causal };
         Ok(Side { buckets: Some((buckets, table)), ..Side::read(sizes, config, &own, &words)? })
     };
-    let keys = match config.has(names::T5_DECODER_KEYS.layers) {
-        true => &names::T5_DECODER_KEYS,
-        false => traits.keys,
-    };
+    let own = config.has(names::T5_DECODER_KEYS.layers);
+    let keys = if own { &names::T5_DECODER_KEYS } else { traits.keys };
     let decoder = Traits { keys, names: &names::T5_DECODER_NAMES, ..decoder(traits) };
     let pad = config.size_or("pad_token_id", 0)?;
     Ok(Box::new(Seq2Seq {

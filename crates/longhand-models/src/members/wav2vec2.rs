@@ -6,7 +6,7 @@ mod sound;
 
 use super::*;
 use codebooks::{Codebooks, read_codebooks};
-use sound::{Convolution, Extractor, read_extractor, read_positional};
+use sound::{Convolution, Extractor, read_extractor};
 
 struct Wav2Vec2 {
     extractor: Extractor,
@@ -31,10 +31,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         "adapter_kernel_size adapter_stride classifier_proj_size gumbel_temperature \
          num_adapter_layers num_negatives output_hidden_size vocab_size xvector_output_dim",
     );
-    let place = match config.flag_or("do_stable_layer_norm", false)? {
-        true => Place::Pre,
-        false => Place::Post,
-    };
+    let stable = config.flag_or("do_stable_layer_norm", false)?;
+    let place = if stable { Place::Pre } else { Place::Post };
     let traits = Traits { place, ..*traits };
     let sizes = Sizes::read_blocks(&traits, config)?;
     let hidden = sizes.hidden;
@@ -49,7 +47,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         projection: Linear::read(&body, "feature_projection.projection", channels, hidden)?,
         masked,
         masks: config.flag_or("apply_spec_augment", true)?,
-        positional: read_positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?,
+        positional: Convolution::positional(
+            config,
+            &encoder.under("pos_conv_embed.conv."),
+            hidden,
+        )?,
         norm: when(place == Place::Post, || sizes.norm(&encoder, traits.names.final_norm, hidden))?,
         stack: Stack::read(&sizes, config, &encoder)?,
         codebooks: read_codebooks(config, weights, channels, hidden)?,

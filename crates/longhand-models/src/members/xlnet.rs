@@ -98,10 +98,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let table = sizes.head(weights, "lm_loss.weight", &words)?;
     let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
     let layers = (0..config.positive(traits.keys.layers)?).map(layer).collect::<Result<_>>()?;
-    let memory = match config.is_null("mem_len") {
-        true => None,
-        false => Some(config.size_or("mem_len", 512)?),
-    };
+    let memory = when(!config.is_null("mem_len"), || config.size_or("mem_len", 512))?;
     Ok(Box::new(XlNet {
         query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
         head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),

@@ -48,7 +48,7 @@ impl Noise {
     }
 
     /// Token deletion: without the first `count` words of `order`.
-    pub fn delete(&self, tokens: &[i32], count: usize, order: &[usize]) -> Vec<i32> {
+    pub fn delete(tokens: &[i32], count: usize, order: &[usize]) -> Vec<i32> {
         let mut keep = vec![true; tokens.len()];
         order.iter().take(count).for_each(|&word| keep[word + 1] = false);
         kept(tokens, &keep)
@@ -93,13 +93,7 @@ impl Noise {
 
     /// Sentence permutation: the sentences that `moved` lists trade places, as `order` (of them)
     /// says.
-    pub fn permute(
-        &self,
-        tokens: &[i32],
-        ends: &[usize],
-        moved: &[usize],
-        order: &[usize],
-    ) -> Vec<i32> {
+    pub fn permute(tokens: &[i32], ends: &[usize], moved: &[usize], order: &[usize]) -> Vec<i32> {
         let mut from: Vec<usize> = (0..ends.len()).collect();
         moved.iter().zip(order).for_each(|(&to, &k)| from[to] = moved[k]);
         let sentence = |&i: &usize| {
@@ -114,7 +108,7 @@ impl Noise {
     }
 
     /// Document rotation: begins with the token at `offset`.
-    pub fn rotate(&self, tokens: &[i32], offset: usize) -> Vec<i32> {
+    pub fn rotate(tokens: &[i32], offset: usize) -> Vec<i32> {
         let mut out = tokens.to_vec();
         let last = tokens.len() - 1;
         out[1..last].rotate_left(offset - 1);
@@ -219,16 +213,16 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let moved = (ends.len() as f64 * 2.0 * permuted / 2.0).ceil() as usize;
         let sentences = draws.orders("sentence_order", &[ends.len()])?;
         let places = draws.orders("sentence_order2", &[moved])?;
-        let permutation = noise.permute(tokens, &ends, &sentences[..moved], &places);
+        let permutation = Noise::permute(tokens, &ends, &sentences[..moved], &places);
 
         let mut out = Outputs::default();
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
         put("masking", noise.mask(tokens, masked, words));
-        put("deletion", noise.delete(tokens, deleted, &order));
+        put("deletion", Noise::delete(tokens, deleted, &order));
         put("infilling", insert(&shrunk, spans.inserts_into(shrunk.len()))?);
         put("insertion", insert(tokens, (length as f64 * inserted).ceil() as usize)?);
         put("sentence_permutation", permutation);
-        put("rotation", noise.rotate(tokens, offset(draws, length)?));
+        put("rotation", Noise::rotate(tokens, offset(draws, length)?));
         put("span_lengths", lengths.iter().map(|&n| n as i32).collect());
         put("sentence_ends", ends.iter().map(|&n| n as i32).collect());
         Ok(out)

@@ -64,33 +64,34 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
     Ok(Extractor((0..widths.len()).map(layer).collect::<Result<_>>()?))
 }
 
-/// Positions by a convolution over neighbouring frames; its weight is stored as a length for each place of the kernel and
-/// a direction.
-pub(super) fn read_positional(
-    config: &Config,
-    weights: &Weights,
-    hidden: usize,
-) -> Result<Convolution> {
-    let kernel = config.size_or("num_conv_pos_embeddings", 128)?.max(1);
-    let groups = config.size_or("num_conv_pos_embedding_groups", 16)?.max(1);
-    let rule = format!("must divide hidden_size = {hidden}");
-    ensure(hidden.is_multiple_of(groups), "config: num_conv_pos_embedding_groups", groups, rule)?;
-    let names = match weights.has("weight_g") {
-        true => ["weight_g", "weight_v"],
-        false => ["parametrizations.weight.original0", "parametrizations.weight.original1"],
-    };
-    let lengths = weights.tensor(names[0], &[1, 1, kernel])?;
-    let directions = weights.tensor(names[1], &[hidden, hidden / groups, kernel])?;
-    Ok(Convolution {
-        weight: ops::weight_norm(directions, lengths.data()),
-        bias: Some(weights.tensor("bias", &[hidden])?),
-        steps: [1, kernel / 2, groups],
-        norm: ConvNorm::Nothing,
-        activation: config.activation_or("feat_extract_activation", "gelu")?,
-    })
-}
-
 impl Convolution {
+    /// Positions by a convolution over neighbouring frames; its weight is stored as a length for each place of the kernel and
+    /// a direction.
+    pub(super) fn positional(config: &Config, weights: &Weights, hidden: usize) -> Result<Self> {
+        let kernel = config.size_or("num_conv_pos_embeddings", 128)?.max(1);
+        let groups = config.size_or("num_conv_pos_embedding_groups", 16)?.max(1);
+        let rule = format!("must divide hidden_size = {hidden}");
+        ensure(
+            hidden.is_multiple_of(groups),
+            "config: num_conv_pos_embedding_groups",
+            groups,
+            rule,
+        )?;
+        let names = match weights.has("weight_g") {
+            true => ["weight_g", "weight_v"],
+            false => ["parametrizations.weight.original0", "parametrizations.weight.original1"],
+        };
+        let lengths = weights.tensor(names[0], &[1, 1, kernel])?;
+        let directions = weights.tensor(names[1], &[hidden, hidden / groups, kernel])?;
+        Ok(Convolution {
+            weight: ops::weight_norm(directions, lengths.data()),
+            bias: Some(weights.tensor("bias", &[hidden])?),
+            steps: [1, kernel / 2, groups],
+            norm: ConvNorm::Nothing,
+            activation: config.activation_or("feat_extract_activation", "gelu")?,
+        })
+    }
+
     /// Of `[batch, length, channels]`.
     pub(super) fn run(&self, x: &Tensor) -> Tensor {
         let y = ops::conv1d(x, &self.weight, self.bias.as_ref(), self.steps);
