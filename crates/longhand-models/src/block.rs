@@ -91,10 +91,8 @@ pub struct Attention {
 
 /// The kinds of attention of a block.
 pub enum Kind {
-    /// Every position.
-    Full,
-    /// Those up to its own.
-    Causal,
+    /// Every position or, if true, those up to its own.
+    Full(bool),
     /// Those at most `side` away, and the global ones, which read projections of their own.
     Windowed {
         /// Keys on each side.
@@ -153,9 +151,8 @@ impl Attention {
         }
         let local = [&q, &k, &v];
         let mixed = match &self.kind {
-            Kind::Full => attention::full(seen.device, &self.heads, local, &seen.mask)?,
-            Kind::Causal => {
-                let mask = Mask { causal: true, ..seen.mask };
+            &Kind::Full(causal) => {
+                let mask = Mask { causal, ..seen.mask };
                 attention::full(seen.device, &self.heads, local, &mask)?
             }
             Kind::Windowed { side, global } => {

@@ -71,15 +71,11 @@ impl Sizes {
         let keys = traits.keys;
         let hidden = config.positive(keys.hidden)?;
         let count = config.positive(keys.heads)?;
-        let dim = match config.size_or(keys.head_dim, 0)? {
-            0 => {
-                let rule = format!("must be a multiple of {} = {count}", keys.heads);
-                let field = format_args!("config: {}", keys.hidden);
-                ensure(hidden.is_multiple_of(count), field, hidden, rule)?;
-                hidden / count
-            }
-            dim => dim,
-        };
+        let own = config.size_or(keys.head_dim, 0)?;
+        let rule = format!("must be a multiple of {} = {count}", keys.heads);
+        let fits = own > 0 || hidden.is_multiple_of(count);
+        ensure(fits, format_args!("config: {}", keys.hidden), hidden, rule)?;
+        let dim = if own > 0 { own } else { hidden / count };
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
         let (activation, default) = keys.activation;
         Ok(Sizes {

@@ -79,6 +79,7 @@ fn options_of_other_members_that_are_not_supported() {
         ("mobilebert", "\"no_norm\"", "\"batch_norm\"", &["normalization_type", "batch_norm"]),
         ("electra", "\"share_embeddings\": true", "\"share_embeddings\": false", &["share_emb"]),
         ("tinybert", "\"temperature\": 1.0", "\"temperature\": 0", &["temperature"]),
+        ("tinybert", "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 0", &["multiple"]),
         (
             "adapter_houlsby",
             "\"adapter_reduction_factor\": 4",

@@ -13,24 +13,17 @@ struct Cell {
     input: Linear,
     state: Linear,
     projection: Linear,
-    cell_clip: f32,
-    proj_clip: f32,
+    /// Of memory and state.
+    clips: [f32; 2],
 }
 
 impl Cell {
-    fn read(
-        weights: &Weights,
-        name: &str,
-        [from, cell, state]: [usize; 3],
-        [cell_clip, proj_clip]: [f64; 2],
-    ) -> Result<Self> {
-        let own = weights.under(&format!("{name}."));
+    fn read(own: &Weights, [width, cell]: [usize; 2], clips: [f64; 2]) -> Result<Self> {
         Ok(Cell {
-            input: Linear::bare(&own, "input_linearity", from, 4 * cell)?,
-            state: Linear::read(&own, "state_linearity", state, 4 * cell)?,
-            projection: Linear::bare(&own, "state_projection", cell, state)?,
-            cell_clip: cell_clip as f32,
-            proj_clip: proj_clip as f32,
+            input: Linear::bare(own, "input_linearity", width, 4 * cell)?,
+            state: Linear::read(own, "state_linearity", width, 4 * cell)?,
+            projection: Linear::bare(own, "state_projection", cell, width)?,
+            clips: clips.map(|clip| clip as f32),
         })
     }
 
@@ -54,9 +47,9 @@ impl Cell {
                 ops::split_last(&gates, &[cell; 4]).try_into().expect("four parts");
             let new = ops::multiply(sigmoid.apply(input), &tanh.apply(new));
             let old = ops::multiply(sigmoid.apply(forget), &memory);
-            memory = clipped(ops::add(new, &old), self.cell_clip);
+            memory = clipped(ops::add(new, &old), self.clips[0]);
             let open = ops::multiply(sigmoid.apply(output), &tanh.apply(memory.clone()));
-            h = clipped(self.projection.run(&open), self.proj_clip);
+            h = clipped(self.projection.run(&open), self.clips[1]);
             // A row that has ended goes on, and nobody reads it.
             for b in (0..batch).filter(|&b| step < lengths[b]) {
                 out[(b * length + at(b)) * width..][..width].copy_from_slice(h.row(b));
@@ -90,11 +83,11 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
         |i: usize| Linear::read(&tokens, &format!("_highways._layers.{i}"), features, 2 * features);
     let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
     let lstm = weights.under("_elmo_lstm._elmo_lstm.");
-    let sizes = [width, config.positive("cell_dim")?, width];
+    let sizes = [width, config.positive("cell_dim")?];
     let count = config.positive("n_layers")?;
     let clips = [config.positive_or("cell_clip", 3.0)?, config.positive_or("proj_clip", 3.0)?];
     let layer = |i: usize| -> Result<[Cell; 2]> {
-        let cell = |way: &str| Cell::read(&lstm, &format!("{way}_layer_{i}"), sizes, clips);
+        let cell = |way| Cell::read(&lstm.under(&format!("{way}_layer_{i}.")), sizes, clips);
         Ok([cell("forward")?, cell("backward")?])
     };
     let layers = (0..count).map(layer).collect::<Result<_>>()?;

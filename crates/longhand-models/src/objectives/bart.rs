@@ -67,17 +67,11 @@ impl Noise {
         kept(&masked, &keep)
     }
 
-    /// Insertion of `count` masks at the first places of `order` in the longer text, its ends not
-    /// counted. The first of them are the `random` tokens.
-    pub fn insert(
-        &self,
-        tokens: &[i32],
-        count: usize,
-        order: &[usize],
-        random: &[i32],
-    ) -> Vec<i32> {
-        let mut out = vec![None; tokens.len() + count];
-        for (k, &place) in order.iter().take(count).enumerate() {
+    /// Insertion of masks at these places of the longer text, its ends not counted. The first of them
+    /// are the `random` tokens.
+    pub fn insert(&self, tokens: &[i32], places: &[usize], random: &[i32]) -> Vec<i32> {
+        let mut out = vec![None; tokens.len() + places.len()];
+        for (k, &place) in places.iter().enumerate() {
             out[place + 1] = Some(random.get(k).copied().unwrap_or(self.mask_id));
         }
         let mut old = tokens.iter();
@@ -197,7 +191,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             let lucky = (count as f64 * noise.random_ratio).ceil() as usize;
             let order = draws.orders("insert_order", &[tokens.len() + count - 2])?;
             let random = draws.below("random_tokens", &[lucky], vocab)?;
-            Ok(noise.insert(tokens, count, &order, &random))
+            Ok(noise.insert(tokens, &order[..count], &random))
         };
         let [masked, deleted, infilled] = ratios.map(|ratio| budget(tokens, ratio));
 
