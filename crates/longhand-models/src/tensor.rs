@@ -74,14 +74,14 @@ impl Tensor {
     /// The GPU that the elements lie on, if they lie on one.
     pub(crate) fn gpu(&self) -> Option<&Gpu> {
         let made_there = self.elements.device.get().filter(|_| self.elements.made_on_device);
-        made_there.map(|buffer| buffer.gpu())
+        made_there.map(|buffer| &buffer.gpu)
     }
 
     /// The elements on `gpu`: they go up once, to the GPU that first asks.
     pub(crate) fn buffer(&self, gpu: &Gpu) -> Arc<Buffer> {
         let upload = || Arc::new(gpu.upload(bytemuck::cast_slice(self.data())));
         let copy = self.elements.device.get_or_init(upload);
-        if copy.gpu() == gpu { copy.clone() } else { upload() }
+        if copy.gpu == *gpu { copy.clone() } else { upload() }
     }
 
     /// The tensor where `device` computes: operations on it run there.
@@ -98,7 +98,7 @@ impl Tensor {
     /// elements.
     pub(crate) fn missing_on_host(&self, gpu: &Gpu) -> Option<(&Buffer, &OnceLock<Data>)> {
         let Elements { host, device, .. } = &*self.elements;
-        let buffer = device.get().filter(|buffer| buffer.gpu() == gpu);
+        let buffer = device.get().filter(|buffer| buffer.gpu == *gpu);
         Some((&**buffer?, host)).filter(|_| host.get().is_none())
     }
 
@@ -120,7 +120,7 @@ impl Tensor {
     /// has failed they are NaN.
     pub fn data(&self) -> &[f32] {
         let Elements { host, device, .. } = &*self.elements;
-        let fetched = || device.get().map(|buffer| buffer.gpu().read_back(buffer));
+        let fetched = || device.get().map(|buffer| buffer.gpu.read_back(buffer));
         match host.get_or_init(|| Data::Owned(fetched().unwrap_or_default())) {
             Data::Owned(x) => x,
             Data::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),

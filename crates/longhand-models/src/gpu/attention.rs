@@ -61,7 +61,7 @@ macro_rules! attend {
                     #[cfg(feature = "webgpu")]
                     $crate::gpu::Backend::Webgpu(ref backend) => {
                         use $crate::gpu::webgpu::binding as at;
-                        let plan = $problem.plan_webgpu(backend.context())?;
+                        let plan = $problem.plan_webgpu(&backend.context)?;
                         let workspace = gpu.workspace(plan.workspace_bytes());
                         let ($first $(, $row)*) = (at(&$first)? $(, at(&$row)?)*);
                         let args = longhand::$kind::webgpu::Args {
@@ -75,7 +75,7 @@ macro_rules! attend {
                     #[cfg(feature = "cuda")]
                     $crate::gpu::Backend::Cuda(ref backend) => {
                         use $crate::gpu::cuda::address as at;
-                        let plan = $problem.plan_cuda(backend.context())?;
+                        let plan = $problem.plan_cuda(&backend.context)?;
                         let workspace = gpu.workspace(plan.workspace_bytes());
                         let ($first $(, $row)*) = (at(&$first)? $(, at(&$row)?)*);
                         let args = longhand::$kind::cuda::Args {
@@ -88,7 +88,7 @@ macro_rules! attend {
                         // written by later work of the same stream only; positions of a list of
                         // globals are distinct.
                         #[allow(unsafe_code)]
-                        unsafe { plan.launch(backend.stream(), &args) }?;
+                        unsafe { plan.launch(&backend.stream, &args) }?;
                     }
                 }
                 (Tensor::on_gpu(shape, out), None)

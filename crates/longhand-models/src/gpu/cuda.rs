@@ -6,8 +6,8 @@ use crate::{Error, Result};
 use longhand::cuda::{Context, DeviceBuffer, Function, Launch, Stream};
 
 pub(crate) struct Cuda {
-    context: Context,
-    stream: Stream,
+    pub(crate) context: Context,
+    pub(crate) stream: Stream,
     functions: Functions<Function>,
 }
 
@@ -19,14 +19,6 @@ impl Cuda {
 
     pub(super) fn name(&self) -> &str {
         self.context.name()
-    }
-
-    pub(crate) fn context(&self) -> &Context {
-        &self.context
-    }
-
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.stream
     }
 
     /// Memory of `bytes`, holding `data`.

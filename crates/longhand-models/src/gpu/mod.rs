@@ -73,7 +73,7 @@ enum Memory {
 
 /// Memory on a device, free for the next tensor when this is gone.
 pub(crate) struct Buffer {
-    gpu: Gpu,
+    pub(crate) gpu: Gpu,
     /// Absent after the device has failed.
     memory: Option<Arc<Memory>>,
     bytes: usize,
@@ -178,7 +178,9 @@ impl Gpu {
     pub(crate) fn empty(&self, len: usize) -> Buffer {
         let bytes = 4 * len;
         let kept = |free: &mut Vec<Memory>| {
-            let at = free.iter().position(|memory| memory.bytes() == size_for(bytes))?;
+            let bytes_of =
+                |memory: &Memory| -> usize { on!(Memory: *memory, memory => memory.bytes()) };
+            let at = free.iter().position(|memory| bytes_of(memory) == size_for(bytes))?;
             Some(free.remove(at))
         };
         let found = kept(&mut lock(&self.inner.free));
@@ -229,7 +231,7 @@ impl Gpu {
     /// are missing) and writes into `out`. The first word is the number of workgroups.
     pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Buffer], out: &Buffer, words: &Words) {
         if words[0] > 0 && lock(&self.inner.failure).is_none() {
-            self.ok(on!(Backend: self.inner.backend, backend => {
+            self.ok::<()>(on!(Backend: self.inner.backend, backend => {
                 backend.launch(kernel, reads, out, words)
             }));
         }
@@ -260,18 +262,5 @@ impl Gpu {
             }
         }
         lock(&self.inner.failure).take().map_or(Ok(()), Err)
-    }
-}
-
-impl Buffer {
-    pub(crate) fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-}
-
-impl Memory {
-    /// Its size.
-    fn bytes(&self) -> usize {
-        on!(Memory: *self, memory => memory.bytes())
     }
 }

@@ -8,7 +8,7 @@ use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
 use std::sync::Mutex;
 
 pub(crate) struct Webgpu {
-    context: Context,
+    pub(crate) context: Context,
     functions: Functions<Function>,
     pending: Mutex<Vec<Bound>>,
 }
@@ -24,10 +24,6 @@ impl Webgpu {
 
     pub(super) fn name(&self) -> &str {
         &self.context.info().name
-    }
-
-    pub(crate) fn context(&self) -> &Context {
-        &self.context
     }
 
     /// Memory of `bytes`, holding `data`.
