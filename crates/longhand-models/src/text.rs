@@ -167,7 +167,8 @@ impl Bytes<'_> {
     /// The next `count` tokens, fewer at the end.
     fn next(&mut self, count: usize) -> Result<Vec<i32>> {
         while self.ids.len() < count {
-            let mut text = (&mut *self.text).take((count - self.ids.len()) as u64);
+            // The tokenizer costs as much for a few bytes as for some thousand.
+            let mut text = (&mut *self.text).take(4096);
             let read = text.read_to_end(&mut self.waiting).map_err(Error::input)?;
             let whole = match std::str::from_utf8(&self.waiting) {
                 Ok(text) => text,
