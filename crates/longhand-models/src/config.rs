@@ -144,8 +144,8 @@ impl Config {
         rule: &str,
         of: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        of(value).map(Some).ok_or_else(|| wrong(key, value, rule))
+        let read = |value| of(value).ok_or_else(|| wrong(key, value, rule));
+        self.get(key).map(read).transpose()
     }
 
     /// As [`optional`](Self::optional), of an option that must be there.
@@ -264,8 +264,7 @@ impl Config {
     ///
     /// If it is absent, or not in the range.
     pub fn size_in(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
-        let (start, end) = (*range.start() as f64, *range.end() as f64);
-        self.number_in(key, start..=end)?;
+        self.number_in(key, *range.start() as f64..=*range.end() as f64)?;
         self.size(key)
     }
 
@@ -359,10 +358,9 @@ impl Config {
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
         let fixed: Map<String, Value> = serde_json::from_str(FIXED).expect("JSON");
-        for (key, value) in fixed.into_iter().filter(|(key, _)| self.has(key)) {
-            if !self.used.borrow().contains(&key) {
-                self.only(&key, value)?;
-            }
+        let unasked = |key: &str| self.has(key) && !self.used.borrow().contains(key);
+        for (key, value) in fixed.into_iter().filter(|(key, _)| unasked(key)) {
+            self.only(&key, value)?;
         }
         let used = self.used.borrow();
         let harmless: Vec<&str> = HARMLESS.split_whitespace().collect();
