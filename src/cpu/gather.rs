@@ -90,6 +90,8 @@ impl Scores for Products {}
 
 /// Rows that are asked for before they are loaded.
 const AHEAD: usize = 16;
+/// Keys that are asked for in the time that a group of rows takes.
+const ASKED: usize = 9;
 
 impl Tile<'_> {
     /// A new block: `rows` of `q`, times `scale`.
@@ -115,12 +117,7 @@ impl Tile<'_> {
     ) {
         let mut next = Keys::next(&mut keys, scores.end_of_tiles());
         while next.len > 0 {
-            // The tile after this one comes from memory while this one is computed.
             let tile = std::mem::replace(&mut next, Keys::next(&mut keys, scores.end_of_tiles()));
-            for &j in &next.position[..next.len] {
-                prefetch(k.row(j as usize));
-                prefetch(v.row(j as usize));
-            }
             let mut finite = true;
             for (n, &j) in tile.position[..tile.len].iter().enumerate() {
                 scores.see(n, j);
@@ -128,11 +125,21 @@ impl Tile<'_> {
                 finite &= self.load_v(n, v.row(j as usize));
             }
             self.end_k(tile.len);
-            self.attend_tile(isa, rows, &tile, finite, scores);
+            // The tile after this one comes from memory while this one is computed, and not all at
+            // once: a processor waits for no more than some tens of lines at a time.
+            let mut ahead = next.position[..next.len].iter();
+            let mut ask = |rows: usize| {
+                for &j in ahead.by_ref().take(rows) {
+                    prefetch(k.row(j as usize));
+                    prefetch(v.row(j as usize));
+                }
+            };
+            self.attend_tile(isa, rows, &tile, finite, scores, || ask(ASKED));
+            ask(BLOCK_N);
         }
     }
 
-    /// The tile's keys for all rows that see any of them.
+    /// The tile's keys for all rows that see any of them; `meanwhile` is called for each group of rows.
     fn attend_tile(
         &mut self,
         isa: Isa,
@@ -140,6 +147,7 @@ impl Tile<'_> {
         keys: &Keys,
         finite: bool,
         scores: &impl Scores,
+        mut meanwhile: impl FnMut(),
     ) {
         let at = &keys.at[..keys.len];
         let (first, last) = (at[0], at[keys.len - 1]);
@@ -149,6 +157,7 @@ impl Tile<'_> {
             if last < start[0] || first > end[lanes - 1] {
                 continue;
             }
+            meanwhile();
             let whole = first >= start[lanes - 1] && last <= end[0];
             let s: &mut [Lanes] = self.scores(isa, group, keys.len);
             scores.score(s, &rows.position[group], &keys.position[..keys.len]);
