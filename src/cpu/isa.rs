@@ -87,13 +87,19 @@ macro_rules! with_isa {
         fn avx512($($name: $type),*) {
             $body::<true>($($name),*)
         }
-        // SAFETY: a plan has a set of instructions only where `Isa::all` has found these features.
-        #[allow(unsafe_code)]
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::Isa::Avx2 => unsafe { avx2($($name),*) },
+            $crate::cpu::Isa::Avx2 => {
+                // SAFETY: a plan has `Isa::Avx2` only where `Isa::all` has found these features.
+                #[allow(unsafe_code)]
+                let () = unsafe { avx2($($name),*) };
+            }
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::Isa::Avx512 => unsafe { avx512($($name),*) },
+            $crate::cpu::Isa::Avx512 => {
+                // SAFETY: as above, of `Isa::Avx512`.
+                #[allow(unsafe_code)]
+                let () = unsafe { avx512($($name),*) };
+            }
             _ => $body::<{ cfg!(target_arch = "aarch64") }>($($name),*),
         }
     }};
