@@ -4,7 +4,7 @@
 //! says. Both ascend within a block, so that most tiles are seen whole or not at all.
 
 use super::lanes::{LANES, Lanes, keep_open, key_by_key};
-use super::tile::{BLOCK_M, BLOCK_N, GROUPS, Tile};
+use super::tile::{BLOCK_M, BLOCK_N, GROUPS, SIDE, Tile};
 use super::{Element, Isa, prefetch, with_isa};
 use crate::Strides;
 
@@ -79,8 +79,9 @@ pub(crate) trait Scores {
     }
     /// Key `n` of the next tile is the one at position `j`.
     fn see(&mut self, _n: usize, _j: i32) {}
-    /// Scores, in units of log2, of the products of the rows at positions `i` with the keys at `j`.
-    fn score(&self, _s: &mut [Lanes], _i: &[i32; LANES], _j: &[i32]) {}
+    /// Scores, in units of log2, of the products of the rows at positions `i` with the keys at `j`, of
+    /// which the first is key `from` of the tile.
+    fn score(&self, _s: &mut [Lanes], _i: &[i32; LANES], _j: &[i32], _from: usize) {}
 }
 
 /// The products are the scores.
@@ -154,18 +155,28 @@ impl Tile<'_> {
         for group in 0..rows.len.div_ceil(LANES) {
             let (start, end) = (&rows.start[group], &rows.last[group]);
             let lanes = LANES.min(rows.len - group * LANES);
-            if last < start[0] || first > end[lanes - 1] {
+            let (low, high) = (start[0], end[lanes - 1]);
+            if last < low || first > high {
                 continue;
             }
+            // Those that any row of the group sees: a band need not end where a tile does.
+            let before = if first < low { at.partition_point(|&at| at < low) } else { 0 };
+            let to = if last > high { at.partition_point(|&at| at <= high) } else { keys.len };
+            let from = before / SIDE * SIDE;
+            if before == to {
+                continue;
+            }
+            let seen = from..to;
             meanwhile();
-            let whole = first >= start[lanes - 1] && last <= end[0];
-            let s: &mut [Lanes] = self.scores(isa, group, keys.len);
-            scores.score(s, &rows.position[group], &keys.position[..keys.len]);
+            let at = &at[seen.clone()];
+            let whole = at[0] >= start[lanes - 1] && at[at.len() - 1] <= end[0];
+            let s: &mut [Lanes] = self.scores(isa, group, seen.clone());
+            scores.score(s, &rows.position[group], &keys.position[seen.clone()], from);
             if !whole {
                 type Range<'a> = &'a [i32; LANES];
                 with_isa!(isa, mask(s: &mut [Lanes], at: &[i32], start: Range<'_>, end: Range<'_>));
             }
-            self.add(isa, group, keys.len, !finite);
+            self.add(isa, group, seen, !finite);
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use super::lanes::{LANES, Lanes, exp2, multiply_add};
 use super::{Element, Isa, with_isa};
+use std::ops::Range;
 
 /// Query rows of a block.
 pub(crate) const BLOCK_M: usize = 256;
@@ -114,14 +115,16 @@ impl<'a> Tile<'a> {
         self.k[keys * self.d..keys.next_multiple_of(SIDE) * self.d].fill(0.0);
     }
 
-    /// S = K Qᵀ of one group and the tile's `keys` keys, a vector of rows for each key.
-    pub(crate) fn scores(&mut self, isa: Isa, group: usize, keys: usize) -> &mut [Lanes] {
-        let padded_keys = keys.next_multiple_of(SIDE);
+    /// S = K Qᵀ of one group and those `keys` of the tile, a vector of rows for each key. They begin
+    /// with a whole step of [`SIDE`].
+    pub(crate) fn scores(&mut self, isa: Isa, group: usize, keys: Range<usize>) -> &mut [Lanes] {
+        debug_assert!(keys.start.is_multiple_of(SIDE));
+        let (len, padded) = (keys.len(), keys.len().next_multiple_of(SIDE));
         let q: &[Lanes] = &self.q[group * self.d..][..self.d];
-        let k: &[f32] = &self.k[..padded_keys * self.d];
-        let s: &mut [Lanes] = &mut self.s[..padded_keys];
+        let k: &[f32] = &self.k[keys.start * self.d..][..padded * self.d];
+        let s: &mut [Lanes] = &mut self.s[..padded];
         with_isa!(isa, scores(q: &[Lanes], k: &[f32], s: &mut [Lanes]));
-        &mut self.s[..keys]
+        &mut self.s[..len]
     }
 
     /// The same, added to what `begin` writes; its last step may hold what is no key's.
@@ -143,12 +146,12 @@ impl<'a> Tile<'a> {
 
     /// S, in units of log2 and −∞ where it is masked, into the group's running result. `careful`: a
     /// value that is not finite must not reach rows that give its key no weight.
-    pub(crate) fn add(&mut self, isa: Isa, group: usize, keys: usize, careful: bool) {
-        let s: &mut [Lanes] = &mut self.s[..keys];
+    pub(crate) fn add(&mut self, isa: Isa, group: usize, keys: Range<usize>, careful: bool) {
+        let s: &mut [Lanes] = &mut self.s[..keys.len()];
         let o: &mut [Lanes] = &mut self.o[group * padded(self.d)..][..padded(self.d)];
         let (m, l): (&mut Lanes, &mut Lanes) = (&mut self.m[group], &mut self.l[group]);
         with_isa!(isa, softmax(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]));
-        let v: &[f32] = &self.v[..keys * padded(self.d)];
+        let v: &[f32] = &self.v[keys.start * padded(self.d)..keys.end * padded(self.d)];
         let s: &[Lanes] = s;
         match careful {
             // 0 · NaN would reach rows that do not see the key.

@@ -73,7 +73,7 @@ impl<T: Element> Block<'_, T> {
                 if keys.is_empty() || keys.end <= low.start {
                     continue;
                 }
-                let s = tile.scores(self.isa, group, keys.len());
+                let s = tile.scores(self.isa, group, 0..keys.len());
                 self.modify(s, first..last + 1, keys.start);
                 if p.alibi || p.buckets.is_some() {
                     let biases: &[f32] = by_distance.of_group(group);
@@ -86,7 +86,7 @@ impl<T: Element> Block<'_, T> {
                 }
                 // A bias may mask, too.
                 let careful = (masked || p.bias.is_some()) && !finite;
-                tile.add(self.isa, group, keys.len(), careful);
+                tile.add(self.isa, group, 0..keys.len(), careful);
             }
         }
         self.store(tile, &seq, rows, out, lse);

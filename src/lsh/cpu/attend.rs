@@ -62,11 +62,17 @@ impl Scores for Hashed<'_> {
         self.valid[n] = self.round.valid.is_none_or(|valid| valid[j as usize] != 0);
     }
 
-    fn score(&self, s: &mut [Lanes], i: &[i32; LANES], j: &[i32]) {
+    fn score(&self, s: &mut [Lanes], i: &[i32; LANES], j: &[i32], from: usize) {
         type Positions<'a> = &'a [i32; LANES];
         let isa = self.round.isa;
         let scores: &Hashed<'_> = self;
-        with_isa!(isa, score(s: &mut [Lanes], i: Positions<'_>, j: &[i32], scores: &Hashed<'_>));
+        with_isa!(isa, score(
+            s: &mut [Lanes],
+            i: Positions<'_>,
+            j: &[i32],
+            from: usize,
+            scores: &Hashed<'_>,
+        ));
         if let Some(chunks) = self.round.chunks {
             self.round.count_once(s, chunks, i, j);
         }
@@ -202,9 +208,15 @@ const AHEAD: usize = 8;
 
 /// Scores from products: scaled, then the masks', the position's own last.
 #[inline(always)]
-fn score<const FMA: bool>(s: &mut [Lanes], i: &[i32; LANES], j: &[i32], scores: &Hashed<'_>) {
+fn score<const FMA: bool>(
+    s: &mut [Lanes],
+    i: &[i32; LANES],
+    j: &[i32],
+    from: usize,
+    scores: &Hashed<'_>,
+) {
     let causal = scores.round.problem.causal;
-    for (key, (s, &j)) in s.iter_mut().zip(j).enumerate() {
+    for (key, (s, &j)) in (from..).zip(s.iter_mut().zip(j)) {
         key_by_key();
         let factor = scores.factor[key];
         // Rows before this position have the mask's score.

@@ -69,7 +69,7 @@ impl Hash<'_> {
             let columns = first..p.columns().min(first + BLOCK_N);
             self.load_columns(round, columns.clone(), tile);
             for (group, buckets) in buckets.chunks_mut(LANES).enumerate() {
-                let s = tile.scores(self.isa, group, columns.len());
+                let s = tile.scores(self.isa, group, 0..columns.len());
                 self.choose(columns.clone(), s, &mut best[group], buckets);
             }
         }

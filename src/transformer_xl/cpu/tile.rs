@@ -68,7 +68,7 @@ impl<T: Element> Block<'_, T> {
                 if masked {
                     self.mask(sight, group, &keys, &invalid, s);
                 }
-                tile.add(self.isa, group, keys.len(), masked && !finite);
+                tile.add(self.isa, group, 0..keys.len(), masked && !finite);
             }
         }
         self.store(tile, out, lse);
