@@ -19,7 +19,7 @@ pub(crate) const BLOCK_N: usize = 72;
 /// AVX2's 16 registers.
 pub(crate) const SIDE: usize = 6;
 /// Products that are summed one after the other. Of n in one chain the variance of the roundings is
-/// n / 2 of the last one's, in chains of c it is (c + n / c) / 2; these cost 1 to 3 % of full
+/// n / 2 of the last one's, in chains of c it is (c + n / c) / 2; these cost 2 to 3 % of full
 /// attention's time.
 const CHAIN: usize = 16;
 /// Groups of lanes of a block.

@@ -91,8 +91,11 @@ pub struct Attention {
 
 /// The kinds of attention of a block.
 pub enum Kind {
-    /// Every position or, if true, those up to its own.
-    Full(bool),
+    /// Every position.
+    Full {
+        /// Up to its own.
+        causal: bool,
+    },
     /// Those at most `side` away, and the global ones, which read projections of their own.
     Windowed {
         /// Keys on each side.
@@ -151,7 +154,7 @@ impl Attention {
         }
         let local = [&q, &k, &v];
         let mixed = match &self.kind {
-            &Kind::Full(causal) => {
+            &Kind::Full { causal } => {
                 let mask = Mask { causal, ..seen.mask };
                 attention::full(seen.device, &self.heads, local, &mask)?
             }

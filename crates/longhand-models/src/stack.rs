@@ -129,7 +129,7 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
             let global = Box::new(each(names.projections, read)?);
             Kind::Windowed { side: window(config, sizes, layer)? / 2, global }
         }
-        false => Kind::Full(traits.causal),
+        false => Kind::Full { causal: traits.causal },
     };
     let cross = when(traits.side == Side::Decoder, || {
         let [own, cross] = names.cross;
@@ -137,7 +137,7 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         let projections = names.projections.map(over);
         let projection = separate(projections.each_ref().map(|x| &x[..]), [hidden; 3])?;
         let out = map(&over(names.out), width, hidden)?;
-        let inner = Attention { projection, out, heads, kind: Kind::Full(false) };
+        let inner = Attention { projection, out, heads, kind: Kind::Full { causal: false } };
         Ok(Sublayer::of(inner, norm(names.cross_norm)?))
     })?;
     Ok(Block {
