@@ -29,6 +29,7 @@ const MASKED = -2e30;
 var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
 
 //% include "shared/full_sequence.wgsl"
+//% include "shared/rows_block.wgsl"
 
 //% if alibi
 var<private> slope: f32;
@@ -71,7 +72,7 @@ fn main(
     fill_buckets(lane, LANES, head);
 //% endif
     let s = sequence_of(batch, head);
-    let q0 = i32((id % P.blocks) * LANES * ROWS);
+    let q0 = i32(block_of(id) * LANES * ROWS);
     if (q0 >= s.seqlen_q) { return; }
     let q_last = min(q0 + i32(LANES * ROWS), s.seqlen_q) - 1;
     let offset = s.seqlen_k - s.seqlen_q;

@@ -32,6 +32,7 @@ const MASKED = -2e30;
 var<workgroup> o: array<vec4<f32>, ${ lanes * rows * d4 }>;
 
 //% include "shared/transformer_xl_sequence.wgsl"
+//% include "shared/rows_block.wgsl"
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -45,7 +46,7 @@ fn main(
     let head = local % P.heads;
     let batch = local / P.heads;
     let s = sequence_of(batch, head);
-    let q0 = i32((id % P.blocks) * LANES * ROWS);
+    let q0 = i32(block_of(id) * LANES * ROWS);
     if (q0 >= i32(P.seqlen_q)) { return; }
     let q_last = min(q0 + i32(LANES * ROWS), i32(P.seqlen_q)) - 1;
 //% if not targets

@@ -58,6 +58,7 @@ const SHADERS: Templates = &[
     ("shared/lsh_merged_store.wgsl", include_str!("../shaders/shared/lsh_merged_store.wgsl")),
     ("shared/lsh_rounds.wgsl", include_str!("../shaders/shared/lsh_rounds.wgsl")),
     ("shared/merge.wgsl", include_str!("../shaders/shared/merge.wgsl")),
+    ("shared/rows_block.wgsl", include_str!("../shaders/shared/rows_block.wgsl")),
     ("shared/rows_scores.wgsl", include_str!("../shaders/shared/rows_scores.wgsl")),
     ("shared/rows_store.wgsl", include_str!("../shaders/shared/rows_store.wgsl")),
     ("shared/rows_update.wgsl", include_str!("../shaders/shared/rows_update.wgsl")),
