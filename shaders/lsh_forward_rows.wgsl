@@ -125,7 +125,7 @@ fn main(
     let out_of = P.out_base + batch * P.out_batch + head * P.out_head;
 //% for r in range(rows)
     let own${ r } = lse_of(m${ r }, l${ r });
-    let merged${ r } = merge(bitcast<f32>(lse[at_lse + position${ r }]), own${ r });
+    let merged${ r } = merge_rounds(bitcast<f32>(lse[at_lse + position${ r }]), own${ r });
     let scale${ r } = merged${ r }.z / l${ r };
 //%   for d in range(d4)
     o[lane * ROWS * D4 + ${ r * d4 + d }u] = weighted(scale${ r }, o${ r }_${ d });

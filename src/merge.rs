@@ -1,7 +1,12 @@
-//! Two results over different keys as one.
+//! Two results over different keys as one: on the host, or where they lie on a device.
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "webgpu")]
+pub mod webgpu;
 
 use crate::problem::{exactly, product};
-use crate::{Error, Real, Shape};
+use crate::{DType, Error, Real, Shape};
 
 /// What attention over the keys of both parts gives, in one softmax, from what it gives over each:
 /// `out` (`[batch, seqlen_q, heads_q, head_dim]`, contiguous) and `lse` (`[batch, heads_q,
@@ -47,10 +52,72 @@ pub fn merge<T: Real>(shape: &Shape, [a, b]: [(&[T], &[T]); 2]) -> Result<(Vec<T
     Ok((out, lse))
 }
 
+/// [`merge`](merge()) on a device: a part is merged into a result, where that lies. Parts merged one
+/// after another, in whatever order they come (from other devices, or of other kinds of attention),
+/// give what one softmax over all of their keys gives; in 16 bits the result is rounded once a part.
+///
+/// Both `out` and both `lse` are contiguous: `[batch, seqlen_q, heads_q, head_dim]` in `dtype`, and
+/// `[batch, heads_q, seqlen_q]` in f32. A row whose part attended nothing stays as it is; one that
+/// attended nothing in either is 0, with `lse = −inf`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Merge {
+    /// Sizes; only those that both results have are looked at.
+    pub shape: Shape,
+    /// Storage of both `out`.
+    pub dtype: DType,
+}
+
+impl Merge {
+    /// Of two results of `shape`, stored as `dtype`.
+    pub fn new(shape: Shape, dtype: DType) -> Self {
+        Merge { shape, dtype }
+    }
+
+    /// Rejects rows without elements, and sizes whose product no address can hold.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.shape.head_dim == 0 {
+            return Err(Error::invalid("head_dim", 0, "must be at least 1"));
+        }
+        product("shape", &[self.rows()?, self.shape.head_dim]).map(|_| ())
+    }
+
+    /// Rows of all heads.
+    fn rows(&self) -> Result<usize, Error> {
+        product("shape", &[self.shape.batch, self.shape.heads_q, self.shape.seqlen_q])
+    }
+
+    /// Rows and elements, if the kernels can count them.
+    #[cfg(any(feature = "cuda", feature = "webgpu"))]
+    fn counts(&self) -> Result<[usize; 2], Error> {
+        self.validate()?;
+        let rows = self.rows()?;
+        let elements = rows * self.shape.head_dim;
+        if rows.max(elements) > i32::MAX as usize {
+            let reason = format!("{elements} elements, the kernel's indices need fewer than 2^31");
+            return Err(crate::Declined::new(reason).into());
+        }
+        Ok([rows, elements])
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::merge;
+    use super::{Merge, merge};
     use crate::{DType, Error, Full, Shape, full};
+
+    #[test]
+    fn sizes_without_meaning_are_named() {
+        let shape =
+            Shape { batch: 2, heads_q: 4, heads_kv: 2, seqlen_q: 5, seqlen_k: 12, head_dim: 3 };
+        Merge::new(shape, DType::F16).validate().expect("a small one");
+        let long = Shape { seqlen_q: usize::MAX / 8, ..shape };
+        for (shape, rule) in [(long, "shape"), (Shape { head_dim: 0, ..shape }, "head_dim")] {
+            match Merge::new(shape, DType::F16).validate() {
+                Err(Error::Invalid { field, .. }) => assert_eq!(field, rule),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn halves_of_the_keys_are_the_whole() {

@@ -32,6 +32,7 @@ const SHADERS: Templates = &[
     ("lsh_pack.wgsl", include_str!("../shaders/lsh_pack.wgsl")),
     ("lsh_scan.wgsl", include_str!("../shaders/lsh_scan.wgsl")),
     ("lsh_scatter.wgsl", include_str!("../shaders/lsh_scatter.wgsl")),
+    ("merge_results.wgsl", include_str!("../shaders/merge_results.wgsl")),
     ("transformer_xl_combine.wgsl", include_str!("../shaders/transformer_xl_combine.wgsl")),
     (
         "transformer_xl_forward_rows.wgsl",
@@ -69,6 +70,7 @@ const SHADERS: Templates = &[
     ("shared/tile_store.wgsl", include_str!("../shaders/shared/tile_store.wgsl")),
     ("shared/tile_values.wgsl", include_str!("../shaders/shared/tile_values.wgsl")),
     ("shared/tensor.wgsl", include_str!("../shaders/shared/tensor.wgsl")),
+    ("shared/two_results.wgsl", include_str!("../shaders/shared/two_results.wgsl")),
     (
         "shared/transformer_xl_bindings.wgsl",
         include_str!("../shaders/shared/transformer_xl_bindings.wgsl"),
@@ -92,6 +94,7 @@ const KERNELS: Templates = &[
     ("lsh_forward.sm80.ptx", include_str!("../kernels/lsh_forward.sm80.ptx")),
     ("lsh_hash.sm80.ptx", include_str!("../kernels/lsh_hash.sm80.ptx")),
     ("lsh_scatter.sm80.ptx", include_str!("../kernels/lsh_scatter.sm80.ptx")),
+    ("merge_results.sm80.ptx", include_str!("../kernels/merge_results.sm80.ptx")),
     ("shared/full_copy.ptx", include_str!("../kernels/shared/full_copy.ptx")),
     ("shared/full_options.ptx", include_str!("../kernels/shared/full_options.ptx")),
     ("shared/full_params.ptx", include_str!("../kernels/shared/full_params.ptx")),

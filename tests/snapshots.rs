@@ -4,7 +4,7 @@
 use longhand::full::Bias;
 use longhand::transformer_xl::{Memory, SinCos};
 use longhand::webgpu::Caps;
-use longhand::{DType, Full, Longformer, Lsh, Shape, TransformerXl};
+use longhand::{DType, Full, Longformer, Lsh, Merge, Shape, TransformerXl};
 
 fn snapshot(name: &str, problem: Full, caps: &Caps) {
     assert_sources(name, problem.sources_webgpu(caps).unwrap());
@@ -100,6 +100,17 @@ fn the_position_table() {
     assert_sources("bf16_interleaved", table.sources_webgpu(&Caps::baseline()).unwrap());
     #[cfg(feature = "cuda")]
     assert_sources("sm80_bf16", table.sources_cuda(&longhand::cuda::Caps::a100()).unwrap());
+}
+
+#[test]
+fn merging_two_results() {
+    let shape = Shape { batch: 1, heads_q: 2, heads_kv: 2, seqlen_q: 9, seqlen_k: 1, head_dim: 64 };
+    let merge = Merge::new(shape, DType::F32);
+    assert_sources("f32", merge.sources_webgpu(&Caps::baseline()).unwrap());
+    let merge = Merge::new(Shape { head_dim: 6, ..shape }, DType::BF16);
+    assert_sources("bf16_d6", merge.sources_webgpu(&Caps::baseline()).unwrap());
+    #[cfg(feature = "cuda")]
+    assert_sources("sm80_bf16_d6", merge.sources_cuda(&longhand::cuda::Caps::a100()).unwrap());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //# Tile kernel: a row of this round, merged with the rounds before it.
             let own = lse_of(m[i], sum);
-            let of_rounds = merge(lse_before[i], own);
+            let of_rounds = merge_rounds(lse_before[i], own);
             let inverse = of_rounds.z / sum;
             for (var c = 0u; c < OC; c++) {
                 let d = (c * TC + tc) * 4u;

@@ -19,18 +19,11 @@ fn lse_of(m: f32, l: f32) -> f32 {
     return natural + ln(l);
 }
 
-// Of the rounds before and this one: x is their lse, y and z what their results are multiplied by.
-fn merge(before: f32, own: f32) -> vec3<f32> {
-    let top = max(before, own);
-    let weight = exp2((vec2<f32>(before, own) - vec2<f32>(top)) * LOG2E);
-    let sum = weight.x + weight.y;
-    let merged = vec3<f32>(top + ln(sum), weight / sum);
-    return select(merged, vec3<f32>(own, 0.0, 1.0), vec3<bool>(P.round == 0u));
-}
+//% include "shared/two_results.wgsl"
 
-// Nothing of it where the weight is 0: 0 · x would be NaN where x is inf or NaN.
-fn weighted(weight: f32, x: vec4<f32>) -> vec4<f32> {
-    return select(weight * x, vec4<f32>(), vec4<bool>(weight == 0.0));
+// The rounds before and this one.
+fn merge_rounds(before: f32, own: f32) -> vec3<f32> {
+    return select(merge(before, own), vec3<f32>(own, 0.0, 1.0), vec3<bool>(P.round == 0u));
 }
 //% if duplicates_once
 

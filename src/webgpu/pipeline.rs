@@ -9,6 +9,7 @@ pub(crate) enum PipelineKey {
     Longformer(crate::longformer::config::Config, crate::longformer::config::Stage),
     Lsh(crate::lsh::config::Config, crate::lsh::config::Stage),
     TransformerXl(crate::transformer_xl::config::Config, crate::transformer_xl::config::Stage),
+    Merge(crate::merge::webgpu::Config),
     Sinusoids(crate::transformer_xl::sinusoids::webgpu::Config),
 }
 

@@ -15,6 +15,7 @@ pub mod lsh;
 pub mod lsh_cuda;
 #[cfg(feature = "webgpu")]
 pub mod lsh_webgpu;
+pub mod merge;
 #[cfg(feature = "cuda")]
 pub mod mock;
 #[cfg(feature = "cuda")]

@@ -52,7 +52,7 @@ pub fn worst(table: &Sinusoids, bytes: &[u8]) -> f64 {
         };
         let part = (f64::from(x) - expected).abs() / (ERROR + rounding);
         // NaN is worse than everything.
-        worst = if part <= worst { worst } else { part };
+        worst = if part <= worst || worst.is_nan() { worst } else { part };
     }
     worst
 }

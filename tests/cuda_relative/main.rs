@@ -6,6 +6,7 @@ mod arguments;
 #[path = "../common/mod.rs"]
 mod common;
 mod counters;
+mod merge;
 mod orders;
 mod properties;
 mod sinusoids;

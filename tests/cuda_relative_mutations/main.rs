@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod masks;
+mod merge;
 mod positions;
 mod sinusoids;
 

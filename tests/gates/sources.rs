@@ -9,7 +9,7 @@ use longhand::lsh::config as lsh;
 use longhand::transformer_xl::config as transformer_xl;
 use longhand::transformer_xl::{Chunks, Memory, SinCos, Sinusoids};
 use longhand::webgpu::Caps;
-use longhand::{DType, Error, Full, Longformer, Lsh, Shape, TransformerXl};
+use longhand::{DType, Error, Full, Longformer, Lsh, Merge, Shape, TransformerXl};
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -227,30 +227,43 @@ macro_rules! stages {
     };
 }
 
-/// The kernel of the position table: each order and dtype, stored four elements at a time and one by
-/// one.
+/// The kernels that need no attention: a text of each dtype, for rows that are loaded four elements at
+/// a time and one by one.
+macro_rules! small {
+    ($problems:expr, $workgroup_bytes:expr, $bindings:expr) => {{
+        let (mut texts, mut sources) = (HashSet::new(), vec![]);
+        for caps in devices() {
+            for problem in &$problems {
+                let expanded = problem.sources_webgpu(&caps).unwrap_or_else(|why| panic!("{why}"));
+                sources.extend(expanded.into_iter().filter_map(|(name, text)| {
+                    texts.insert(text.clone()).then(|| Source {
+                        label: format!("{name} of {problem:?}"),
+                        text,
+                        caps,
+                        workgroup_bytes: $workgroup_bytes,
+                        bindings: $bindings,
+                    })
+                }));
+            }
+        }
+        sources
+    }};
+}
+
 fn sinusoids() -> Vec<Source> {
     let tables = each(&[64, 6], |dtype, width| {
         let of = |order| Sinusoids { first: -5, rows: 9, width, order, dtype };
         vec![of(SinCos::Halves), of(SinCos::Interleaved)]
     });
-    let mut texts = HashSet::new();
-    let mut sources = vec![];
-    for caps in devices() {
-        for table in &tables {
-            let expanded = table.sources_webgpu(&caps).unwrap_or_else(|why| panic!("{why}"));
-            sources.extend(expanded.into_iter().filter_map(|(name, text)| {
-                texts.insert(text.clone()).then(|| Source {
-                    label: format!("{name} of {table:?}"),
-                    text,
-                    caps,
-                    workgroup_bytes: 0,
-                    bindings: 3,
-                })
-            }));
-        }
-    }
-    sources
+    small!(tables, 0, 3)
+}
+
+fn merges() -> Vec<Source> {
+    let merges = each(&[64, 6], |dtype, head_dim| {
+        let shape = Shape { batch: 1, heads_q: 2, heads_kv: 2, seqlen_q: 9, seqlen_k: 9, head_dim };
+        vec![Merge::new(shape, dtype)]
+    });
+    small!(merges, 128, 5)
 }
 
 /// The kernels of the model layer's operations: a text each, for any device.
@@ -292,6 +305,7 @@ pub(crate) fn all() -> Vec<Source> {
             stages!(),
         ),
         sinusoids(),
+        merges(),
         of_models(),
     ]
     .into_iter()

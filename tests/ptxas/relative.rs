@@ -4,7 +4,7 @@ use super::sources::{Source, devices};
 use longhand::cuda::Caps;
 use longhand::transformer_xl::cuda::config::{Config, Stage, select};
 use longhand::transformer_xl::{Chunks, Memory, SinCos, Sinusoids};
-use longhand::{DType, Error, TransformerXl};
+use longhand::{DType, Error, Merge, Shape, TransformerXl};
 
 fn problem(head_dim: usize, dtype: DType) -> TransformerXl {
     TransformerXl::with_memory([2, 4096, 4, head_dim], 4096, dtype)
@@ -65,25 +65,34 @@ fn expand(config: &Config, stage: Stage) -> Source {
     }
 }
 
-/// The kernel of the position table.
-fn sinusoids() -> Vec<Source> {
+fn small(what: &dyn std::fmt::Debug, sources: Result<Vec<(String, String)>, Error>) -> Vec<Source> {
+    let source = |(name, text): (String, String)| Source {
+        label: format!("{name} of {what:?}"),
+        text,
+        family: name,
+        shared_bytes: 0,
+        least_fraction: 0.0,
+    };
+    sources.expect("every dtype has one").into_iter().map(source).collect()
+}
+
+/// The kernel of the position table, and that which merges two results: by fours, one by one.
+fn tables_and_merges() -> Vec<Source> {
     let of = |dtype| {
         let table = Sinusoids { first: -5, rows: 9, width: 64, order: SinCos::Halves, dtype };
-        let sources = table.sources_cuda(&Caps::a100()).expect("every dtype has one");
-        sources.into_iter().map(move |(name, text)| Source {
-            label: format!("{name} of {table:?}"),
-            text,
-            family: name,
-            shared_bytes: 0,
-            least_fraction: 0.0,
-        })
+        let merges = [64, 6, 256].map(|head_dim| {
+            let shape = Shape { head_dim, ..problem(64, dtype).shape };
+            let merge = Merge::new(shape, dtype);
+            small(&merge, merge.sources_cuda(&Caps::a100()))
+        });
+        [small(&table, table.sources_cuda(&Caps::a100()))].into_iter().chain(merges).flatten()
     };
     [DType::F32, DType::F16, DType::BF16].into_iter().flat_map(of).collect()
 }
 
 /// All texts; some may be there twice.
 pub(crate) fn all() -> Vec<Source> {
-    let mut sources = sinusoids();
+    let mut sources = tables_and_merges();
     for caps in devices() {
         for (problem, with_scalar) in problems() {
             let selected = match select(&problem, &caps) {

@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod merge;
 mod sinusoids;
 
 use common::fixtures::Forward;

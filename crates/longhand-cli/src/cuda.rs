@@ -16,6 +16,7 @@ use crate::results::{Results, from_parts};
 use crate::stages::{self, Stages};
 #[cfg(feature = "cuda")]
 use crate::transformer_xl_inputs::Stream;
+use longhand::Merge;
 #[cfg(feature = "cuda")]
 use longhand::cuda::{Caps, Context};
 use longhand::transformer_xl::Sinusoids;
@@ -213,6 +214,16 @@ pub(crate) fn sources_of_table(
     Ok(table.sources_cuda(&caps(arch, here)?)?)
 }
 
+/// The source of the kernel that merges two results.
+#[cfg(feature = "cuda")]
+pub(crate) fn sources_of_merge(
+    merge: &Merge,
+    arch: Arch,
+    here: bool,
+) -> Result<Vec<(String, String)>> {
+    Ok(merge.sources_cuda(&caps(arch, here)?)?)
+}
+
 #[cfg(feature = "cuda")]
 fn caps(arch: Arch, here: bool) -> Result<Caps> {
     Ok(match (here, arch) {
@@ -246,7 +257,15 @@ mod absent {
     ) -> Result<Vec<(String, String)>> {
         declined("cuda")
     }
+
+    pub(crate) fn sources_of_merge(
+        _: &Merge,
+        _: Arch,
+        _here: bool,
+    ) -> Result<Vec<(String, String)>> {
+        declined("cuda")
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use absent::{open, report, sources, sources_of_table};
+pub(crate) use absent::{open, report, sources, sources_of_merge, sources_of_table};

@@ -14,6 +14,7 @@ use crate::results::{Results, from_parts};
 use crate::stages::{self, Stages};
 #[cfg(feature = "webgpu")]
 use crate::transformer_xl_inputs::Stream;
+use longhand::Merge;
 use longhand::transformer_xl::Sinusoids;
 #[cfg(feature = "webgpu")]
 use longhand::{DType, Full, Longformer, Lsh};
@@ -169,6 +170,12 @@ pub(crate) fn sources_of_table(table: &Sinusoids, here: bool) -> Result<Vec<(Str
     Ok(table.sources_webgpu(&caps(here)?)?)
 }
 
+/// The source of the kernel that merges two results.
+#[cfg(feature = "webgpu")]
+pub(crate) fn sources_of_merge(merge: &Merge, here: bool) -> Result<Vec<(String, String)>> {
+    Ok(merge.sources_webgpu(&caps(here)?)?)
+}
+
 #[cfg(feature = "webgpu")]
 fn caps(here: bool) -> Result<Caps> {
     match here {
@@ -198,7 +205,11 @@ mod absent {
     pub(crate) fn sources_of_table(_: &Sinusoids, _here: bool) -> Result<Vec<(String, String)>> {
         declined("webgpu")
     }
+
+    pub(crate) fn sources_of_merge(_: &Merge, _here: bool) -> Result<Vec<(String, String)>> {
+        declined("webgpu")
+    }
 }
 
 #[cfg(not(feature = "webgpu"))]
-pub(crate) use absent::{open, report, sources, sources_of_table};
+pub(crate) use absent::{open, report, sources, sources_of_merge, sources_of_table};

@@ -4,9 +4,9 @@ use crate::cli::{LongformerOptions, LshOptions, Outcome, ProblemOptions, Relativ
 use crate::failure::{Failure, Result};
 use crate::problem_file::{Problem, known_op};
 use crate::{cuda, webgpu};
-use longhand::Full;
 use longhand::full::{Bias, Ragged};
 use longhand::transformer_xl::{SinCos, Sinusoids};
+use longhand::{Full, Merge};
 
 const EXAMPLES: &str = "Examples:
   longhand sources full
@@ -15,12 +15,14 @@ const EXAMPLES: &str = "Examples:
   longhand sources longformer --target sm80 --window-left 128 --window-right 128 --dtype f16
   longhand sources longformer --globals 4 --dilation 2 --key-padding --window-left 64
   longhand sources sinusoids --target sm80 --head-dim 512 --dtype f16
+  longhand sources merge --target sm80 --head-dim 128 --dtype bf16
   longhand sources full --this-gpu --heads 32 --heads-kv 8 --window-left 1024";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// The kind of attention, or sinusoids: the kernel that makes position tables
+    /// The kind of attention; or sinusoids, the kernel that makes position tables, or merge, that of
+    /// two results over different keys
     kind: String,
     /// The language
     #[arg(long, value_enum, default_value = "wgsl")]
@@ -80,9 +82,20 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
             Target::Sm90a => cuda::sources_of_table(&table, cuda::Arch::Sm90a, here),
         }?);
     }
-    known_op(&options.kind)?;
+    if options.kind != "merge" {
+        known_op(&options.kind)?;
+    }
     if options.interleaved {
         return Err(Failure::input(format!("--interleaved: {} has none", options.kind)));
+    }
+    if options.kind == "merge" {
+        no_options_of_full(options)?;
+        let merge = merge(options)?;
+        return print(match options.target {
+            Target::Wgsl => webgpu::sources_of_merge(&merge, here),
+            Target::Sm80 => cuda::sources_of_merge(&merge, cuda::Arch::Sm80, here),
+            Target::Sm90a => cuda::sources_of_merge(&merge, cuda::Arch::Sm90a, here),
+        }?);
     }
     let problem = match options.kind.as_str() {
         "full" | "t5_bias" => Problem::Full(full(options)?),
@@ -121,6 +134,12 @@ fn sinusoids(options: &Options) -> Sinusoids {
         order: if options.interleaved { SinCos::Interleaved } else { SinCos::Halves },
         dtype: options.problem.dtype,
     }
+}
+
+/// Of two results of full attention's sizes.
+fn merge(options: &Options) -> Result<Merge> {
+    let of = options.problem.problem_of("full", options.seqlen, options.seqlen)?;
+    Ok(Merge::new(of.shape, of.dtype))
 }
 
 fn print(sources: Vec<(String, String)>) -> Result<Outcome> {

@@ -411,6 +411,11 @@ fn sources_prints_ptx_on_a_machine_without_a_gpu() {
     let ran = longhand(&["sources", "sinusoids", "--target", "sm80", "--dtype", "f16"]);
     assert!(ran.out.contains(".visible .entry transformer_xl_sinusoids"), "{}", ran.err);
     assert_refused(&["sources", "sinusoids", "--target", "sm80", "--head-dim", "7"], &["width"]);
+    let ran = longhand(&["sources", "merge", "--target", "sm80", "--dtype", "bf16"]);
+    assert!(ran.out.contains(".visible .entry merge_results"), "{}", ran.err);
+    let ran = longhand(&["sources", "merge", "--head-dim", "6"]);
+    assert!(ran.out.contains("merge(parts.x, parts.y)"), "{}", ran.err);
+    assert_refused(&["sources", "merge", "--interleaved"], &["--interleaved", "merge"]);
     assert_refused(&["sources", "lsh", "--interleaved"], &["--interleaved: lsh has none"]);
 }
 
