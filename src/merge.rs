@@ -19,6 +19,22 @@ use crate::{DType, Error, Real, Shape};
 ///
 /// A part in which a row attended nothing (`lse = −inf`) leaves the other's row as it is.
 ///
+/// ```
+/// use longhand::{DType, Full, Shape, full::Inputs, merge};
+///
+/// // Eight keys, say of a prefix that other sequences share, and four more.
+/// let of = |seqlen_k| Shape { batch: 1, heads_q: 1, heads_kv: 1, seqlen_q: 2, seqlen_k, head_dim: 4 };
+/// let (q, shared, own) = ([0.5f32; 8], [0.25f32; 32], [1.0f32; 16]);
+/// let a = Full::new(of(8), DType::F32).reference(&Inputs::new(&q, &shared, &shared))?;
+/// let b = Full::new(of(4), DType::F32).reference(&Inputs::new(&q, &own, &own))?;
+/// let (out, lse) = merge(&of(12), [(&a.out, &a.lse), (&b.out, &b.lse)])?;
+///
+/// let all = [&shared[..], &own].concat();
+/// let whole = Full::new(of(12), DType::F32).reference(&Inputs::new(&q, &all, &all))?;
+/// assert!((out[0] - whole.out[0]).abs() < 1e-6 && (lse[0] - whole.lse[0]).abs() < 1e-6);
+/// # Ok::<(), longhand::Error>(())
+/// ```
+///
 /// # Errors
 ///
 /// If a tensor has not as many elements as the shape says.
