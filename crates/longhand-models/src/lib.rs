@@ -32,10 +32,12 @@ pub mod objectives;
 pub mod ops;
 pub mod parts;
 pub mod quant;
+#[cfg(feature = "text")]
 mod sentence;
 pub mod sizes;
 pub mod stack;
 mod tensor;
+#[cfg(feature = "text")]
 mod text;
 pub mod traits;
 mod values;
@@ -49,8 +51,10 @@ pub(crate) use error::{each, ensure, reject, require, when};
 pub use generate::{Begun, Generation, Generator};
 pub use gpu::Gpu;
 pub use model::Model;
+#[cfg(feature = "text")]
 pub use sentence::{SentenceEncoder, read_lines};
 pub use tensor::{Ints, Tensor};
+#[cfg(feature = "text")]
 pub use text::{Reading, TextModel};
 pub use values::{Inputs, Outputs, Value};
 pub use weights::{Progress, Weights};
