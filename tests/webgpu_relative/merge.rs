@@ -80,6 +80,24 @@ fn halves_of_the_keys_merge_to_the_whole() {
 }
 
 #[test]
+fn a_grid_is_folded_where_rows_are_many() {
+    let Some(gpu) = device() else { return };
+    let shape =
+        Shape { batch: 1, heads_q: 16, heads_kv: 16, seqlen_q: 70_000, seqlen_k: 1, head_dim: 4 };
+    let (rows, merge) = (16 * 70_000, Merge::new(shape, DType::F16));
+    // Two results that weigh the same: the mean of row n is n modulo 1000.
+    let of = |n: usize| (n / 4 % 1000) as f32;
+    let a: Vec<f32> = (0..4 * rows).map(|n| of(n) + 1.0).collect();
+    let b: Vec<f32> = (0..4 * rows).map(|n| of(n) - 1.0).collect();
+    let lse = vec![2.0; rows];
+    let (out, lse) = merge.run_webgpu(gpu, [(&a, &lse), (&b, &lse)]).unwrap();
+    let wrong = out.iter().enumerate().position(|(n, &x)| (x - of(n)).abs() > 0.5);
+    assert_eq!(wrong, None);
+    let expected = 2.0 + std::f32::consts::LN_2;
+    assert!(lse.iter().all(|x| (x - expected).abs() < 1e-6));
+}
+
+#[test]
 fn what_cannot_be_merged_is_refused() {
     let Some(gpu) = device() else { return };
     let shape = Shape { batch: 1, heads_q: 2, heads_kv: 2, seqlen_q: 3, seqlen_k: 1, head_dim: 8 };
