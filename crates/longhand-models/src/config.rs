@@ -324,7 +324,10 @@ impl Config {
     ///
     /// If it is not a known one.
     pub fn activation_or(&self, key: &str, default: &str) -> Result<Activation> {
-        Activation::named(&self.text_or(key, default)?)
+        let name = self.text_or(key, default)?;
+        let field = format_args!("config: {key}");
+        let unknown = || Error::invalid(field, &name, "is not a supported activation");
+        Activation::named(&name).ok_or_else(unknown)
     }
 
     /// An option that changes the results and of which one value is supported: that, or absent.

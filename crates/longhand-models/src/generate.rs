@@ -114,14 +114,16 @@ impl Generation {
             id => Some(vec![of(id)?]),
         })?;
         let forced = folder.flag_or("force_bos_token_to_be_generated", false)?;
+        let new = folder.optional_size("min_new_tokens")?;
         let second = when(forced, || id("bos_token_id"))?.flatten();
         Ok(Generation {
             stop: stop.unwrap_or_default(),
             start: id("decoder_start_token_id")?,
             second: id("forced_bos_token_id")?.or(second),
             last: id("forced_eos_token_id")?,
-            min_length: folder.size_or("min_length", 0)?,
-            min_new_tokens: folder.size_or("min_new_tokens", 0)?,
+            // A number of new tokens takes the other's place.
+            min_length: if new.is_some() { 0 } else { folder.size_or("min_length", 0)? },
+            min_new_tokens: new.unwrap_or(0),
             no_repeat_ngram_size: folder.size_or("no_repeat_ngram_size", 0)?,
             repetition_penalty: folder.positive_or("repetition_penalty", 1.0)?,
             ..Generation::default()

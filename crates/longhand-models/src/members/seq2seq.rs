@@ -66,9 +66,11 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
     let (gated, name) = feed.strip_prefix("gated-").map_or((false, &feed[..]), |rest| (true, rest));
     // In this family's configs the gate's gelu is the tanh form.
     let name = if gated && name == "gelu" { "gelu_new" } else { name };
+    let unknown =
+        || Error::invalid("config: feed_forward_proj", &feed, "its activation is not supported");
+    let activation = Activation::named(name).ok_or_else(unknown)?;
     config.only("is_gated_act", gated)?;
     config.only("dense_act_fn", name)?;
-    let activation = Activation::named(name)?;
     let num_buckets = config.positive("relative_attention_num_buckets")?;
     let max_distance = config.size_or("relative_attention_max_distance", 128)?;
     let sizes = |traits: &Traits| -> Result<Sizes> {

@@ -52,6 +52,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let sizes = Sizes::read_blocks(traits, config)?;
     let (width, heads) = (sizes.hidden, sizes.heads);
     let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
+    let (memory, same_length) = (config.size("mem_len")?, config.flag_or("same_length", true)?);
+    let rule = "must be positive with same_length: a position sees so many";
+    ensure(memory > 0 || !same_length, "config: mem_len", memory, rule)?;
     let untied = config.flag_or("untie_r", true)?;
     let body = weights.under("transformer.");
     let layer = |i: usize| -> Result<Layer<Relative>> {
@@ -89,8 +92,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
         heads,
         width,
-        memory: config.size("mem_len")?,
-        same_length: config.flag_or("same_length", true)?,
+        memory,
+        same_length,
         clamp: config.length("clamp_len")?,
     }))
 }

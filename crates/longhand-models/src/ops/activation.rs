@@ -24,13 +24,9 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The activation of that name in a config.
-    ///
-    /// # Errors
-    ///
-    /// If it is not a known one.
-    pub fn named(name: &str) -> Result<Self> {
-        Ok(match name {
+    /// The activation of that name in a config, if it is a known one.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
             "gelu" => Activation::Gelu,
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
             "quick_gelu" => Activation::QuickGelu,
@@ -39,7 +35,7 @@ impl Activation {
             "tanh" => Activation::Tanh,
             "sigmoid" => Activation::Sigmoid,
             "linear" => Activation::Identity,
-            _ => return Err(Error::invalid("config: the activation", name, "is not supported")),
+            _ => return None,
         })
     }
 

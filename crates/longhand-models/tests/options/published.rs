@@ -46,7 +46,10 @@ fn options_of_published_models() {
         ("bart", json!({"extra_pos_embeddings": 0}), ["extra_pos_embeddings", "only 2"]),
         ("longformer", json!({"attention_mode": "tvm"}), ["attention_mode", "longformer"]),
         ("albert", json!({"net_structure_type": 1}), ["net_structure_type", "only 0"]),
+        ("t5", json!({"feed_forward_proj": "gated-mish"}), ["feed_forward_proj", "gated-mish"]),
         ("transfo_xl", json!({"tie_weight": false}), ["tie_weight", "only true"]),
+        // Nothing would be seen.
+        ("transfo_xl", json!({"mem_len": 0}), ["mem_len = 0", "same_length"]),
         ("bert", json!({"tie_encoder_decoder": true}), ["tie_encoder_decoder", "only false"]),
         // Options of GPT-2, and of Megatron's checkpoints of it.
         ("gpt", json!({"scale_attn_weights": false}), ["scale_attn_weights", "no such option"]),
