@@ -68,62 +68,6 @@ const ROBERTA: Traits = Traits {
     ..BERT
 };
 
-const LONGFORMER: Traits = Traits {
-    model_type: "longformer",
-    idea: "long texts: a window in each block, and global positions where a task needs them",
-    names: &names::LONGFORMER_NAMES,
-    windowed: true,
-    ..ROBERTA
-};
-
-const ALBERT: Traits = Traits {
-    model_type: "albert",
-    idea: "few parameters: narrow tables, one block used many times; order of sentences",
-    names: &names::ALBERT_NAMES,
-    factorised: Factorised::Always,
-    grouped: true,
-    pooler: Some(PoolerSpec { name: "pooler", option: None }),
-    pair: Some(PairHead {
-        name: "sop_classifier.classifier",
-        labels: "sentence_order_label",
-        output: "sop_logits",
-    }),
-    ..BERT
-};
-
-const MEGATRON_BERT: Traits = Traits {
-    model_type: "megatron-bert",
-    idea: "norms in front, so that many blocks train",
-    names: &names::MEGATRON_BERT_NAMES,
-    place: Place::Pre,
-    embedding_norm: false,
-    ..BERT
-};
-
-const ERNIE: Traits = Traits {
-    model_type: "ernie",
-    idea: "whole words, phrases and entities are masked; a table of tasks",
-    names: &names::ERNIE_NAMES,
-    task_types: true,
-    ..BERT
-};
-
-const STRUCTBERT: Traits = Traits {
-    marker: Some("sentence_classes"),
-    idea: "shuffled words are put in order; previous, next or random sentence",
-    pair: Some(PairHead { labels: "sentence_label", output: "sentence_logits", ..NEXT_SENTENCE }),
-    ..BERT
-};
-
-const UNILM: Traits = Traits {
-    marker: Some("unilm_modes"),
-    idea: "the mask decides: both sides, one side, or a source and its target",
-    head: TokenHead { output: "logits", ..MLM },
-    pair: None,
-    read: members::unilm::read,
-    ..BERT
-};
-
 const ELECTRA: Traits = Traits {
     model_type: "electra",
     idea: "tells real tokens from a small generator's",
@@ -133,9 +77,6 @@ const ELECTRA: Traits = Traits {
     judges: true,
     ..OF_TOKENS
 };
-
-const ELECTRA_PAIR: Traits =
-    Traits { model_type: "electra_pretraining", read: members::electra::read, ..ELECTRA };
 
 const DISTILBERT: Traits = Traits {
     model_type: "distilbert",
@@ -147,35 +88,6 @@ const DISTILBERT: Traits = Traits {
     ..OF_TOKENS
 };
 
-const DISTILLATION: Traits = Traits {
-    model_type: "distilbert_distillation",
-    read: members::distillation::distilbert,
-    ..DISTILBERT
-};
-
-const TINYBERT: Traits = Traits {
-    model_type: "tinybert_distillation",
-    idea: "narrower too, taught by BERT's scores and states layer by layer",
-    read: members::distillation::tinybert,
-    ..BERT
-};
-
-const MOBILEBERT: Traits = Traits {
-    model_type: "mobilebert",
-    idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
-    pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
-    read: members::mobilebert::read,
-    names: &names::MOBILE_NAMES,
-    ..BERT
-};
-
-const Q8BERT: Traits = Traits {
-    model_type: "q8bert",
-    idea: "products of 8-bit integers",
-    read: members::q8bert::read,
-    ..BERT
-};
-
 const MOCKINGJAY: Traits = Traits {
     model_type: "mockingjay",
     idea: "frames of sound instead of words, sinusoids instead of a table of positions",
@@ -183,15 +95,6 @@ const MOCKINGJAY: Traits = Traits {
     token_types: false,
     read: members::mockingjay::read,
     ..OF_TOKENS
-};
-
-const WAV2VEC2: Traits = Traits {
-    model_type: "wav2vec2",
-    idea: "frames that convolutions make of sound, positions by one more; a masked frame is told \
-           by its entries in codebooks",
-    names: &names::WAV2VEC2_NAMES,
-    read: members::wav2vec2::read,
-    ..MOCKINGJAY
 };
 
 const GPT: Traits = Traits {
@@ -217,14 +120,6 @@ const GPT2: Traits = Traits {
     ..GPT
 };
 
-const MEGATRON_GPT: Traits = Traits {
-    model_type: "megatron_gpt",
-    idea: "GPT-2 cut over many GPUs: a head's queries, keys and values lie together",
-    names: &names::MEGATRON_NAMES,
-    order: Order::OutIn,
-    ..GPT2
-};
-
 const TRANSFORMER_XL: Traits = Traits {
     model_type: "transfo-xl",
     keys: &names::TRANSFORMER_XL_KEYS,
@@ -232,29 +127,6 @@ const TRANSFORMER_XL: Traits = Traits {
     idea: "a memory of earlier segments, and positions that are distances",
     read: members::transformer_xl::read,
     ..GPT
-};
-
-const XLNET: Traits = Traits {
-    model_type: "xlnet",
-    keys: &names::XLNET_KEYS,
-    idea: "Transformer-XL's memory and distances; tokens in any order: contents are one stream, \
-           queries that do not see what they predict another",
-    causal: false,
-    head: TokenHead { bias: true, ..LM },
-    read: members::xlnet::read,
-    ..TRANSFORMER_XL
-};
-
-const REFORMER: Traits = Traits {
-    model_type: "reformer",
-    keys: &names::REFORMER_KEYS,
-    idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
-           positions of two axes; layers that can be run backwards",
-    order: Order::OutIn,
-    fused: false,
-    head: TokenHead { bias: true, ..LM },
-    read: members::reformer::read,
-    ..GPT2
 };
 
 const BART: Traits = Traits {
@@ -270,28 +142,6 @@ const BART: Traits = Traits {
     ..OF_TOKENS
 };
 
-const MASS: Traits = Traits {
-    model_type: "mass",
-    idea: "BART's network; the decoder writes the span that the encoder does not see, in its place",
-    head: LM,
-    ..BART
-};
-
-const T5: Traits = Traits {
-    model_type: "t5",
-    idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
-    keys: &names::T5_KEYS,
-    names: &names::T5_NAMES,
-    place: Place::Pre,
-    norm: NormKind::Rms,
-    embedding_norm: false,
-    biased: false,
-    scaled: false,
-    head: LM,
-    read: members::seq2seq::read_t5,
-    ..BART
-};
-
 /// A row of nothing that is BERT's.
 const fn other(model_type: &'static str, idea: &'static str, read: Read) -> Traits {
     Traits { model_type, idea, read, ..BERT }
@@ -302,34 +152,156 @@ const fn rule(model_type: &'static str, idea: &'static str, read: Read) -> Trait
     Traits { has_weights: false, ..other(model_type, idea, read) }
 }
 
-/// Every row. Of rows of one `model_type`, those with a marker stand first.
+/// Every row; those that others take from stand above, by their names here. Of rows of one
+/// `model_type`, those with a marker stand first.
 pub static FAMILY: &[Traits] = &[
-    STRUCTBERT,
-    UNILM,
+    // StructBERT.
+    Traits {
+        marker: Some("sentence_classes"),
+        idea: "shuffled words are put in order; previous, next or random sentence",
+        pair: Some(PairHead {
+            labels: "sentence_label",
+            output: "sentence_logits",
+            ..NEXT_SENTENCE
+        }),
+        ..BERT
+    },
+    // UniLM.
+    Traits {
+        marker: Some("unilm_modes"),
+        idea: "the mask decides: both sides, one side, or a source and its target",
+        head: TokenHead { output: "logits", ..MLM },
+        pair: None,
+        read: members::unilm::read,
+        ..BERT
+    },
     BERT,
     ROBERTA,
-    LONGFORMER,
-    ALBERT,
-    MEGATRON_BERT,
-    ERNIE,
+    Traits {
+        model_type: "longformer",
+        idea: "long texts: a window in each block, and global positions where a task needs them",
+        names: &names::LONGFORMER_NAMES,
+        windowed: true,
+        ..ROBERTA
+    },
+    Traits {
+        model_type: "albert",
+        idea: "few parameters: narrow tables, one block used many times; order of sentences",
+        names: &names::ALBERT_NAMES,
+        factorised: Factorised::Always,
+        grouped: true,
+        pooler: Some(PoolerSpec { name: "pooler", option: None }),
+        pair: Some(PairHead {
+            name: "sop_classifier.classifier",
+            labels: "sentence_order_label",
+            output: "sop_logits",
+        }),
+        ..BERT
+    },
+    Traits {
+        model_type: "megatron-bert",
+        idea: "norms in front, so that many blocks train",
+        names: &names::MEGATRON_BERT_NAMES,
+        place: Place::Pre,
+        embedding_norm: false,
+        ..BERT
+    },
+    Traits {
+        model_type: "ernie",
+        idea: "whole words, phrases and entities are masked; a table of tasks",
+        names: &names::ERNIE_NAMES,
+        task_types: true,
+        ..BERT
+    },
     ELECTRA,
-    ELECTRA_PAIR,
+    Traits { model_type: "electra_pretraining", read: members::electra::read, ..ELECTRA },
     DISTILBERT,
-    DISTILLATION,
-    TINYBERT,
-    MOBILEBERT,
-    Q8BERT,
+    Traits {
+        model_type: "distilbert_distillation",
+        read: members::distillation::distilbert,
+        ..DISTILBERT
+    },
+    Traits {
+        model_type: "tinybert_distillation",
+        idea: "narrower too, taught by BERT's scores and states layer by layer",
+        read: members::distillation::tinybert,
+        ..BERT
+    },
+    Traits {
+        model_type: "mobilebert",
+        idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
+        pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
+        read: members::mobilebert::read,
+        names: &names::MOBILE_NAMES,
+        ..BERT
+    },
+    Traits {
+        model_type: "q8bert",
+        idea: "products of 8-bit integers",
+        read: members::q8bert::read,
+        ..BERT
+    },
     MOCKINGJAY,
-    WAV2VEC2,
+    Traits {
+        model_type: "wav2vec2",
+        idea: "frames that convolutions make of sound, positions by one more; a masked frame is told \
+           by its entries in codebooks",
+        names: &names::WAV2VEC2_NAMES,
+        read: members::wav2vec2::read,
+        ..MOCKINGJAY
+    },
     GPT,
     GPT2,
-    MEGATRON_GPT,
+    Traits {
+        model_type: "megatron_gpt",
+        idea: "GPT-2 cut over many GPUs: a head's queries, keys and values lie together",
+        names: &names::MEGATRON_NAMES,
+        order: Order::OutIn,
+        ..GPT2
+    },
     TRANSFORMER_XL,
-    XLNET,
-    REFORMER,
+    Traits {
+        model_type: "xlnet",
+        keys: &names::XLNET_KEYS,
+        idea: "Transformer-XL's memory and distances; tokens in any order: contents are one stream, \
+           queries that do not see what they predict another",
+        causal: false,
+        head: TokenHead { bias: true, ..LM },
+        read: members::xlnet::read,
+        ..TRANSFORMER_XL
+    },
+    Traits {
+        model_type: "reformer",
+        keys: &names::REFORMER_KEYS,
+        idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
+           positions of two axes; layers that can be run backwards",
+        order: Order::OutIn,
+        fused: false,
+        head: TokenHead { bias: true, ..LM },
+        read: members::reformer::read,
+        ..GPT2
+    },
     BART,
-    MASS,
-    T5,
+    Traits {
+        model_type: "mass",
+        idea: "BART's network; the decoder writes the span that the encoder does not see, in its place",
+        head: LM,
+        ..BART
+    },
+    Traits {
+        model_type: "t5",
+        idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
+        keys: &names::T5_KEYS,
+        names: &names::T5_NAMES,
+        place: Place::Pre,
+        norm: NormKind::Rms,
+        embedding_norm: false,
+        biased: false,
+        scaled: false,
+        head: LM,
+        read: members::seq2seq::read_t5,
+        ..BART
+    },
     other(
         "word2vec_skipgram",
         "before BERT: one vector a word, such that it tells its neighbours from random words",

@@ -6,17 +6,17 @@ use crate::sizes::Sizes;
 use crate::traits::Traits;
 use crate::{Inputs, Ints, Result, Tensor, Weights, when};
 
-/// Logits over the vocabulary.
-pub struct Vocabulary {
-    /// A map, an activation and a norm, if the head has them.
-    pub transform: Option<(Linear, Activation, Norm)>,
-    /// To the vocabulary.
+/// Logits of every position: over the vocabulary, or one.
+pub struct TokenLogits {
+    /// A map, an activation and mostly a norm, if the head has them.
+    pub transform: Option<(Linear, Activation, Option<Norm>)>,
+    /// To the logits.
     pub decoder: Linear,
     /// MobileBERT: the tied table is narrower than the states; this reads the rest of them.
     pub rest: Option<Linear>,
 }
 
-impl Vocabulary {
+impl TokenLogits {
     /// Whether the weights hold the head of a row.
     pub fn is_in(traits: &Traits, weights: &Weights) -> bool {
         // A bare head has nothing of its own if it is tied.
@@ -34,18 +34,33 @@ impl Vocabulary {
             let map = Linear::read(weights, names.head_map, sizes.hidden, width)?;
             // A true norm even where the blocks have none.
             let norm = Norm::read(weights, names.head_norm, width, NormKind::Layer, sizes.eps)?;
-            Ok((map, traits.head.activation.unwrap_or(sizes.activation), norm))
+            Ok((map, traits.head.activation.unwrap_or(sizes.activation), Some(norm)))
         })?;
         let bias = when(traits.head.bias, || weights.tensor(names.head_bias, &[sizes.vocab]))?;
         let table = sizes.head(weights, &format!("{}.weight", names.head_decoder), table)?;
         let decoder = Linear::of(table, bias, Order::OutIn);
-        Ok(Vocabulary { transform, decoder, rest: None })
+        Ok(TokenLogits { transform, decoder, rest: None })
+    }
+
+    /// Reads ELECTRA's, one logit a token: real or replaced.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is absent or misshapen.
+    pub fn read_judge(sizes: &Sizes, weights: &Weights) -> Result<Self> {
+        let own = weights.under("discriminator_predictions.");
+        let map = Linear::read(&own, "dense", sizes.hidden, sizes.hidden)?;
+        let decoder = Linear::read(&own, "dense_prediction", sizes.hidden, 1)?;
+        Ok(TokenLogits { transform: Some((map, sizes.activation, None)), decoder, rest: None })
     }
 
     /// The logits of every row of `h`.
     pub fn run(&self, h: &Tensor) -> Tensor {
         let h = match &self.transform {
-            Some((map, activation, norm)) => norm.run(activation.apply(map.run(h))),
+            Some((map, activation, norm)) => {
+                let h = activation.apply(map.run(h));
+                if let Some(norm) = norm { norm.run(h) } else { h }
+            }
             None => h.clone(),
         };
         let Some(rest) = &self.rest else { return self.decoder.run(&h) };
@@ -58,35 +73,6 @@ impl Vocabulary {
 /// The first position of each sequence of `[batch, length, hidden]`.
 pub fn first_positions(h: &Tensor) -> Tensor {
     ops::first_rows(h, 1).reshape(&[h.shape()[0], h.width()])
-}
-
-/// ELECTRA: one logit a token, real or replaced.
-pub struct Judge {
-    map: Linear,
-    activation: Activation,
-    out: Linear,
-}
-
-impl Judge {
-    /// Reads it.
-    ///
-    /// # Errors
-    ///
-    /// If a parameter is absent or misshapen.
-    pub fn read(weights: &Weights, sizes: &Sizes) -> Result<Self> {
-        let own = weights.under("discriminator_predictions.");
-        Ok(Judge {
-            map: Linear::read(&own, "dense", sizes.hidden, sizes.hidden)?,
-            activation: sizes.activation,
-            out: Linear::read(&own, "dense_prediction", sizes.hidden, 1)?,
-        })
-    }
-
-    /// The logits of every row of `h`.
-    pub fn run(&self, h: &Tensor) -> Tensor {
-        let logits = self.out.run(&self.activation.apply(self.map.run(h)));
-        logits.reshape(&h.shape()[..2])
-    }
 }
 
 /// The mean binary cross entropy of a judge's logits over the positions that are not padding.

@@ -5,7 +5,7 @@ use crate::attention::{Globals, Mask};
 use crate::block::Seen;
 use crate::embeddings::Embeddings;
 use crate::generate::{self, Begun, Generator};
-use crate::heads::{Judge, Vocabulary, first_positions, judged};
+use crate::heads::{TokenLogits, first_positions, judged};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
@@ -63,7 +63,7 @@ pub struct Network {
     /// Its blocks.
     pub stack: Stack,
     /// Logits over the vocabulary.
-    pub head: Option<Vocabulary>,
+    pub head: Option<TokenLogits>,
     /// What is made of the first position.
     pub pooler: Option<Pooler>,
     /// A judgement of the pair.
@@ -71,7 +71,7 @@ pub struct Network {
     /// Classes of the whole input.
     pub classifier: Option<Linear>,
     /// Real or replaced tokens.
-    pub judge: Option<Judge>,
+    pub judge: Option<TokenLogits>,
 }
 
 /// Reads a member that is one network.
@@ -131,8 +131,8 @@ impl Network {
     ) -> Result<Self> {
         let (traits, hidden) = (&sizes.traits, sizes.hidden);
         let body = body(traits, weights);
-        let head = when(Vocabulary::is_in(traits, weights), || {
-            Vocabulary::read(&sizes, weights, &embeddings.word)
+        let head = when(TokenLogits::is_in(traits, weights), || {
+            TokenLogits::read(&sizes, weights, &embeddings.word)
         })?;
         let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
         // Its classes are as many as the weights say: two, or with the previous sentence three.
@@ -162,7 +162,7 @@ impl Network {
         };
         config.ignore("num_labels mode onnx_export");
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
-        let judge = when(judges, || Judge::read(weights, &sizes))?;
+        let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;
         Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge })
     }
 
@@ -231,7 +231,7 @@ impl Network {
             out.put_scalar("loss", losses.iter().map(|(_, loss)| loss).sum());
         }
         if let Some(judge) = &self.judge {
-            let logits = judge.run(last);
+            let logits = judge.run(last).reshape(&last.shape()[..2]);
             if let Some(labels) = inputs.optional_ints("labels", logits.shape())? {
                 out.put_scalar("loss", judged(&logits, labels, inputs)?);
             }

@@ -104,4 +104,14 @@ impl Norm {
     pub fn run(&self, x: Tensor) -> Tensor {
         ops::norm(x, self.kind, &self.weight, self.bias.as_ref(), self.eps)
     }
+
+    /// Of every channel of `[batch, length, width]` over the length: a group norm of one channel a
+    /// group. The statistics are those of the turned tensor's rows; the parameters follow.
+    pub fn run_over_time(&self, x: &Tensor) -> Tensor {
+        let length = x.shape()[1];
+        let (ones, zeros) = (Tensor::new(&[length], vec![1.0; length]), Tensor::zeros(&[length]));
+        let normed = ops::norm(ops::turned(x), self.kind, &ones, Some(&zeros), self.eps);
+        let affine = Norm { kind: NormKind::Affine, ..self.clone() };
+        affine.run(ops::turned(&normed))
+    }
 }

@@ -1,14 +1,14 @@
 //! Mockingjay: BERT over frames of sound instead of words; masked frames are rebuilt.
 
 use super::*;
-use crate::heads::Vocabulary;
+use crate::heads::TokenLogits;
 use longhand::transformer_xl::{SinCos, sinusoids};
 
 struct Mockingjay {
     input: Linear,
     input_norm: Norm,
     stack: Stack,
-    head: Vocabulary,
+    head: TokenLogits,
     squares: bool,
 }
 
@@ -28,11 +28,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         input: Linear::read(&body, "input_representations.spec_transform", frame, hidden)?,
         input_norm: sizes.norm(&body, "input_representations.LayerNorm", hidden)?,
         stack,
-        head: Vocabulary {
+        head: TokenLogits {
             transform: Some((
                 Linear::read(weights, "SpecHead.dense", hidden, hidden)?,
                 Activation::Gelu,
-                sizes.norm(weights, "SpecHead.LayerNorm", hidden)?,
+                Some(sizes.norm(weights, "SpecHead.LayerNorm", hidden)?),
             )),
             decoder: Linear::read(weights, "SpecHead.output", hidden, frame)?,
             rest: None,

@@ -21,7 +21,8 @@ pub use loss::{
     binary_cross_entropy, cosine, dot, l1, labels_loss, mse, next_labels, nll, scored_rows,
     soft_cross_entropy,
 };
-pub use norm::{NormKind, channel_norm, norm, weight_norm};
+pub use moves::turned;
+pub use norm::{NormKind, norm, weight_norm};
 pub use product::{Order, linear};
 pub use rows::{
     argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,
@@ -33,7 +34,7 @@ pub use softmax::{log_softmax, softmax};
 use crate::gpu::Gpu;
 use crate::{Error, Ints, Result, Tensor, require};
 use launches::{Meets, Of, OfRow, place};
-use moves::{Moved, turned};
+use moves::Moved;
 use rayon::prelude::*;
 use softmax::log_sum_exp;
 

@@ -53,8 +53,12 @@ impl Moved {
     }
 }
 
-/// `[batch, rows, columns]` to `[batch, columns, rows]`.
-pub(super) fn turned(x: &Tensor) -> Tensor {
+/// `[batch, rows, columns]` to `[batch, columns, rows]`. Gradient: turned back.
+///
+/// # Panics
+///
+/// If `x` has not three dimensions.
+pub fn turned(x: &Tensor) -> Tensor {
     let &[batch, rows, columns] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
     let steps = [0, rows * columns, 1, columns];
     Moved::dense([1, batch, columns, rows], 0, steps).tensor(x, &[batch, columns, rows])

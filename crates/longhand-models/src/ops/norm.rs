@@ -40,20 +40,6 @@ pub fn norm(x: Tensor, kind: NormKind, weight: &Tensor, bias: Option<&Tensor>, e
     })
 }
 
-/// `(x − mean) / sqrt(variance + eps) · weight + bias` of each channel of `[batch, length, width]`
-/// over the length, biased variance: a group norm of one channel a group, or the norm of the turned
-/// tensor's rows. Gradient: as of [`NormKind::Layer`], channels in place of rows.
-///
-/// # Panics
-///
-/// If `x` has not three dimensions, or `weight` or `bias` is not as long as a row.
-pub fn channel_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
-    let length = x.shape()[1];
-    let (ones, zeros) = (Tensor::new(&[length], vec![1.0; length]), Tensor::zeros(&[length]));
-    let normed = norm(turned(x), NormKind::Layer, &ones, Some(&zeros), eps);
-    norm(turned(&normed), NormKind::Affine, weight, Some(bias), 0.0)
-}
-
 /// A convolution's weight `[out, in, width]` from directions of that shape and a length for each
 /// place of the kernel: `length[k] · v / |v[:, :, k]|`. Gradient to the length: the direction's part
 /// of what comes in.

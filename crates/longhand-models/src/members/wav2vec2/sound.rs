@@ -5,22 +5,15 @@ use super::*;
 /// The norms of the convolutions have the library's epsilon whatever the config says.
 const CONV_EPS: f64 = 1e-5;
 
-/// After a convolution, before its activation.
-enum ConvNorm {
-    Nothing,
-    /// Over each channel's time.
-    Channels([Tensor; 2]),
-    /// Over each frame's channels.
-    Frames(Norm),
-}
-
 /// A convolution, what norms it, and its activation.
 pub(super) struct Convolution {
     weight: Tensor,
     bias: Option<Tensor>,
     /// Its stride, padding and groups.
     steps: [usize; 3],
-    norm: ConvNorm,
+    norm: Option<Norm>,
+    /// The norm is over each channel's time, not over each frame's channels.
+    over_time: bool,
     activation: Activation,
 }
 
@@ -43,21 +36,13 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
     let layer = |i: usize| -> Result<Convolution> {
         let own = weights.under(&format!("{i}."));
         let (from, to) = (if i == 0 { 1 } else { widths[i - 1] }, widths[i]);
-        let norm = match (by_frame, i) {
-            (true, _) => {
-                ConvNorm::Frames(Norm::read(&own, "layer_norm", to, NormKind::Layer, CONV_EPS)?)
-            }
-            (false, 0) => {
-                let names = ["layer_norm.weight", "layer_norm.bias"];
-                ConvNorm::Channels(each(names, |name| own.tensor(name, &[to]))?)
-            }
-            (false, _) => ConvNorm::Nothing,
-        };
+        let norm = || Norm::read(&own, "layer_norm", to, NormKind::Layer, CONV_EPS);
         Ok(Convolution {
             weight: own.tensor("conv.weight", &[to, from, kernels[i]])?,
             bias: when(biased, || own.tensor("conv.bias", &[to]))?,
             steps: [strides[i], 0, 1],
-            norm,
+            norm: when(by_frame || i == 0, norm)?,
+            over_time: !by_frame,
             activation,
         })
     };
@@ -87,7 +72,8 @@ impl Convolution {
             weight: ops::weight_norm(directions, lengths.data()),
             bias: Some(weights.tensor("bias", &[hidden])?),
             steps: [1, kernel / 2, groups],
-            norm: ConvNorm::Nothing,
+            norm: None,
+            over_time: false,
             activation: config.activation_or("feat_extract_activation", "gelu")?,
         })
     }
@@ -96,9 +82,9 @@ impl Convolution {
     pub(super) fn run(&self, x: &Tensor) -> Tensor {
         let y = ops::conv1d(x, &self.weight, self.bias.as_ref(), self.steps);
         self.activation.apply(match &self.norm {
-            ConvNorm::Nothing => y,
-            ConvNorm::Channels([w, b]) => ops::channel_norm(&y, w, b, CONV_EPS),
-            ConvNorm::Frames(norm) => norm.run(y),
+            None => y,
+            Some(norm) if self.over_time => norm.run_over_time(&y),
+            Some(norm) => norm.run(y),
         })
     }
 }
