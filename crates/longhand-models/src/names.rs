@@ -122,7 +122,8 @@ pub(crate) const REFORMER_KEYS: Keys = Keys {
 pub struct Names {
     /// Before the body's parameters.
     pub prefix: &'static str,
-    /// The table of words, and those of positions and token types.
+    /// The table of words (a file of the body alone is told by it), and those of positions and
+    /// token types.
     pub word: &'static str,
     /// Positions.
     pub position: &'static str,
@@ -203,6 +204,8 @@ pub(crate) const MOCKINGJAY_NAMES: Names = Names { prefix: "Transformer.", ..BER
 
 pub(crate) const WAV2VEC2_NAMES: Names = Names {
     prefix: "wav2vec2.",
+    // Frames have it in place of a table.
+    word: "feature_projection.projection.weight",
     layer: "layers.{}.",
     projections: ["attention.q_proj", "attention.k_proj", "attention.v_proj"],
     out: "attention.out_proj",

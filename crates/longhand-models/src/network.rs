@@ -221,7 +221,9 @@ impl Network {
             for (map, output, name, loss) in pair.into_iter().chain(classes) {
                 let logits = map.run(&pooled);
                 if let Some(labels) = inputs.optional_ints(name, &logits.shape()[..1])? {
-                    losses.push((loss, classes_loss(&logits, labels, name)?));
+                    let message = "a loss over one class: regression is not supported";
+                    require(logits.width() > 1, || Error::declined(message))?;
+                    losses.push((loss, ops::labels_loss(&logits, labels, name)?));
                 }
                 out.put(output, logits);
             }
@@ -293,11 +295,4 @@ fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
     let mask: Vec<bool> = mask.data.iter().enumerate().map(is_global).collect();
     let (indices, count) = globals_from_mask(&mask, shape[1])?;
     Ok((count > 0).then_some(Globals { indices, count }))
-}
-
-/// Cross entropy over classes of whole inputs.
-pub(crate) fn classes_loss(logits: &Tensor, labels: &Ints, name: &str) -> Result<f64> {
-    let regression = || Error::declined("a loss over one class: regression is not supported");
-    require(logits.width() > 1, regression)?;
-    ops::labels_loss(logits, labels, name)
 }

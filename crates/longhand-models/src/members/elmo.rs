@@ -42,7 +42,7 @@ impl Cell {
         for step in 0..length {
             let at = |b: usize| if backward { lengths[b].saturating_sub(1 + step) } else { step };
             let rows: Vec<usize> = (0..batch).map(|b| b * length + at(b)).collect();
-            let gates = ops::add(self.state.run(&h), &ops::select_rows(&of_input, &rows));
+            let gates = ops::add(self.state.run(&h), &ops::gather(&of_input, &rows, &[batch]));
             let [input, forget, new, output] =
                 ops::split_last(&gates, &[cell; 4]).try_into().expect("four parts");
             let new = ops::multiply(sigmoid.apply(input), &tanh.apply(new));
@@ -140,10 +140,10 @@ impl Member for Elmo {
             self.losses(&streams, inputs.ints_shaped("word_ids", &[batch, length])?, &mut out)?;
         }
         let inner = (0..batch * length).filter(|i| (1..length - 1).contains(&(i % length)));
-        let elmo = ops::select_rows(&mixed, &inner.collect::<Vec<usize>>());
+        let elmo = ops::gather(&mixed, &inner.collect::<Vec<usize>>(), &[batch, length - 2]);
         // The end of the sentence is no word.
         let is_word = |i: usize| i % (length - 2) + 2 < lengths[i / (length - 2)];
-        let elmo = ops::keep_rows(elmo, is_word).reshape(&[batch, length - 2, mixed.width()]);
+        let elmo = ops::keep_rows(elmo, is_word);
         if let Ok(loss) = out.number("loss") {
             // Gives the mix a gradient: a hundredth of the sum of the vectors.
             let sum: f64 = elmo.data().iter().map(|&x| f64::from(x)).sum();

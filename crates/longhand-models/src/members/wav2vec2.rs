@@ -36,7 +36,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let traits = Traits { place, ..*traits };
     let sizes = Sizes::read_blocks(&traits, config)?;
     let hidden = sizes.hidden;
-    let body = weights.under(traits.names.prefix);
+    let body = body(&traits, weights);
     let encoder = body.under("encoder.");
     let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
     let channels = extractor.channels();

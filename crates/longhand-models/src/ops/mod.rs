@@ -26,7 +26,7 @@ pub use norm::{NormKind, norm, weight_norm};
 pub use product::{Order, linear};
 pub use rows::{
     argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,
-    select_rows, shift_rows, split_fused, split_last, stacked,
+    shift_rows, split_fused, split_last, stacked,
 };
 pub use softmax::{log_softmax, softmax};
 

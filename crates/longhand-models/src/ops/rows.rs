@@ -17,15 +17,6 @@ pub fn gather(table: &Tensor, indices: &[usize], shape: &[usize]) -> Tensor {
     Tensor::new(&[shape, &[table.width()]].concat(), data)
 }
 
-/// The rows of `x` by index, as a matrix. Gradient: as of [`gather`].
-///
-/// # Panics
-///
-/// If an index is not below the number of rows.
-pub fn select_rows(x: &Tensor, indices: &[usize]) -> Tensor {
-    gather(x, indices, &[indices.len()])
-}
-
 /// `x` with zeros in the rows that `keep` does not name. Gradient: the same of it.
 pub fn keep_rows(mut x: Tensor, keep: impl Fn(usize) -> bool) -> Tensor {
     if let Some(gpu) = place(&[&x]) {

@@ -231,3 +231,20 @@ fn options_and_inputs_that_do_not_fit() {
     let gumbel = given().floats_of("gumbel", noise(1, &[40, 4]));
     fails(run(gumbel), &["gumbel", "[40, 4]", "[80, 4]"]);
 }
+
+/// A file of the body alone, as the public `Wav2Vec2Model` writes it.
+#[test]
+fn a_body_without_codebooks() {
+    let body = changed("wav2vec2_body", "wav2vec2", json!({}), |weights| {
+        let own = |(name, x): (&String, &Tensor)| {
+            Some((name.strip_prefix("wav2vec2.")?.to_owned(), x.clone()))
+        };
+        *weights = weights.iter().filter_map(own).collect();
+    });
+    let body = run(&body.unwrap(), &given());
+    let whole = run(&Model::open(&data("wav2vec2")).unwrap(), &given());
+    for name in ["hidden_states.0", "hidden_states.2", "extract_features"] {
+        near(body.floats(name).unwrap().data(), whole.floats(name).unwrap().data(), name);
+    }
+    assert!(body.floats("projected_states").is_err());
+}
