@@ -2,7 +2,7 @@
 //! unless it is known to leave the results alone.
 
 use crate::ops::Activation;
-use crate::{Error, Result, ensure, reject};
+use crate::{Error, Result, reject};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -95,10 +95,8 @@ impl Config {
     }
 
     fn of_json(json: Value) -> Result<Self> {
-        match json {
-            Value::Object(options) => Ok(Config::of(options)),
-            _ => Err(Error::input("not a JSON object")),
-        }
+        let Value::Object(options) = json else { return Err(Error::input("not a JSON object")) };
+        Ok(Config::of(options))
     }
 
     fn of(options: Map<String, Value>) -> Self {
@@ -224,8 +222,8 @@ impl Config {
     ///
     /// If it is absent or not such a number.
     pub fn positive(&self, key: &str) -> Result<usize> {
-        let n = self.size(key)?;
-        ensure(n > 0, format_args!("config: {key}"), n, "must be positive").map(|()| n)
+        let rule = "must be positive, a whole number below 2^31";
+        self.needed(key, rule, |v| size(v).filter(|&n| n > 0))
     }
 
     /// A number, or what the library takes where there is none.
@@ -325,8 +323,7 @@ impl Config {
     /// If it is not a known one.
     pub fn activation_or(&self, key: &str, default: &str) -> Result<Activation> {
         let name = self.text_or(key, default)?;
-        let field = format_args!("config: {key}");
-        let unknown = || Error::invalid(field, &name, "is not a supported activation");
+        let unknown = || wrong(key, &Value::from(&*name), "is not a supported activation");
         Activation::named(&name).ok_or_else(unknown)
     }
 

@@ -54,7 +54,7 @@ fn options_that_are_not_supported() {
     for (i, (from, to, words)) in [
         ("\"absolute\"", "\"relative_key\"", &["position_embedding_type", "relative_key"][..]),
         ("\"is_decoder\": false", "\"is_decoder\": true", &["is_decoder", "true"]),
-        ("\"hidden_act\": \"gelu\"", "\"hidden_act\": \"mish\"", &["hidden_act = mish"]),
+        ("\"hidden_act\": \"gelu\"", "\"hidden_act\": \"mish\"", &["hidden_act = \"mish\""]),
         ("\"use_cache\"", "\"use_rotary\"", &["use_rotary", "no such option"]),
         ("\"num_attention_heads\": 4", "\"num_attention_heads\": 5", &["hidden_size", "multiple"]),
         ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0", &["num_attention_heads"]),
