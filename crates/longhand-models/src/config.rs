@@ -24,8 +24,8 @@ const DEFAULTS: &str = include_str!("defaults.json");
 /// Options that do not change what a forward pass computes: of files, of training, of generation, of
 /// heads that are not built, and of dropout, which a forward pass has not.
 const HARMLESS: &str = "
-    architectures auto_map dtype finetuning_task id2label label2id language model_max_length n_ctx name
-    name_or_path output_attentions output_hidden_states output_past prefix return_dict
+    architectures auto_map chunk_size_feed_forward dtype finetuning_task id2label label2id language
+    model_max_length n_ctx name name_or_path output_attentions output_hidden_states output_past prefix return_dict
     task_specific_params tf_legacy_loss tie_weights_ tokenizer_class torch_dtype torchscript
     transformers_version use_bfloat16 use_cache
 
@@ -55,7 +55,7 @@ const HARMLESS: &str = "
 const FIXED: &str = r#"{
     "add_adapter": false, "add_bias_logits": false, "add_cross_attention": false,
     "add_final_layer_norm": false, "adapter_attn_dim": null, "attention_mode": "longformer",
-    "chunk_size_feed_forward": 0, "directionality": "bidi", "diversity_penalty": 0,
+    "directionality": "bidi", "diversity_penalty": 0,
     "do_blenderbot_90_layernorm": false, "encoder_no_repeat_ngram_size": 0,
     "encoder_repetition_penalty": 1, "ext_len": 0, "extra_pos_embeddings": 2,
     "ignore_attention_mask": false, "is_decoder": false, "net_structure_type": 0,

@@ -6,7 +6,7 @@ use super::*;
 fn options_of_published_models() {
     let gpt = json!({"n_ctx": 32, "predict_special_tokens": true, "summary_type": "cls_index"});
     for (i, (name, options)) in [
-        ("bert", json!({"directionality": "bidi", "pooler_type": "first_token_transform"})),
+        ("bert", json!({"directionality": "bidi", "chunk_size_feed_forward": 8, "pooler_type": "first_token_transform"})),
         (
             "bert",
             json!({
