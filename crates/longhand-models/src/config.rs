@@ -25,9 +25,9 @@ const DEFAULTS: &str = include_str!("defaults.json");
 /// heads that are not built, and of dropout, which a forward pass has not.
 const HARMLESS: &str = "
     architectures auto_map chunk_size_feed_forward dtype finetuning_task id2label label2id language
-    model_max_length n_ctx name name_or_path output_attentions output_hidden_states output_past prefix return_dict
-    task_specific_params tf_legacy_loss tie_weights_ tokenizer_class torch_dtype torchscript
-    transformers_version use_bfloat16 use_cache
+    model_max_length n_ctx name name_or_path output_attentions output_hidden_states output_past prefix
+    return_dict task_specific_params tf_legacy_loss tie_weights_ tokenizer_class torch_dtype
+    torchscript transformers_version use_bfloat16 use_cache
 
     freeze_feat_extract_train gradient_checkpointing init init_range init_std initializer_factor
     initializer_range layers_to_keep learning_rate no_mask_channel_overlap no_mask_time_overlap
