@@ -37,15 +37,16 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
     config.ignore("num_hidden_layers");
     let scaled = config.flag_or("scale_embedding", false)?;
     let sizes = Sizes::read(traits, config)?;
-    let body = weights.under(traits.names.prefix);
-    let words = sizes.words(&body)?;
+    let own = body(traits, weights);
+    let words = sizes.words(&own)?;
     let side = |name: &str, sizes: &Sizes| -> Result<Side> {
-        let mut side = Side::read(sizes, config, &body.under(name), &words)?;
+        let mut side = Side::read(sizes, config, &own.under(name), &words)?;
         side.embeddings.scale = if scaled { (sizes.hidden as f32).sqrt() } else { 1.0 };
         Ok(side)
     };
     let decoder = Traits { keys: &names::BART_DECODER_KEYS, ..decoder(traits) };
-    let bias = when(traits.head.bias, || {
+    // A file of the body alone has none.
+    let bias = when(traits.head.bias && weights.has_any(traits.names.prefix), || {
         let bias = weights.tensor("final_logits_bias", &[1, sizes.vocab])?;
         Ok(bias.reshape(&[sizes.vocab]))
     })?;

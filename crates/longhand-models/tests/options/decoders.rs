@@ -360,3 +360,23 @@ fn transformer_xl_with_norms_in_front() {
         near(got.row(i), &want, "a layer with norms in front");
     }
 }
+
+/// A file of the body alone, as the public `BartModel` writes it and `bart-base` is published; its
+/// logits are those of the tied table.
+#[test]
+fn a_body_of_bart() {
+    let plain = json!({"tie_word_embeddings": true});
+    let whole = with("bart", "bart_whole", plain.clone(), |weights| {
+        let bias = weights.get_mut("final_logits_bias").unwrap();
+        *bias = Tensor::zeros(bias.shape());
+    });
+    let body = with("bart", "bart_body", plain, |weights| {
+        let own = |(name, x): (&String, &Tensor)| {
+            Some((name.strip_prefix("model.")?.to_owned(), x.clone()))
+        };
+        *weights = weights.iter().filter_map(own).collect();
+    });
+    for name in ["encoder.hidden_states.2", "decoder.hidden_states.2", "logits"] {
+        same(&body, &whole, name);
+    }
+}
