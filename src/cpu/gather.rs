@@ -96,14 +96,20 @@ const ASKED: usize = 9;
 
 impl Tile<'_> {
     /// A new block: `rows` of `q`, times `scale`.
-    pub(crate) fn load_rows<T: Element>(&mut self, rows: &Rows, q: &Head<'_, T>, scale: f32) {
+    pub(crate) fn load_rows<T: Element>(
+        &mut self,
+        isa: Isa,
+        rows: &Rows,
+        q: &Head<'_, T>,
+        scale: f32,
+    ) {
         self.begin(rows.len);
         (0..rows.len.min(AHEAD)).for_each(|n| prefetch(q.row(rows.position(n))));
         for n in 0..rows.len {
             if n + AHEAD < rows.len {
                 prefetch(q.row(rows.position(n + AHEAD)));
             }
-            self.load_q(n, q.row(rows.position(n)), scale);
+            self.load_q(isa, n, q.row(rows.position(n)), scale);
         }
     }
 
@@ -119,13 +125,13 @@ impl Tile<'_> {
         let mut next = Keys::next(&mut keys, scores.end_of_tiles());
         while next.len > 0 {
             let tile = std::mem::replace(&mut next, Keys::next(&mut keys, scores.end_of_tiles()));
-            let mut finite = true;
             for (n, &j) in tile.position[..tile.len].iter().enumerate() {
                 scores.see(n, j);
                 self.load_k(n, k.row(j as usize));
-                finite &= self.load_v(n, v.row(j as usize));
+                self.load_v(n, v.row(j as usize));
             }
             self.end_k(tile.len);
+            let finite = self.is_finite(isa, tile.len);
             // The tile after this one comes from memory while this one is computed, and not all at
             // once: a processor waits for no more than some tens of lines at a time.
             let mut ahead = next.position[..next.len].iter();

@@ -118,6 +118,60 @@ pub(crate) fn tanh<const FMA: bool, const N: usize>(x: &mut [f32; N]) {
     }
 }
 
+/// log2 of each, within 2^−34, if it is at least 2^−1022 and finite; NaN of ∞ and NaN.
+///
+/// x = 2^e · y with y in [√½, √2); ln y = 2 artanh((y − 1) / (y + 1)), a series in the square of that.
+#[inline(always)]
+pub(crate) fn log2_wide<const N: usize>(x: &mut [f64; N]) {
+    const ROOT: u64 = std::f64::consts::FRAC_1_SQRT_2.to_bits();
+    // A number whose lowest bits are those of a whole number, and what it is without them.
+    const MAGIC: f64 = 4_503_599_627_370_496.0;
+    let (mut power, mut z) = ([0f64; N], [0f64; N]);
+    for ((x, power), z) in x.iter_mut().zip(&mut power).zip(&mut z) {
+        let bits = x.to_bits().wrapping_add(1f64.to_bits() - ROOT);
+        *power = f64::from_bits(bits >> 52 | MAGIC.to_bits()) - (MAGIC + 1023.0);
+        // 0, or NaN.
+        let no_number = *x - *x;
+        let y = f64::from_bits((bits & ((1 << 52) - 1)) + ROOT);
+        *z = (y - 1.0) / (y + 1.0) + no_number;
+    }
+    let mut sum = [0f64; N];
+    for odd in [11u32, 9, 7, 5, 3, 1] {
+        let c = 2.0 / f64::from(odd) * std::f64::consts::LOG2_E;
+        for (sum, z) in sum.iter_mut().zip(&z) {
+            *sum = *sum * (*z * *z) + c;
+        }
+    }
+    for (((x, sum), z), power) in x.iter_mut().zip(sum).zip(z).zip(power) {
+        *x = sum * z + power;
+    }
+}
+
+/// 2^x of each, within 2^−36 of it, for x from −1000 to 0; less below, and NaN of NaN.
+#[inline(always)]
+pub(crate) fn exp2_wide<const N: usize>(x: &mut [f64; N]) {
+    // As in `exp2`.
+    const MAGIC: f64 = 6_755_399_441_055_744.0 + 1023.0;
+    let mut power = [0f64; N];
+    for (f, power) in x.iter_mut().zip(&mut power) {
+        *f = if *f < -1000.0 { -1000.0 } else { *f };
+        *power = *f + MAGIC;
+        *f -= *power - MAGIC;
+        *power = f64::from_bits(power.to_bits() << 52);
+    }
+    // Taylor's series of e^(f ln 2).
+    let mut sum = [1f64; N];
+    for n in (1..=9u32).rev() {
+        let c = std::f64::consts::LN_2 / f64::from(n);
+        for (sum, f) in sum.iter_mut().zip(&*x) {
+            *sum = *sum * (*f * c) + 1.0;
+        }
+    }
+    for ((x, sum), power) in x.iter_mut().zip(sum).zip(power) {
+        *x = sum * power;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +219,32 @@ mod tests {
         assert_eq!(tanh_of::<true>(-0.0).to_bits(), (-0f32).to_bits());
         assert_eq!(tanh_of::<true>(f32::NEG_INFINITY), -1.0);
         assert!(tanh_of::<true>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn logarithms_and_powers_in_f64_are_better_than_f32_can_tell() {
+        for n in 0..1_000_000 {
+            let mut x = [1e-30 * 1.000_15f64.powi(n)];
+            let exact = x[0].log2();
+            log2_wide(&mut x);
+            assert!((x[0] - exact).abs() < 2f64.powi(-34), "log2 of number {n}: {}", x[0]);
+            let mut x = [f64::from(n) * -1e-3];
+            let exact = x[0].exp2();
+            exp2_wide(&mut x);
+            let allowed = exact * 2f64.powi(-36) + 1e-300;
+            assert!((x[0] - exact).abs() <= allowed, "2 to number {n}: {}", x[0]);
+        }
+        for no_number in [f64::NAN, f64::INFINITY] {
+            let mut x = [no_number];
+            log2_wide(&mut x);
+            assert!(x[0].is_nan());
+        }
+        let mut x = [f64::NAN];
+        exp2_wide(&mut x);
+        assert!(x[0].is_nan());
+        let mut x = [1.0, 2.0, 0.25];
+        log2_wide(&mut x);
+        assert_eq!(x, [0.0, 1.0, -2.0]);
     }
 
     fn tanh_of<const FMA: bool>(x: f32) -> f32 {

@@ -12,9 +12,11 @@ mod isa;
 pub(crate) mod lanes;
 mod peak;
 mod prefetch;
+pub(crate) mod products;
 mod rows;
 mod tasks;
 pub(crate) mod tile;
+pub(crate) mod turn;
 
 pub use crate::timing::{Clock, Timing};
 pub use element::Element;

@@ -7,7 +7,9 @@
 //! keys need to be neighbours in memory: a kind says which row is lane n and which is key n, and
 //! masks and modifies the scores between the two products.
 
-use super::lanes::{LANES, Lanes, exp2, multiply_add};
+use super::lanes::{LANES, Lanes, exp2, log2_wide, multiply_add};
+use super::products::{add_scores, scores};
+use super::turn::{to_lanes, to_rows};
 use super::{Element, Isa, with_isa};
 use std::ops::Range;
 
@@ -18,10 +20,6 @@ pub(crate) const BLOCK_N: usize = 72;
 /// Keys, or elements of a value, that are summed side by side: with two registers of rows each, 12 of
 /// AVX2's 16 registers.
 pub(crate) const SIDE: usize = 6;
-/// Products that are summed one after the other. Of n in one chain the variance of the roundings is
-/// n / 2 of the last one's, in chains of c it is (c + n / c) / 2; these cost 2 to 3 % of full
-/// attention's time.
-const CHAIN: usize = 16;
 /// Groups of lanes of a block.
 pub(crate) const GROUPS: usize = BLOCK_M / LANES;
 
@@ -41,7 +39,12 @@ pub(crate) struct Tile<'a> {
     l: &'a mut [Lanes],
     k: &'a mut [f32],
     v: &'a mut [f32],
-    row: &'a mut [f32],
+    /// As many rows as lanes, on their way to q or from O.
+    rows: &'a mut [f32],
+    /// Rows of the block.
+    count: usize,
+    /// Of the last group whose results were asked for: natural logarithms of the sums.
+    lse: Lanes,
 }
 
 /// The row length of V's tile and of O.
@@ -53,7 +56,7 @@ impl<'a> Tile<'a> {
     /// f32 that one needs.
     pub(crate) fn len(d: usize) -> usize {
         let lanes = GROUPS * (d + padded(d) + 2) + BLOCK_N;
-        lanes * LANES + BLOCK_N * (d + padded(d)) + padded(d)
+        lanes * LANES + BLOCK_N * (d + padded(d)) + LANES * d
     }
 
     /// One in `all`, as long as `len` says.
@@ -65,26 +68,28 @@ impl<'a> Tile<'a> {
         let (s, lanes) = lanes.split_at_mut(BLOCK_N);
         let (m, l) = lanes.split_at_mut(GROUPS);
         let (k, rest) = rest.split_at_mut(BLOCK_N * d);
-        let (v, row) = rest.split_at_mut(BLOCK_N * padded(d));
-        Tile { d, q, o, s, m, l, k, v, row }
+        let (v, rest) = rest.split_at_mut(BLOCK_N * padded(d));
+        let rows = &mut rest[..LANES * d];
+        Tile { d, q, o, s, m, l, k, v, rows, count: 0, lse: [0.0; LANES] }
     }
 
-    /// A new block of `rows` rows, none of which has seen a key. Lanes without a row hold what does
-    /// no harm.
+    /// A new block of `rows` rows, none of which has seen a key.
     pub(crate) fn begin(&mut self, rows: usize) {
         let groups = rows.div_ceil(LANES);
-        self.q[..groups * self.d].fill([0.0; LANES]);
+        self.count = rows;
         self.o[..groups * padded(self.d)].fill([0.0; LANES]);
         self.m[..groups].fill([f32::NEG_INFINITY; LANES]);
         self.l[..groups].fill([0.0; LANES]);
     }
 
-    /// Row `n` of the block is `scale · x`, turned.
-    pub(crate) fn load_q<T: Element>(&mut self, n: usize, x: &[T], scale: f32) {
-        T::load(x, &mut self.row[..self.d]);
-        let group = &mut self.q[n / LANES * self.d..][..self.d];
-        for (q, x) in group.iter_mut().zip(&self.row[..self.d]) {
-            q[n % LANES] = x * scale;
+    /// Row `n` of the block is `scale · x`. They come in order, and the group's last one turns it.
+    pub(crate) fn load_q<T: Element>(&mut self, isa: Isa, n: usize, x: &[T], scale: f32) {
+        let (group, lane, d) = (n / LANES, n % LANES, self.d);
+        T::load(x, &mut self.rows[lane * d..][..d]);
+        if lane == LANES - 1 || n + 1 == self.count {
+            // Lanes without a row hold what does no harm.
+            self.rows[(lane + 1) * d..].fill(0.0);
+            to_lanes(isa, self.rows, scale, &mut self.q[group * d..][..d]);
         }
     }
 
@@ -100,17 +105,24 @@ impl<'a> Tile<'a> {
         self.k
     }
 
-    /// Value `n` of the tile. Whether all of it is finite.
-    pub(crate) fn load_v<T: Element>(&mut self, n: usize, x: &[T]) -> bool {
+    /// Value `n` of the tile.
+    pub(crate) fn load_v<T: Element>(&mut self, n: usize, x: &[T]) {
         let v = &mut self.v[n * padded(self.d)..][..padded(self.d)];
         T::load(x, &mut v[..self.d]);
         v[self.d..].fill(0.0);
-        // Adding one to an exponent of all ones carries into the sign.
-        let carry = |x: &f32| x.abs().to_bits() + (1 << 23);
-        v.iter().fold(0, |all, x| all | carry(x)) >> 31 == 0
     }
 
-    /// The tile has `keys` keys: those that an unfinished step of [`SIDE`] needs beside them are 0.
+    /// Whether the tile's first `keys` values are finite.
+    pub(crate) fn is_finite(&self, isa: Isa, keys: usize) -> bool {
+        let (v, mut all): (&[f32], bool) = (&self.v[..keys * padded(self.d)], true);
+        {
+            let all: &mut bool = &mut all;
+            with_isa!(isa, all_finite(v: &[f32], all: &mut bool));
+        }
+        all
+    }
+
+    /// The tile has `keys` keys: those that an unfinished step of [`SIDE`] may need beside them are 0.
     pub(crate) fn end_k(&mut self, keys: usize) {
         self.k[keys * self.d..keys.next_multiple_of(SIDE) * self.d].fill(0.0);
     }
@@ -119,7 +131,7 @@ impl<'a> Tile<'a> {
     /// with a whole step of [`SIDE`].
     pub(crate) fn scores(&mut self, isa: Isa, group: usize, keys: Range<usize>) -> &mut [Lanes] {
         debug_assert!(keys.start.is_multiple_of(SIDE));
-        let (len, padded) = (keys.len(), keys.len().next_multiple_of(SIDE));
+        let (len, padded) = (keys.len(), keys.len().next_multiple_of(2));
         let q: &[Lanes] = &self.q[group * self.d..][..self.d];
         let k: &[f32] = &self.k[keys.start * self.d..][..padded * self.d];
         let s: &mut [Lanes] = &mut self.s[..padded];
@@ -161,82 +173,48 @@ impl<'a> Tile<'a> {
     }
 
     /// The result of row `n`: its elements, and the natural logarithm of its sum of exponentials
-    /// (−∞ of a row that has seen nothing).
-    pub(crate) fn result(&mut self, n: usize) -> (&mut [f32], f32) {
-        let (group, lane) = (n / LANES, n % LANES);
-        let (m, l) = (self.m[group][lane], self.l[group][lane]);
-        let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
-        let o = &self.o[group * padded(self.d)..][..self.d];
-        for (x, o) in self.row.iter_mut().zip(o) {
-            *x = o[lane] * inverse;
+    /// (−∞ of a row that has seen nothing). Asked for in order, as a group's first has all turned.
+    pub(crate) fn result(&mut self, isa: Isa, n: usize) -> (&mut [f32], f32) {
+        let (lane, d) = (n % LANES, self.d);
+        if lane == 0 {
+            self.results(isa, n / LANES);
         }
-        let lse = match l == 0.0 {
-            true => f32::NEG_INFINITY,
-            false => {
-                let log2 = f64::from(m) + f64::from(l).log2();
-                (log2 * std::f64::consts::LN_2) as f32
-            }
-        };
-        (&mut self.row[..self.d], lse)
+        (&mut self.rows[lane * d..][..d], self.lse[lane])
+    }
+
+    /// The results of a group: row after row, and the logarithms.
+    pub(crate) fn results(&mut self, isa: Isa, group: usize) -> (&mut [f32], &Lanes) {
+        let (m, l) = (&self.m[group], &self.l[group]);
+        let inverse = l.map(|l| if l == 0.0 { 0.0 } else { 1.0 / l });
+        to_rows(isa, &self.o[group * padded(self.d)..][..self.d], &inverse, self.rows);
+        let lse: &mut Lanes = &mut self.lse;
+        with_isa!(isa, end(m: &Lanes, l: &Lanes, lse: &mut Lanes));
+        (self.rows, &self.lse)
     }
 }
 
-/// S = K Qᵀ: a key's element times all rows. `k` has whole steps of [`SIDE`] keys.
+/// ln Σ exp of rows: the maximum and the sum, in units of log2.
 #[inline(always)]
-pub(crate) fn scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
-    products::<FMA, false>(q, k, s);
-}
-
-/// S += K Qᵀ, a sum of its own first: fewer roundings in a row.
-#[inline(always)]
-pub(crate) fn add_scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
-    products::<FMA, true>(q, k, s);
-}
-
-/// Products of a row are summed in chains, and then these.
-#[inline(always)]
-fn products<const FMA: bool, const ADD: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
-    let d = q.len();
-    let (chains, rest) = q.as_chunks::<CHAIN>();
-    for (keys, s) in k.chunks_exact(SIDE * d).zip(s.as_chunks_mut::<SIDE>().0) {
-        let keys = std::array::from_fn::<_, SIDE, _>(|n| keys[n * d..][..d].as_chunks::<CHAIN>());
-        for (n, q) in chains.iter().enumerate() {
-            let keys = keys.map(|key| &key.0[n]);
-            let mut sums = [[0f32; LANES]; SIDE];
-            for x in 0..CHAIN {
-                multiply_by::<FMA>(keys.map(|key| key[x]), &q[x], &mut sums);
-            }
-            end_chain(sums, s, ADD || n > 0);
-        }
-        if !rest.is_empty() {
-            let mut sums = [[0f32; LANES]; SIDE];
-            for (x, q) in rest.iter().enumerate() {
-                multiply_by::<FMA>(keys.map(|key| key.1[x]), q, &mut sums);
-            }
-            end_chain(sums, s, ADD || !chains.is_empty());
-        }
+fn end<const FMA: bool>(m: &Lanes, l: &Lanes, lse: &mut Lanes) {
+    let mut log2 = l.map(f64::from);
+    log2_wide(&mut log2);
+    for n in 0..LANES {
+        let of_row = ((f64::from(m[n]) + log2[n]) * std::f64::consts::LN_2) as f32;
+        lse[n] = if l[n] == 0.0 { f32::NEG_INFINITY } else { of_row };
     }
 }
 
-/// An element of some keys times that of the rows, added to their sums.
 #[inline(always)]
-fn multiply_by<const FMA: bool>(keys: [f32; SIDE], q: &Lanes, sums: &mut [Lanes; SIDE]) {
-    for (sum, key) in sums.iter_mut().zip(keys) {
-        for (sum, q) in sum.iter_mut().zip(q) {
-            *sum = multiply_add::<FMA>(key, *q, *sum);
-        }
+fn all_finite<const FMA: bool>(x: &[f32], all: &mut bool) {
+    // Adding one to an exponent of all ones carries into the sign.
+    let carry = |x: f32| x.abs().to_bits() + (1 << 23);
+    let mut carries = [0; 4 * LANES];
+    let (chunks, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for x in chunks {
+        carries.iter_mut().zip(x).for_each(|(all, x)| *all |= carry(*x));
     }
-}
-
-/// Sums of a chain of products into the scores: added, or the first.
-#[inline(always)]
-fn end_chain(mut sums: [Lanes; SIDE], s: &mut [Lanes; SIDE], add: bool) {
-    if add {
-        for (sum, s) in sums.as_flattened_mut().iter_mut().zip(s.as_flattened()) {
-            *sum += s;
-        }
-    }
-    *s = sums;
+    carries.iter_mut().zip(rest).for_each(|(all, x)| *all |= carry(*x));
+    *all = carries.iter().fold(0, |all, x| all | x) >> 31 == 0;
 }
 
 /// The larger of each.

@@ -137,7 +137,7 @@ impl<T: Element> Block<'_, T> {
         tile.begin(rows.len());
         for (n, i) in rows.enumerate() {
             let at = row_start(seq.q, p.layout.q, i, self.head);
-            tile.load_q(n, &self.args.q[at..at + d], scale);
+            tile.load_q(self.isa, n, &self.args.q[at..at + d], scale);
         }
     }
 
@@ -145,15 +145,15 @@ impl<T: Element> Block<'_, T> {
     fn load_tile(&self, tile: &mut Tile<'_>, seq: &Sequence, keys: Range<usize>) -> bool {
         let (p, d) = (self.problem, self.problem.shape.head_dim);
         let head = self.head / (p.shape.heads_q / p.shape.heads_kv);
-        tile.end_k(keys.len());
-        let mut finite = true;
+        let len = keys.len();
+        tile.end_k(len);
         for (n, j) in keys.enumerate() {
             let at = row_start(seq.k, p.layout.k, j, head);
             tile.load_k(n, &self.args.k[at..at + d]);
             let at = row_start(seq.v, p.layout.v, j, head);
-            finite &= tile.load_v(n, &self.args.v[at..at + d]);
+            tile.load_v(n, &self.args.v[at..at + d]);
         }
-        finite
+        tile.is_finite(self.isa, len)
     }
 
     /// Asks for rows of a later tile.
@@ -225,7 +225,7 @@ impl<T: Element> Block<'_, T> {
     ) {
         let (p, d) = (self.problem, self.problem.shape.head_dim);
         for (n, i) in rows.enumerate() {
-            let (row, lse_of_row) = tile.result(n);
+            let (row, lse_of_row) = tile.result(self.isa, n);
             let at = row_start(seq.out, p.layout.out, i, self.head);
             // SAFETY: no other block has this row, and no two rows share an element (`validate`).
             #[allow(unsafe_code)]

@@ -152,7 +152,7 @@ impl<T: Element> Block<'_, T> {
     /// q times the scale, to units of log2.
     fn load_q(&self, tile: &mut Tile<'_>, rows: &Rows, x: &Tensors<'_, T>) {
         let scale = (self.problem.softmax_scale * f64::from(LOG2_E)) as f32;
-        tile.load_rows(rows, &x.q, scale);
+        tile.load_rows(self.isa, rows, &x.q, scale);
     }
 
     fn attend(
@@ -173,7 +173,7 @@ impl<T: Element> Block<'_, T> {
         lse: &SharedRows<'_, f32>,
     ) {
         for n in 0..rows.len {
-            self.store(rows.position(n), Some(tile.result(n)), out, lse);
+            self.store(rows.position(n), Some(tile.result(self.isa, n)), out, lse);
         }
     }
 

@@ -8,7 +8,7 @@
 
 use super::pack::Packed;
 use crate::cpu::gather::{Rows, Scores};
-use crate::cpu::lanes::{LANES, Lanes, key_by_key};
+use crate::cpu::lanes::{LANES, Lanes, exp2_wide, key_by_key, log2_wide, multiply_add};
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Isa, SharedRows, prefetch, with_isa};
 use crate::lsh::{Lsh, Wrap};
@@ -92,7 +92,7 @@ impl Round<'_> {
             let last = start + (before + 1 + after) * chunk - 1;
             rows.push(self.position(self.round, place), start as i32, last as i32);
         }
-        tile.load_rows(&rows, &self.rows.k, 1.0);
+        tile.load_rows(self.isa, &rows, &self.rows.k, 1.0);
         let keys = (0..own.len() + before + after).flat_map(|n| {
             let (round, places) = self.chunk_seen(own.start, n);
             let at = n * chunk..;
@@ -106,16 +106,24 @@ impl Round<'_> {
             mask: p.mask_value as f32 * LOG2_E,
         };
         tile.attend(self.isa, &rows, (&self.rows.k, &self.rows.v), keys, &mut scores);
-        for n in 0..rows.len {
-            if n + AHEAD < rows.len && self.round > 0 {
-                // SAFETY: as in `merge`.
-                #[allow(unsafe_code)]
-                prefetch(unsafe {
-                    to.o.row(to.o_at + rows.position(n + AHEAD) * p.head_dim, p.head_dim)
-                });
-            }
-            let (row, lse) = tile.result(n);
-            self.merge(rows.position(n), row, lse, to);
+        self.ask_for(&rows, 0, to);
+        for first in (0..rows.len).step_by(LANES) {
+            self.ask_for(&rows, first + LANES, to);
+            let (x, lse) = tile.results(self.isa, first / LANES);
+            self.merge(&rows, first, x, lse, to);
+        }
+    }
+
+    /// Asks for the results of all rounds of a group of rows.
+    fn ask_for(&self, rows: &Rows, first: usize, to: &Merged<'_>) {
+        for n in first..rows.len.min(first + LANES) {
+            let (i, d) = (rows.position(n), self.problem.head_dim);
+            // SAFETY: as in `merge`.
+            #[allow(unsafe_code)]
+            prefetch(unsafe { to.o.row(to.o_at + i * d, d) });
+            // SAFETY: the same.
+            #[allow(unsafe_code)]
+            prefetch(unsafe { to.lse.row(to.lse_at + i, 1) });
         }
     }
 
@@ -176,35 +184,69 @@ impl Round<'_> {
         }
     }
 
-    /// Row `i`'s result of this round into that of all.
-    fn merge(&self, i: usize, row: &[f32], lse: f32, to: &Merged<'_>) {
+    /// Results of this round, of the group of rows from `first` on, into those of all.
+    fn merge(&self, rows: &Rows, first: usize, x: &[f32], lse: &Lanes, to: &Merged<'_>) {
         let d = self.problem.head_dim;
+        let group = || (first..rows.len.min(first + LANES)).map(|n| rows.position(n));
         // SAFETY: a round has each position of a head once, and rounds are one after another.
         #[allow(unsafe_code)]
-        let (o, all) = unsafe { (to.o.row(to.o_at + i * d, d), to.lse.row(to.lse_at + i, 1)) };
+        let of_all = |i: usize| unsafe { &mut to.lse.row(to.lse_at + i, 1)[0] };
         if let Some((of_round, at)) = to.lse_round {
+            for (i, lse) in group().zip(lse) {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                let of_round = unsafe { of_round.row(at + i, 1) };
+                of_round[0] = *lse;
+            }
+        }
+        let (mut all, mut weights) = (*lse, [1.0; LANES]);
+        if self.round > 0 {
+            for (i, all) in group().zip(&mut all) {
+                *all = *of_all(i);
+            }
+            let (all, weights): (&mut Lanes, &mut Lanes) = (&mut all, &mut weights);
+            with_isa!(self.isa, weigh(all: &mut Lanes, lse: &Lanes, weights: &mut Lanes));
+        }
+        for (n, i) in group().enumerate() {
+            *of_all(i) = all[n];
             // SAFETY: as above.
             #[allow(unsafe_code)]
-            let of_round = unsafe { of_round.row(at + i, 1) };
-            of_round[0] = lse;
+            let o: &mut [f32] = unsafe { to.o.row(to.o_at + i * d, d) };
+            let (x, weight): (&[f32], f32) = (&x[n * d..][..d], weights[n]);
+            match self.round {
+                0 => o.copy_from_slice(x),
+                _ => with_isa!(self.isa, share(o: &mut [f32], x: &[f32], weight: f32)),
+            }
         }
-        if self.round == 0 {
-            o.copy_from_slice(row);
-            all[0] = lse;
-            return;
-        }
-        let (a, b) = (f64::from(all[0]), f64::from(lse));
-        let less = (a.min(b) - a.max(b)).exp();
-        let sum = a.max(b) + less.ln_1p();
-        let weight = (if b > a { 1.0 } else { less } / (1.0 + less)) as f32;
-        // A share of the difference keeps every bit of a row whose rounds agree.
-        o.iter_mut().zip(row).for_each(|(o, x)| *o += weight * (x - *o));
-        all[0] = sum as f32;
     }
 }
 
-/// Rows of O that are asked for before they are merged.
-const AHEAD: usize = 8;
+/// Logarithms of sums of exponentials, with those of a round added, and the round's share of each.
+#[inline(always)]
+fn weigh<const FMA: bool>(all: &mut Lanes, lse: &Lanes, weights: &mut Lanes) {
+    let mut less = [0f64; LANES];
+    for n in 0..LANES {
+        less[n] = -(f64::from(lse[n]) - f64::from(all[n])).abs() * std::f64::consts::LOG2_E;
+    }
+    exp2_wide(&mut less);
+    let mut sum = less.map(|less| 1.0 + less);
+    for n in 0..LANES {
+        weights[n] = (if lse[n] > all[n] { 1.0 } else { less[n] } / sum[n]) as f32;
+    }
+    log2_wide(&mut sum);
+    for n in 0..LANES {
+        let most = if lse[n] > all[n] { lse[n] } else { all[n] };
+        all[n] = (f64::from(most) + sum[n] * std::f64::consts::LN_2) as f32;
+    }
+}
+
+/// A share of the difference keeps every bit of a row whose rounds agree.
+#[inline(always)]
+fn share<const FMA: bool>(o: &mut [f32], x: &[f32], weight: f32) {
+    for (o, x) in o.iter_mut().zip(x) {
+        *o = multiply_add::<FMA>(weight, x - *o, *o);
+    }
+}
 
 /// Scores from products: scaled, then the masks', the position's own last.
 #[inline(always)]

@@ -32,14 +32,6 @@ impl Best {
         least: [f32::INFINITY; LANES],
         least_at: [0; LANES],
     };
-
-    /// The first of the largest of [y ; −y], of a factor that has `columns`.
-    fn bucket(&self, lane: usize, columns: usize) -> usize {
-        match -self.least[lane] > self.most[lane] {
-            true => columns + self.least_at[lane] as usize,
-            false => self.most_at[lane] as usize,
-        }
-    }
 }
 
 impl Hash<'_> {
@@ -100,8 +92,15 @@ impl Hash<'_> {
                 let at = (from - begin) as i32;
                 with_isa!(self.isa, better(s: &[Lanes], at: i32, best: &mut Best));
                 if to == end {
-                    for (lane, bucket) in buckets.iter_mut().enumerate() {
-                        *bucket += (below * best.bucket(lane, factor / 2)) as i32;
+                    let mut digits = [0; LANES];
+                    {
+                        let (half, digits) = ((factor / 2) as i32, &mut digits);
+                        let best: &Best = best;
+                        type Digits<'a> = &'a mut [i32; LANES];
+                        with_isa!(self.isa, digit(best: &Best, half: i32, digits: Digits<'_>));
+                    }
+                    for (bucket, digit) in buckets.iter_mut().zip(digits) {
+                        *bucket += below as i32 * digit;
                     }
                     *best = Best::NONE;
                 }
@@ -129,6 +128,16 @@ fn better<const FMA: bool>(s: &[Lanes], at: i32, best: &mut Best) {
         }
     }
     *best = now;
+}
+
+/// The first of the largest of [y ; −y], of a factor that has `half` columns.
+#[inline(always)]
+fn digit<const FMA: bool>(best: &Best, half: i32, digits: &mut [i32; LANES]) {
+    for (n, digit) in digits.iter_mut().enumerate() {
+        let all = u32::from(-best.least[n] > best.most[n]).wrapping_neg();
+        let least_at = (half + best.least_at[n]) as u32;
+        *digit = select(all, least_at, best.most_at[n] as u32) as i32;
+    }
 }
 
 /// Positions by bucket, those of a bucket as they stand; invalid positions have the last bucket of

@@ -31,6 +31,9 @@ pub(super) struct Packing<'a> {
     pub(super) at: usize,
 }
 
+/// Rows that are asked for before they are read or written.
+const AHEAD: usize = 8;
+
 /// Packs up to `BLOCK_M` positions of head `n` of all sequences', from `first` on, and hashes them.
 pub(super) fn pack<T: Element>(
     (p, args): (&Lsh, &Args<'_, T>),
@@ -50,7 +53,7 @@ pub(super) fn pack<T: Element>(
     let v = Head::new(args.v, p.layout.v, b, h, d);
     let scale = p.softmax_scale * std::f64::consts::LOG2_E;
     for (i, (kv, factor)) in kv.chunks_exact_mut(2 * d).zip(factors).enumerate() {
-        let ahead = (first + i + 8).min(p.seqlen - 1);
+        let ahead = (first + i + AHEAD).min(p.seqlen - 1);
         prefetch(qk.row(ahead));
         prefetch(v.row(ahead));
         let (to_k, to_v) = kv.split_at_mut(d);
@@ -62,7 +65,7 @@ pub(super) fn pack<T: Element>(
     if let Some((hash, tile, buckets)) = hash {
         tile.begin(rows);
         for (n, kv) in kv.chunks_exact(2 * d).enumerate() {
-            tile.load_q(n, &kv[..d], 1.0);
+            tile.load_q(hash.isa, n, &kv[..d], 1.0);
         }
         hash.block(first, rows, tile, buckets);
     }
@@ -78,8 +81,12 @@ pub(super) fn store<T: Element>(
 ) {
     let (d, l) = (p.head_dim, &p.layout.out);
     let rows = BLOCK_M.min(p.seqlen - first);
+    let start = |i: usize| row_start(n / p.heads * l.batch, *l, i, n % p.heads);
     for (i, o) in (first..).zip(o[first * d..][..rows * d].chunks_exact(d)) {
-        let at = row_start(n / p.heads * l.batch, *l, i, n % p.heads);
+        let (at, ahead) = (start(i), start((i + AHEAD).min(first + rows - 1)));
+        // SAFETY: as below.
+        #[allow(unsafe_code)]
+        prefetch(unsafe { out.row(ahead, d) });
         // SAFETY: no other block has this row, and no two rows share an element (`validate`).
         #[allow(unsafe_code)]
         T::store(o, unsafe { out.row(at, d) });

@@ -8,7 +8,8 @@
 //! towards the future, a tile's length at a time; each is converted once for a block.
 
 use crate::cpu::lanes::{LANES, Lanes, multiply_add};
-use crate::cpu::tile::{BLOCK_M, BLOCK_N, GROUPS, SIDE, scores};
+use crate::cpu::products::scores;
+use crate::cpu::tile::{BLOCK_M, BLOCK_N, GROUPS, SIDE};
 use crate::cpu::{Element, Isa, with_isa};
 
 /// Distances of a band beyond the tile's length.

@@ -109,7 +109,7 @@ impl<T: Element> Block<'_, T> {
                 }
             };
             add(self.args.bias_u, sum);
-            tile.load_q(n, sum, 1.0);
+            tile.load_q(self.isa, n, sum, 1.0);
             add(self.args.bias_v, sum);
             positions.load_q(n, sum);
             let (position, sight) = (self.position(i), &mut sights[n / LANES]);
@@ -144,14 +144,14 @@ impl<T: Element> Block<'_, T> {
 
     /// K and V of a tile. Whether all of V is finite.
     fn load_tile(&self, tile: &mut Tile<'_>, keys: Range<usize>) -> bool {
-        tile.end_k(keys.len());
-        let mut finite = true;
+        let len = keys.len();
+        tile.end_k(len);
         for (n, j) in keys.enumerate() {
             let [k, v] = self.key(j);
             tile.load_k(n, k);
-            finite &= tile.load_v(n, v);
+            tile.load_v(n, v);
         }
-        finite
+        tile.is_finite(self.isa, len)
     }
 
     /// S before the product with the keys: the terms of positions and segments.
@@ -234,7 +234,7 @@ impl<T: Element> Block<'_, T> {
     fn store(&self, tile: &mut Tile<'_>, out: &SharedRows<'_, T>, lse: &SharedRows<'_, f32>) {
         let (s, l) = (&self.problem.shape, &self.problem.layout);
         for (n, i) in self.rows.clone().enumerate() {
-            let (row, lse_of_row) = tile.result(n);
+            let (row, lse_of_row) = tile.result(self.isa, n);
             let at = row_start(self.batch * l.out.batch, l.out, i, self.head);
             let lse_at = (self.batch * s.heads_q + self.head) * s.seqlen_q + i;
             // SAFETY: no other block has this row, and no two rows share an element (`validate`).
