@@ -55,18 +55,29 @@ fn padded(d: usize) -> usize {
 impl<'a> Tile<'a> {
     /// f32 that one needs.
     pub(crate) fn len(d: usize) -> usize {
-        let lanes = GROUPS * (d + padded(d) + 2) + BLOCK_N;
+        Tile::len_of(BLOCK_M, d)
+    }
+
+    /// The same of one of so many rows, a multiple of the lanes.
+    pub(crate) fn len_of(rows: usize, d: usize) -> usize {
+        let lanes = rows / LANES * (d + padded(d) + 2) + BLOCK_N;
         lanes * LANES + BLOCK_N * (d + padded(d)) + LANES * d
     }
 
     /// One in `all`, as long as `len` says.
     pub(crate) fn new(d: usize, all: &'a mut [f32]) -> Self {
-        let (lanes, rest) = all.split_at_mut((GROUPS * (d + padded(d) + 2) + BLOCK_N) * LANES);
+        Tile::of(BLOCK_M, d, all)
+    }
+
+    /// One of so many rows, as long as `len_of` says.
+    pub(crate) fn of(rows: usize, d: usize, all: &'a mut [f32]) -> Self {
+        let groups = rows / LANES;
+        let (lanes, rest) = all.split_at_mut((groups * (d + padded(d) + 2) + BLOCK_N) * LANES);
         let (lanes, _) = lanes.as_chunks_mut::<LANES>();
-        let (q, lanes) = lanes.split_at_mut(GROUPS * d);
-        let (o, lanes) = lanes.split_at_mut(GROUPS * padded(d));
+        let (q, lanes) = lanes.split_at_mut(groups * d);
+        let (o, lanes) = lanes.split_at_mut(groups * padded(d));
         let (s, lanes) = lanes.split_at_mut(BLOCK_N);
-        let (m, l) = lanes.split_at_mut(GROUPS);
+        let (m, l) = lanes.split_at_mut(groups);
         let (k, rest) = rest.split_at_mut(BLOCK_N * d);
         let (v, rest) = rest.split_at_mut(BLOCK_N * padded(d));
         let rows = &mut rest[..LANES * d];
@@ -167,7 +178,7 @@ impl<'a> Tile<'a> {
         let s: &[Lanes] = s;
         match careful {
             // 0 · NaN would reach rows that do not see the key.
-            true => careful_values(s, v, o),
+            true => with_isa!(isa, careful_values(s: &[Lanes], v: &[f32], o: &mut [Lanes])),
             false => with_isa!(isa, values(s: &[Lanes], v: &[f32], o: &mut [Lanes])),
         }
     }
@@ -321,13 +332,15 @@ fn columns<const FMA: bool, const N: usize>(
     *o = sums;
 }
 
-/// The same where P is not 0.
-fn careful_values(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
+/// The same where P is not 0, in the same order and rounded alike: which of the two runs is nothing
+/// that results depend on.
+#[inline(always)]
+fn careful_values<const FMA: bool>(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
     for (p, v) in p.iter().zip(v.chunks_exact(o.len())) {
         for (o, v) in o.iter_mut().zip(v) {
             for (o, p) in o.iter_mut().zip(p) {
                 if *p != 0.0 {
-                    *o += v * p;
+                    *o = multiply_add::<FMA>(*v, *p, *o);
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Element, Isa, SharedRows, expect_dtype, share_tasks};
 use crate::problem::{at_least, exactly};
-use position::Positions;
+use position::{Positions, ROWS};
 use tile::Block;
 
 /// The tensors of one run. What the problem does not use is `None`.
@@ -117,7 +117,7 @@ impl Plan {
     /// f32 of workspace for one thread.
     pub fn workspace_of_thread(&self) -> usize {
         let d = self.problem.shape.head_dim;
-        Tile::len(d) + Positions::len(d)
+        Tile::len_of(ROWS, d) + Positions::len(d)
     }
 
     /// Elements of a workspace for `threads`.
@@ -127,7 +127,7 @@ impl Plan {
 
     /// The tile sizes, for people.
     pub fn describe(&self) -> String {
-        format!("cpu {}, tile {BLOCK_M}x{BLOCK_N}", self.isa.name())
+        format!("cpu {}, tile {BLOCK_M} or {ROWS}x{BLOCK_N}", self.isa.name())
     }
 
     /// Computes into `args.out` and `args.lse`, on the threads of the rayon pool that this is called
@@ -150,21 +150,27 @@ impl Plan {
         let out = SharedRows::new(std::mem::take(&mut args.out));
         let lse = SharedRows::new(std::mem::take(&mut args.lse));
         let (s, d) = (&p.shape, p.shape.head_dim);
-        let blocks = s.seqlen_q.div_ceil(BLOCK_M);
+        let of_head = |rows: usize| s.seqlen_q.div_ceil(rows);
+        let threads =
+            rayon::current_num_threads().min(workspace.len() / self.workspace_of_thread());
+        // Keys and the table are loaded once for each block; each thread shall have a few.
+        let enough = s.batch * s.heads_q * of_head(ROWS) >= 4 * threads;
+        let rows = if enough { ROWS } else { BLOCK_M };
+        let blocks = of_head(rows);
         let tasks = s.batch * s.heads_q * blocks;
         share_tasks(workspace, self.workspace_of_thread(), tasks, |part, task| {
             // Where the future is masked the last rows see the most keys: they begin.
-            let first = (blocks - 1 - task % blocks) * BLOCK_M;
+            let first = (blocks - 1 - task % blocks) * rows;
             let block = Block {
                 problem: p,
                 args: &args,
                 isa: self.isa,
                 head: task / blocks % s.heads_q,
                 batch: task / blocks / s.heads_q,
-                rows: first..s.seqlen_q.min(first + BLOCK_M),
+                rows: first..s.seqlen_q.min(first + rows),
             };
-            let (tile, positions) = part.split_at_mut(Tile::len(d));
-            block.run(&mut Tile::new(d, tile), &mut Positions::new(d, positions), &out, &lse);
+            let (tile, positions) = part.split_at_mut(Tile::len_of(ROWS, d));
+            block.run(&mut Tile::of(ROWS, d, tile), &mut Positions::new(d, positions), &out, &lse);
         });
         Ok(())
     }

@@ -9,15 +9,18 @@
 
 use crate::cpu::lanes::{LANES, Lanes, multiply_add};
 use crate::cpu::products::scores;
-use crate::cpu::tile::{BLOCK_M, BLOCK_N, GROUPS, SIDE};
+use crate::cpu::tile::{BLOCK_N, SIDE};
 use crate::cpu::{Element, Isa, with_isa};
 
+/// Rows of a block, at most.
+pub(super) const ROWS: usize = 512;
+pub(super) const GROUPS: usize = ROWS / LANES;
 /// Distances of a band beyond the tile's length.
 const MORE: usize = LANES - 1;
 /// The same in whole steps of the product.
 const PADDED_MORE: usize = MORE.next_multiple_of(SIDE);
 /// Rows of the table that a tile needs: its first group's nearest to its last group's farthest.
-const SPAN: usize = BLOCK_N + BLOCK_M - LANES + PADDED_MORE;
+const SPAN: usize = BLOCK_N + ROWS - LANES + PADDED_MORE;
 /// Rows of the window: it is moved to the end when it has come to the beginning.
 const WINDOW: usize = SPAN + 6 * BLOCK_N;
 const BAND: usize = BLOCK_N + PADDED_MORE;
