@@ -131,7 +131,7 @@ pub(crate) fn log2_wide<const N: usize>(x: &mut [f64; N]) {
         let bits = x.to_bits().wrapping_add(1f64.to_bits() - ROOT);
         *power = f64::from_bits(bits >> 52 | MAGIC.to_bits()) - (MAGIC + 1023.0);
         // 0, or NaN.
-        let no_number = *x - *x;
+        let no_number = *x * 0.0;
         let y = f64::from_bits((bits & ((1 << 52) - 1)) + ROOT);
         *z = (y - 1.0) / (y + 1.0) + no_number;
     }
