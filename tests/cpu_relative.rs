@@ -114,8 +114,9 @@ fn same_for_any_threads(case: &Case) {
 #[test]
 fn nan_stays_with_the_rows_that_see_it() {
     let head_dim = 40;
-    // Key 200, and the row of distance 300: both are of the first head and the last queries.
-    for (tensor, at) in [("k", 200), ("v", 200), ("r", 300)] {
+    // Inside of a tile of 72 keys, its first and its last; and the row of distance 300: all of the first
+    // head and the last queries.
+    for (tensor, at) in [("k", 200), ("v", 200), ("v", 144), ("v", 215), ("r", 300)] {
         let mut case = long();
         case.tensor_mut(tensor)[at * 2 * head_dim] = f32::NAN;
         let got = case.problem.run_cpu(&case.inputs()).unwrap();
