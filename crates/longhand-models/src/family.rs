@@ -11,7 +11,9 @@ use crate::network;
 use crate::objectives;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::traits::{Factorised, PairHead, PoolerSpec, Positions, Read, Side, TokenHead, Traits};
+use crate::traits::{
+    ClassHead, Factorised, PairHead, PoolerSpec, Positions, Read, Side, TokenHead, Traits,
+};
 use crate::{Config, Error, Result};
 
 const MLM: TokenHead =
@@ -22,6 +24,12 @@ const NEXT_SENTENCE: PairHead = PairHead {
     name: "cls.seq_relationship",
     labels: "next_sentence_label",
     output: "seq_relationship_logits",
+};
+
+const CLASSES: ClassHead = ClassHead {
+    dense: "classifier.dense",
+    activation: Activation::Tanh,
+    out: "classifier.out_proj",
 };
 
 /// The measure of all others.
@@ -48,6 +56,7 @@ pub const BERT: Traits = Traits {
     grouped: false,
     head: MLM,
     pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
+    classes: None,
     pair: Some(NEXT_SENTENCE),
     judges: false,
     has_weights: true,
@@ -64,6 +73,7 @@ const ROBERTA: Traits = Traits {
     // Whatever `hidden_act` says.
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
     names: &names::ROBERTA_NAMES,
+    classes: Some(CLASSES),
     pair: None,
     ..BERT
 };
@@ -74,6 +84,7 @@ const ELECTRA: Traits = Traits {
     names: &names::ELECTRA_NAMES,
     factorised: Factorised::IfNarrower,
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
+    classes: Some(ClassHead { activation: Activation::Gelu, ..CLASSES }),
     judges: true,
     ..OF_TOKENS
 };
@@ -85,6 +96,11 @@ const DISTILBERT: Traits = Traits {
     names: &names::DISTIL_NAMES,
     token_types: false,
     head: TokenHead { output: "logits", ..MLM },
+    classes: Some(ClassHead {
+        dense: "pre_classifier",
+        activation: Activation::Relu,
+        out: "classifier",
+    }),
     ..OF_TOKENS
 };
 
@@ -181,6 +197,8 @@ pub static FAMILY: &[Traits] = &[
         model_type: "longformer",
         idea: "long texts: a window in each block, and global positions where a task needs them",
         names: &names::LONGFORMER_NAMES,
+        // The public class would make the first position global by itself.
+        classes: None,
         windowed: true,
         ..ROBERTA
     },

@@ -49,6 +49,8 @@ pub enum Pooler {
     Tanh(Linear),
     /// Nothing.
     First,
+    /// What the map to the classes reads; no result.
+    Classes(Linear, Activation),
 }
 
 /// What a network reads: ids, and positions if they are given.
@@ -142,24 +144,36 @@ impl Network {
             Linear::read(weights, pair.name, hidden, classes)
         });
         let pair = pair.transpose()?;
+        let to_classes = traits.classes.map_or("classifier", |classes| classes.out);
         let classifier = when(weights.has_any("classifier."), || {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
-                None => weights.shape("classifier.weight")?.first().copied().unwrap_or(0),
+                None => {
+                    let map = weights.shape(&format!("{to_classes}.weight"))?;
+                    map.first().copied().unwrap_or(0)
+                }
             };
             config.only("problem_type", "single_label_classification")?;
-            Linear::read(weights, "classifier", hidden, classes)
+            Linear::read(weights, to_classes, hidden, classes)
         })?;
         let needed = pair.is_some() || classifier.is_some();
-        let pooler = match traits.pooler {
+        let mut pooler = match traits.pooler {
             Some(spec) if spec.option.is_some_and(|key| config.flag_or(key, true) == Ok(false)) => {
                 Some(Pooler::First)
             }
-            Some(spec) if needed || body.has_any(&format!("{}.", spec.name)) => {
+            Some(spec)
+                if needed && traits.classes.is_none()
+                    || body.has_any(&format!("{}.", spec.name)) =>
+            {
                 Some(Pooler::Tanh(Linear::read(&body, spec.name, hidden, hidden)?))
             }
             _ => None,
         };
+        if let (Some(of), true) = (traits.classes, classifier.is_some()) {
+            // In place of a pooler, which some files still hold.
+            let map = Linear::read(weights, of.dense, hidden, hidden)?;
+            pooler = Some(Pooler::Classes(map, of.activation));
+        }
         config.ignore("num_labels mode onnx_export");
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
         let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;
@@ -194,6 +208,7 @@ impl Network {
         Some(match self.pooler.as_ref()? {
             Pooler::Tanh(map) => Activation::Tanh.apply(map.run(&first)),
             Pooler::First => first,
+            Pooler::Classes(map, activation) => activation.apply(map.run(&first)),
         })
     }
 
@@ -227,7 +242,9 @@ impl Network {
                 }
                 out.put(output, logits);
             }
-            out.put("pooler_output", pooled);
+            if !matches!(self.pooler, Some(Pooler::Classes(..))) {
+                out.put("pooler_output", pooled);
+            }
         }
         if !losses.is_empty() {
             out.put_scalar("loss", losses.iter().map(|(_, loss)| loss).sum());

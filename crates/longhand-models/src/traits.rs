@@ -69,6 +69,17 @@ pub struct PoolerSpec {
     pub option: Option<&'static str>,
 }
 
+/// Classes of the whole input from a map of the first position that is not the pooler's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClassHead {
+    /// That map among the weights.
+    pub dense: &'static str,
+    /// What follows it.
+    pub activation: Activation,
+    /// The map to the classes.
+    pub out: &'static str,
+}
+
 /// A judgement about the two halves of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairHead {
@@ -128,7 +139,9 @@ pub struct Traits {
     pub head: TokenHead,
     /// What is made of the first position.
     pub pooler: Option<PoolerSpec>,
-    /// What is judged from it.
+    /// Classes of the input, if not from the pooler by `classifier`.
+    pub classes: Option<ClassHead>,
+    /// What is judged from what the pooler makes.
     pub pair: Option<PairHead>,
     /// A head may judge each token, in place of the one over the vocabulary.
     pub judges: bool,
