@@ -125,17 +125,35 @@ impl Network {
     ///
     /// If a parameter of one is absent or misshapen.
     pub fn with_heads(
-        sizes: Sizes,
+        mut sizes: Sizes,
         embeddings: Embeddings,
         stack: Stack,
         config: &Config,
         weights: &Weights,
     ) -> Result<Self> {
-        let (traits, hidden) = (&sizes.traits, sizes.hidden);
-        let body = body(traits, weights);
-        let head = when(TokenLogits::is_in(traits, weights), || {
-            TokenLogits::read(&sizes, weights, &embeddings.word)
-        })?;
+        let (traits, hidden) = (sizes.traits, sizes.hidden);
+        let body = body(&traits, weights);
+        let to_classes = |name: &str| -> Result<Linear> {
+            let classes = match config.optional_size("num_labels")? {
+                Some(n) => n,
+                None => weights.shape(&format!("{name}.weight"))?.first().copied().unwrap_or(0),
+            };
+            config.only("problem_type", "single_label_classification")?;
+            Linear::read(weights, name, hidden, classes)
+        };
+        // Files of classes of tokens and of inputs differ in what they lack only.
+        let architectures = config.words("architectures")?;
+        let of_tokens = !traits.causal
+            && architectures.iter().any(|name| name.ends_with("ForTokenClassification"));
+        let head = if of_tokens {
+            sizes.traits.head.output = "logits";
+            let decoder = to_classes("classifier")?;
+            Some(TokenLogits { transform: None, decoder, rest: None })
+        } else {
+            when(TokenLogits::is_in(&traits, weights), || {
+                TokenLogits::read(&sizes, weights, &embeddings.word)
+            })?
+        };
         let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
         // Its classes are as many as the weights say: two, or with the previous sentence three.
         let pair = pair.map(|pair| {
@@ -144,17 +162,8 @@ impl Network {
             Linear::read(weights, pair.name, hidden, classes)
         });
         let pair = pair.transpose()?;
-        let to_classes = traits.classes.map_or("classifier", |classes| classes.out);
-        let classifier = when(weights.has_any("classifier."), || {
-            let classes = match config.optional_size("num_labels")? {
-                Some(n) => n,
-                None => {
-                    let map = weights.shape(&format!("{to_classes}.weight"))?;
-                    map.first().copied().unwrap_or(0)
-                }
-            };
-            config.only("problem_type", "single_label_classification")?;
-            Linear::read(weights, to_classes, hidden, classes)
+        let classifier = when(!of_tokens && weights.has_any("classifier."), || {
+            to_classes(traits.classes.map_or("classifier", |classes| classes.out))
         })?;
         let needed = pair.is_some() || classifier.is_some();
         let mut pooler = match traits.pooler {

@@ -145,6 +145,7 @@ folders! {
     albert: 7,
     bart: 8,
     bert: 7,
+    bert_tokens: 2,
     char_cnn: 3,
     distilbert: 10,
     distilbert_classes: 2,
