@@ -7,6 +7,7 @@ use super::tile::SIDE;
 /// n / 2 of the last one's, in chains of c it is (c + n / c) / 2; these cost 2 to 3 % of full
 /// attention's time.
 const CHAIN: usize = 16;
+
 /// S = K Qᵀ: a key's element times all rows. As many keys as `s` has, an even number.
 #[inline(always)]
 pub(crate) fn scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
