@@ -41,10 +41,7 @@ use crate::{DType, Error, Real, Shape};
 pub fn merge<T: Real>(shape: &Shape, [a, b]: [(&[T], &[T]); 2]) -> Result<(Vec<T>, Vec<T>), Error> {
     let rows = product("shape", &[shape.batch, shape.heads_q, shape.seqlen_q])?;
     let elements = product("shape", &[rows, shape.head_dim])?;
-    for (n, (out, lse)) in [a, b].into_iter().enumerate() {
-        exactly(&format!("parts[{n}].out"), Some(out.len()), Some(elements))?;
-        exactly(&format!("parts[{n}].lse"), Some(lse.len()), Some(rows))?;
-    }
+    sizes_fit([a, b], [elements, rows])?;
     let (mut out, mut lse) = (vec![T::zero(); elements], vec![T::neg_infinity(); rows]);
     for (n, merged) in lse.iter_mut().enumerate() {
         let most = a.1[n].max(b.1[n]);
@@ -66,6 +63,15 @@ pub fn merge<T: Real>(shape: &Shape, [a, b]: [(&[T], &[T]); 2]) -> Result<(Vec<T
         }
     }
     Ok((out, lse))
+}
+
+/// Both parts have so many elements of `out` and `lse`.
+fn sizes_fit<T>(parts: [(&[T], &[T]); 2], [elements, rows]: [usize; 2]) -> Result<(), Error> {
+    for (n, (out, lse)) in parts.into_iter().enumerate() {
+        exactly(&format!("parts[{n}].out"), Some(out.len()), Some(elements))?;
+        exactly(&format!("parts[{n}].lse"), Some(lse.len()), Some(rows))?;
+    }
+    Ok(())
 }
 
 /// [`merge`](merge()) on a device: a part is merged into a result, where that lies. Parts merged one
@@ -108,10 +114,7 @@ impl Merge {
         self.validate()?;
         let rows = self.rows()?;
         let elements = rows * self.shape.head_dim;
-        if rows.max(elements) > i32::MAX as usize {
-            let reason = format!("{elements} elements, the kernel's indices need fewer than 2^31");
-            return Err(crate::Declined::new(reason).into());
-        }
+        crate::problem::counted(elements)?;
         Ok([rows, elements])
     }
 }

@@ -227,6 +227,16 @@ pub(crate) fn product(field: &str, factors: &[usize]) -> Result<usize, Error> {
         })
 }
 
+/// Declines more elements than the small kernels' indices count.
+#[cfg(any(feature = "cuda", feature = "webgpu"))]
+pub(crate) fn counted(elements: usize) -> Result<(), Error> {
+    if elements > i32::MAX as usize {
+        let reason = format!("{elements} elements, the kernel's indices need fewer than 2^31");
+        return Err(crate::Declined::new(reason).into());
+    }
+    Ok(())
+}
+
 /// The tensor `name` has the elements that its shape and strides need.
 pub(crate) fn at_least(name: &str, got: usize, needed: usize) -> Result<(), Error> {
     if got < needed {

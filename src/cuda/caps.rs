@@ -14,6 +14,16 @@ pub struct Caps {
 }
 
 impl Caps {
+    /// Declines a device that the kernels' instructions are not for.
+    pub(crate) fn runs_kernels(&self) -> Result<(), crate::Error> {
+        let (major, minor) = self.compute_capability;
+        if major < 8 {
+            let reason = format!("compute capability {major}.{minor}, the kernels need 8.0");
+            return Err(crate::Declined::new(reason).into());
+        }
+        Ok(())
+    }
+
     /// An A100 with a driver of CUDA 12.0.
     pub fn a100() -> Self {
         Caps {

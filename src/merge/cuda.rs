@@ -3,12 +3,11 @@
 // Launching is unsafe, and so is what offers it.
 #![allow(unsafe_code)]
 
-use super::Merge;
+use super::{Merge, sizes_fit};
 use crate::cuda::launch::address;
 use crate::cuda::{Caps, Context, DeviceBuffer, Function, Launch, Stream, host};
-use crate::problem::exactly;
 use crate::template::expand;
-use crate::{DType, Declined, Error};
+use crate::{DType, Error};
 use minijinja::context;
 
 const THREADS: u32 = 128;
@@ -86,10 +85,9 @@ impl Merge {
         let plan = self.plan_cuda(context)?;
         let elements = plan.rows * self.shape.head_dim;
         let stream = Stream::new(context)?;
+        sizes_fit(parts, [elements, plan.rows])?;
         let mut tensors = Vec::new();
-        for (n, (out, lse)) in parts.into_iter().enumerate() {
-            exactly(&format!("parts[{n}].out"), Some(out.len()), Some(elements))?;
-            exactly(&format!("parts[{n}].lse"), Some(lse.len()), Some(plan.rows))?;
+        for (out, lse) in parts {
             for (values, dtype) in [(out, self.dtype), (lse, DType::F32)] {
                 tensors.push(DeviceBuffer::with_bytes(context, &stream, &dtype.encode(values))?);
             }
@@ -104,11 +102,7 @@ impl Merge {
     }
 
     fn fits(&self, caps: &Caps) -> Result<[usize; 2], Error> {
-        let (major, minor) = caps.compute_capability;
-        if major < 8 {
-            let reason = format!("compute capability {major}.{minor}, the kernels need 8.0");
-            return Err(Declined::new(reason).into());
-        }
+        caps.runs_kernels()?;
         self.counts()
     }
 

@@ -1,7 +1,6 @@
 //! Merging two results on a WebGPU device: plan, bind, record.
 
-use super::Merge;
-use crate::problem::exactly;
+use super::{Merge, sizes_fit};
 use crate::template::expand;
 use crate::webgpu::{
     Access, Binding, Bound, Caps, Checked, Context, DeviceBuffer, Dispatch, Pipeline, PipelineKey,
@@ -121,10 +120,9 @@ impl Merge {
     ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let plan = self.plan_webgpu(context)?;
         let elements = plan.rows * self.shape.head_dim;
+        sizes_fit(parts, [elements, plan.rows])?;
         let mut tensors = Vec::new();
-        for (n, (out, lse)) in parts.into_iter().enumerate() {
-            exactly(&format!("parts[{n}].out"), Some(out.len()), Some(elements))?;
-            exactly(&format!("parts[{n}].lse"), Some(lse.len()), Some(plan.rows))?;
+        for (out, lse) in parts {
             tensors.push(DeviceBuffer::floats(context, out, self.dtype)?);
             tensors.push(DeviceBuffer::floats(context, lse, DType::F32)?);
         }

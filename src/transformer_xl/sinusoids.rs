@@ -120,12 +120,7 @@ impl Sinusoids {
 
     #[cfg(any(feature = "cuda", feature = "webgpu"))]
     fn indices_fit(&self) -> Result<(), Error> {
-        if self.elements() > i32::MAX as usize {
-            let reason =
-                format!("{} elements, the kernel's indices need fewer than 2^31", self.elements());
-            return Err(crate::Declined::new(reason).into());
-        }
-        Ok(())
+        crate::problem::counted(self.elements())
     }
 }
 

@@ -70,11 +70,7 @@ pub struct Config {
 /// Picks the kernel for `problem` on a device, or says why there is none.
 pub fn select(problem: &Full, caps: &Caps) -> Result<Config, Error> {
     problem.validate()?;
-    let (major, minor) = caps.compute_capability;
-    if major < 8 {
-        let reason = format!("compute capability {major}.{minor}, the kernels need 8.0");
-        return Err(Declined::new(reason).into());
-    }
+    caps.runs_kernels()?;
     let s = &problem.shape;
     if s.seqlen_q.max(s.seqlen_k) > 1 << 29 {
         let reason = format!(

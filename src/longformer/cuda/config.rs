@@ -66,10 +66,7 @@ pub struct Config {
 pub fn select(problem: &Longformer, caps: &Caps) -> Result<Config, Error> {
     problem.validate()?;
     let declined = |reason: String| Err(Declined::new(reason).into());
-    let (major, minor) = caps.compute_capability;
-    if major < 8 {
-        return declined(format!("compute capability {major}.{minor}, the kernels need 8.0"));
-    }
+    caps.runs_kernels()?;
     if problem.seqlen > 1 << 29 {
         let seqlen = problem.seqlen;
         return declined(format!("seqlen {seqlen} is above 2^29, which 32-bit positions hold"));

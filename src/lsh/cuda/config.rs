@@ -72,10 +72,7 @@ pub struct Config {
 pub fn select(problem: &Lsh, caps: &Caps) -> Result<Config, Error> {
     problem.validate()?;
     let declined = |reason: String| Err(Declined::new(reason).into());
-    let (major, minor) = caps.compute_capability;
-    if major < 8 {
-        return declined(format!("compute capability {major}.{minor}, the kernels need 8.0"));
-    }
+    caps.runs_kernels()?;
     let seen = problem.chunks_before + 1 + problem.chunks_after;
     for (name, n) in [
         ("seqlen", problem.seqlen),

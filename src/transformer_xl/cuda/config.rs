@@ -55,10 +55,7 @@ pub struct Config {
 pub fn select(problem: &TransformerXl, caps: &Caps) -> Result<Config, Error> {
     problem.validate()?;
     let declined = |reason: String| Err(Declined::new(reason).into());
-    let (major, minor) = caps.compute_capability;
-    if major < 8 {
-        return declined(format!("compute capability {major}.{minor}, the kernels need 8.0"));
-    }
+    caps.runs_kernels()?;
     let s = &problem.shape;
     for (name, n, most) in [
         ("seqlen_q", s.seqlen_q, 1 << 29),

@@ -7,7 +7,7 @@ use super::{SinCos, Sinusoids};
 use crate::cuda::launch::address;
 use crate::cuda::{Caps, Context, DeviceBuffer, Function, Launch, Stream, host};
 use crate::template::expand;
-use crate::{DType, Declined, Error};
+use crate::{DType, Error};
 use minijinja::context;
 
 const THREADS: u32 = 128;
@@ -81,11 +81,7 @@ impl Sinusoids {
 
     fn fits(&self, caps: &Caps) -> Result<(), Error> {
         self.validate()?;
-        let (major, minor) = caps.compute_capability;
-        if major < 8 {
-            let reason = format!("compute capability {major}.{minor}, the kernels need 8.0");
-            return Err(Declined::new(reason).into());
-        }
+        caps.runs_kernels()?;
         self.indices_fit()
     }
 }
