@@ -3,11 +3,13 @@
 
 mod common;
 
+use common::fixtures::{Forward, fixtures_of};
 use common::{Case, Random, errors, tolerance};
 use longhand::cpu::Isa;
 use longhand::full::cpu::Args;
 use longhand::full::{Bias, Buckets, Layout, Ragged};
 use longhand::{DType, Full, Shape, Window};
+use longhand_cli::results::from_parts;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -61,6 +63,23 @@ fn random_problems_of_every_choice_agree_with_the_reference() {
             let (out, lse) = errors(&got, &expected);
             let bound = tolerance(problem.dtype);
             assert!(out <= bound && lse <= 1e-6, "{seed} {isa:?} {problem:?}: {out} {lse}");
+        }
+    }
+}
+
+#[test]
+fn fixtures_pass_the_programs_comparison_in_every_dtype() {
+    for file in fixtures_of("full", 37).into_iter().chain(fixtures_of("t5_bias", 8)) {
+        for dtype in DTYPES {
+            let expected = Forward::of(&file, dtype);
+            let problem = file.clone().into_full().unwrap();
+            let p = Full { dtype, ..problem.problem };
+            for isa in Isa::all() {
+                let plan = p.plan_cpu().unwrap().with_isa(isa).unwrap();
+                let got = plan.run_inputs(&problem.inputs.as_inputs()).unwrap();
+                let what = format!("{isa:?}, {}, {dtype}", problem.name);
+                expected.check(&from_parts(&problem, &got, None, dtype), &what);
+            }
         }
     }
 }
