@@ -16,6 +16,7 @@ pub enum Isa {
 impl Isa {
     /// Those that this processor has, the best last.
     pub fn all() -> Vec<Isa> {
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut all = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2")
@@ -87,6 +88,12 @@ macro_rules! with_isa {
         fn avx512($($name: $type),*) {
             $body::<true>($($name),*)
         }
+        // A function of its own, too: only of its arguments does the compiler know that they do not
+        // overlap, and without that it added some sums one by one.
+        #[inline(never)]
+        fn portable($($name: $type),*) {
+            $body::<{ cfg!(target_arch = "aarch64") }>($($name),*)
+        }
         match $isa {
             #[cfg(target_arch = "x86_64")]
             $crate::cpu::Isa::Avx2 => {
@@ -100,7 +107,7 @@ macro_rules! with_isa {
                 #[allow(unsafe_code)]
                 let () = unsafe { avx512($($name),*) };
             }
-            _ => $body::<{ cfg!(target_arch = "aarch64") }>($($name),*),
+            _ => portable($($name),*),
         }
     }};
 }

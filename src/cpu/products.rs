@@ -8,6 +8,10 @@ use super::tile::SIDE;
 /// attention's time.
 const CHAIN: usize = 16;
 
+/// Keys side by side. Of NEON's 32 registers, of four numbers each, six keys' sums are 24, and the
+/// compiler asks for more than the rest: it would move and spill them at each element.
+const KEYS: usize = if cfg!(target_arch = "aarch64") { 4 } else { SIDE };
+
 /// S = K Qᵀ: a key's element times all rows. As many keys as `s` has, an even number.
 #[inline(always)]
 pub(crate) fn scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
@@ -24,10 +28,10 @@ pub(crate) fn add_scores<const FMA: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes
 #[inline(always)]
 fn products<const FMA: bool, const ADD: bool>(q: &[Lanes], k: &[f32], s: &mut [Lanes]) {
     let d = q.len();
-    let (steps, rest) = s.as_chunks_mut::<SIDE>();
-    let (k, k_of_rest) = k.split_at(steps.len() * SIDE * d);
-    for (k, s) in k.chunks_exact(SIDE * d).zip(steps) {
-        products_of_step::<FMA, ADD, SIDE>(q, k, s);
+    let (steps, rest) = s.as_chunks_mut::<KEYS>();
+    let (k, k_of_rest) = k.split_at(steps.len() * KEYS * d);
+    for (k, s) in k.chunks_exact(KEYS * d).zip(steps) {
+        products_of_step::<FMA, ADD, KEYS>(q, k, s);
     }
     let (fours, rest) = rest.as_chunks_mut::<4>();
     for s in fours {
