@@ -21,50 +21,9 @@ pub struct Config {
 /// takes where one is left out.
 const DEFAULTS: &str = include_str!("defaults.json");
 
-/// Options that do not change what a forward pass computes: of files, of training, of generation, of
-/// heads that are not built, and of dropout, which a forward pass has not.
-const HARMLESS: &str = "
-    architectures auto_map chunk_size_feed_forward dtype finetuning_task id2label label2id language
-    model_max_length n_ctx name name_or_path output_attentions output_hidden_states output_past prefix
-    return_dict task_specific_params tf_legacy_loss tie_weights_ tokenizer_class torch_dtype
-    torchscript transformers_version use_bfloat16 use_cache
-
-    freeze_feat_extract_train gradient_checkpointing init init_range init_std initializer_factor
-    initializer_range layers_to_keep learning_rate no_mask_channel_overlap no_mask_time_overlap
-    predict_special_tokens proj_init_std sinusoidal_pos_embds tgt_len
-
-    bos_token_id do_sample early_stopping eos_token_id epsilon_cutoff eta_cutoff
-    force_bos_token_to_be_generated forced_bos_token_id forced_eos_token_id length_penalty max_length
-    max_new_tokens max_time min_length min_p no_repeat_ngram_size num_beams num_return_sequences
-    output_logits output_scores pad_token_id renormalize_logits repetition_penalty
-    return_dict_in_generate return_legacy_cache sep_token_id temperature top_k top_p typical_p
-
-    down_scale_factor gap_size num_memory_blocks pooler_fc_size pooler_num_attention_heads
-    pooler_num_fc_layers pooler_size_per_head pooler_type summary_activation summary_proj_to_labels
-    summary_type summary_use_proj
-
-    activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop classif_dropout
-    classifier_dropout classifier_dropout_prob decoder_layerdrop dropatt dropout dropout_rate
-    embd_pdrop encoder_layerdrop feat_extract_dropout feat_proj_dropout feat_quantizer_dropout
-    final_dropout hidden_dropout hidden_dropout_prob layerdrop local_attention_probs_dropout_prob
-    lsh_attention_probs_dropout_prob qa_dropout resid_pdrop seq_classif_dropout
-    summary_first_dropout summary_last_dropout
-";
-
-/// Options of published models that nobody asks for, and the one value of each that is supported.
-const FIXED: &str = r#"{
-    "add_adapter": false, "add_bias_logits": false, "add_cross_attention": false,
-    "add_final_layer_norm": false, "adapter_attn_dim": null, "attention_mode": "longformer",
-    "directionality": "bidi", "diversity_penalty": 0,
-    "do_blenderbot_90_layernorm": false, "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1, "ext_len": 0, "extra_pos_embeddings": 2,
-    "ignore_attention_mask": false, "is_decoder": false, "net_structure_type": 0,
-    "normalize_before": false, "normalize_embedding": true, "num_beam_groups": 1,
-    "position_embedding_type": "absolute", "pre_layer_norm": false, "pruned_heads": {},
-    "remove_invalid_values": false, "static_position_embeddings": false,
-    "tie_encoder_decoder": false, "tie_weight": true, "token_healing": false,
-    "use_weighted_layer_sum": false
-}"#;
+/// Options that no model asks for. `fixed`: of published models, with the one value of each that is
+/// supported. `harmless`: they do not change what a forward pass computes.
+const UNASKED: &str = include_str!("unasked.json");
 
 impl Config {
     /// Reads a folder's `config.json`.
@@ -357,15 +316,17 @@ impl Config {
     ///
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
-        let fixed: Map<String, Value> = serde_json::from_str(FIXED).expect("JSON");
+        let all: Value = serde_json::from_str(UNASKED).expect("JSON");
+        let under = |part: &str| all[part].as_object().into_iter().flatten();
         let unasked = |key: &str| self.has(key) && !self.used.borrow().contains(key);
-        for (key, value) in fixed.into_iter().filter(|(key, _)| unasked(key)) {
-            self.only(&key, value)?;
+        for (key, value) in under("fixed").filter(|(key, _)| unasked(key)) {
+            self.only(key, value.clone())?;
         }
         let used = self.used.borrow();
-        let harmless: Vec<&str> = HARMLESS.split_whitespace().collect();
+        let harmless = under("harmless").flat_map(|(_, keys)| keys.as_array()).flatten();
+        let harmless: BTreeSet<&str> = harmless.filter_map(Value::as_str).collect();
         let known =
-            |key: &str| key.starts_with('_') || used.contains(key) || harmless.contains(&key);
+            |key: &str| key.starts_with('_') || used.contains(key) || harmless.contains(key);
         let other = self.options.iter().find(|(key, value)| !known(key) && !value.is_null());
         let rule = "this model has no such option: it might change the results";
         reject(other, |(key, value)| wrong(key, value, rule))
