@@ -6,6 +6,7 @@ use crate::attention;
 use crate::cache::KeysValues;
 use longhand::transformer_xl::{SinCos, sinusoids};
 use serde_json::Value;
+use std::ops::Range;
 
 /// Rows of memory beyond which no text is worth them.
 const MOST_MEMORY: usize = 1 << 20;
@@ -20,11 +21,12 @@ struct Relative {
 
 /// Words of a band of frequencies: rarer ones may have narrower vectors.
 struct Cluster {
+    own: Range<usize>,
     table: Tensor,
-    /// `[d_model, width]`, from the vectors to the states.
-    into: Option<Tensor>,
-    /// `[d_model, width]`, from the states to the vectors.
-    out_of: Option<Tensor>,
+    /// From the vectors to the states.
+    into: Option<Linear>,
+    /// From the states to the vectors.
+    out_of: Option<Linear>,
     /// To the words.
     out: Linear,
 }
@@ -34,8 +36,6 @@ pub struct TransformerXl {
     clusters: Vec<Cluster>,
     /// The logits of the clusters after the first, beside the first's words.
     cluster_head: Option<Linear>,
-    /// Where each cluster's words end.
-    ends: Vec<usize>,
     layers: Vec<Layer<Relative>>,
     place: Place,
     heads: Heads,
@@ -75,11 +75,10 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         })
     };
     let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
-    let ends = ends(config)?;
-    let clusters = read_clusters(&sizes, config, weights, &ends)?;
-    let tails = ends.len() - 1;
-    let first = clusters[0].table.width();
+    let clusters = read_clusters(&sizes, config, weights)?;
+    let tails = clusters.len() - 1;
     let cluster_head = when(tails > 0, || {
+        let first = clusters[0].table.width();
         let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
         let bias = weights.tensor("crit.cluster_bias", &[tails])?;
         Ok(Linear::of(weight, Some(bias), Order::OutIn))
@@ -87,7 +86,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     Ok(Box::new(TransformerXl {
         clusters,
         cluster_head,
-        ends,
         layers,
         place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
         heads,
@@ -179,28 +177,18 @@ impl TransformerXl {
 
     fn embed(&self, ids: &Ints, device: &Device) -> Result<Tensor> {
         ids.sizes::<2>("input_ids")?;
-        let words = ids.indices("input_ids", self.ends[self.ends.len() - 1])?;
-        let mut all: Option<Tensor> = None;
-        let mut first = 0;
-        for (cluster, &end) in self.clusters.iter().zip(&self.ends) {
-            let own = first..end;
-            first = end;
-            if !words.iter().any(|word| own.contains(word)) {
-                continue;
-            }
+        let words = ids.indices("input_ids", self.clusters[self.clusters.len() - 1].own.end)?;
+        let read = |cluster: &Cluster| {
+            let own = &cluster.own;
             // Words of other clusters are read as this one's first, then left out.
             let row = |word: &usize| if own.contains(word) { word - own.start } else { 0 };
             let rows: Vec<usize> = words.iter().map(row).collect();
-            let mut x = ops::gather(&cluster.table.on(device), &rows, &ids.shape);
-            if let Some(into) = &cluster.into {
-                x = ops::linear(&x, into, Order::OutIn, None);
-            }
-            let x = ops::keep_rows(x, |i| own.contains(&words[i]));
-            all = Some(match all {
-                Some(before) => ops::add(before, &x),
-                None => x,
-            });
-        }
+            let x = ops::gather(&cluster.table.on(device), &rows, &ids.shape);
+            let x = cluster.into.as_ref().map_or_else(|| x.clone(), |map| map.run(&x));
+            ops::keep_rows(x, |i| own.contains(&words[i]))
+        };
+        let is_met = |cluster: &&Cluster| words.iter().any(|word| cluster.own.contains(word));
+        let all = self.clusters.iter().filter(is_met).map(read).reduce(|a, b| ops::add(a, &b));
         let all = all.ok_or_else(|| Error::input("input_ids: no words"))?;
         Ok(ops::scale(all, (self.width as f32).sqrt()))
     }
@@ -209,10 +197,7 @@ impl TransformerXl {
     /// then the words of each of those by one of their own.
     pub fn log_probs(&self, h: &Tensor) -> Tensor {
         let logits = |cluster: &Cluster, more: Option<&Linear>| {
-            let h = match &cluster.out_of {
-                Some(out_of) => ops::linear(h, out_of, Order::InOut, None),
-                None => h.clone(),
-            };
+            let h = cluster.out_of.as_ref().map_or_else(|| h.clone(), |map| map.run(h));
             let own = cluster.out.run(&h);
             match more {
                 Some(more) => ops::concat_last(&[own, more.run(&h)]),
@@ -223,7 +208,7 @@ impl TransformerXl {
         if self.clusters.len() == 1 {
             return head;
         }
-        let mut widths = vec![self.ends[0]];
+        let mut widths = vec![self.clusters[0].own.end];
         widths.resize(self.clusters.len(), 1);
         let mut parts = ops::split_last(&head, &widths);
         let shares = parts.split_off(1);
@@ -305,23 +290,13 @@ fn next_losses(log_probs: &Tensor, labels: &Ints, name: &str) -> Result<(Tensor,
     Ok((Tensor::new(&[batch, length - 1], losses), sum / next.len() as f64))
 }
 
-fn ends(config: &Config) -> Result<Vec<usize>> {
-    let vocab = config.positive("vocab_size")?;
+fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Vec<Cluster>> {
+    let (width, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let rule = "must be a list that ascends below vocab_size";
     let mut ends = config.list("cutoffs", rule, |end| end.as_u64().map(|n| n as usize))?;
     ends.push(vocab);
     let fits = ends[0] > 0 && ends.is_sorted_by(|a, b| a < b);
     ensure(fits, "config: cutoffs", format_args!("{ends:?}"), rule)?;
-    Ok(ends)
-}
-
-fn read_clusters(
-    sizes: &Sizes,
-    config: &Config,
-    weights: &Weights,
-    ends: &[usize],
-) -> Result<Vec<Cluster>> {
-    let width = sizes.hidden;
     let embed = config.size("d_embed")?;
     let divisor = config.positive("div_val")?;
     let shared = config.flag_or("proj_share_all_but_first", true)?;
@@ -329,44 +304,39 @@ fn read_clusters(
         Some(_) => config.list("tie_projs", "must be a list of true and false", Value::as_bool)?,
         None => (0..ends.len()).map(|i| shared && i > 0).collect(),
     };
-    let words = weights.under("transformer.word_emb.");
-    let mut clusters = Vec::new();
-    let mut first = 0;
-    for (i, &end) in ends.iter().enumerate() {
+    let (words, head) = (weights.under("transformer.word_emb."), weights.under("crit."));
+    let cluster = |i: usize| {
+        let own = if i > 0 { ends[i - 1] } else { 0 }..ends[i];
         // One table for all clusters, or one for each.
-        let (k, rows, from) =
-            if divisor == 1 { (0, ends[ends.len() - 1], first) } else { (i, end - first, 0) };
-        let own = (divisor as u64).checked_pow(i as u32).map_or(0, |n| embed / n as usize);
-        ensure(own > 0, "config: div_val", divisor, "leaves a cluster no width")?;
-        let count = end - first;
+        let (k, all) = if divisor == 1 { (0, 0..vocab) } else { (i, own.clone()) };
+        let dim = (divisor as u64).checked_pow(i as u32).map_or(0, |n| embed / n as usize);
+        ensure(dim > 0, "config: div_val", divisor, "leaves a cluster no width")?;
         let cut = |t: Tensor| {
             // All of it is left where it lies.
-            if count == rows {
+            if own == all {
                 return t;
             }
-            let step = t.len() / rows;
-            let own = t.data()[from * step..][..count * step].to_vec();
-            Tensor::new(&[&[count], &t.shape()[1..]].concat(), own)
+            let (shape, step) = ([&[own.len()], &t.shape()[1..]].concat(), t.len() / all.len());
+            Tensor::new(&shape, t.data()[own.start * step..own.end * step].to_vec())
         };
         let projected = divisor > 1 || embed != width;
-        let shape = [width, own];
+        let shape = [width, dim];
         let into = when(projected, || words.tensor(&format!("emb_projs.{k}"), &shape))?;
-        let table = words.tensor(&format!("emb_layers.{k}.weight"), &[rows, own])?;
-        let head = weights.under("crit.");
+        let table = words.tensor(&format!("emb_layers.{k}.weight"), &[all.len(), dim])?;
         let out_table = sizes.head(&head, &format!("out_layers.{k}.weight"), &table)?;
         let out_of = match ties.get(i).copied().unwrap_or(false) {
             true => into.clone(),
-            false if projected => Some(head.tensor(&format!("out_projs.{i}"), &shape)?),
-            false => None,
+            false => when(projected, || head.tensor(&format!("out_projs.{i}"), &shape))?,
         };
-        let out_bias = head.tensor(&format!("out_layers.{k}.bias"), &[rows])?;
-        clusters.push(Cluster {
+        let out_bias = head.tensor(&format!("out_layers.{k}.bias"), &[all.len()])?;
+        let of = |matrix: Option<Tensor>, order| matrix.map(|x| Linear::of(x, None, order));
+        Ok(Cluster {
             table: cut(table),
-            into,
-            out_of,
+            into: of(into, Order::OutIn),
+            out_of: of(out_of, Order::InOut),
             out: Linear::of(cut(out_table), Some(cut(out_bias)), Order::OutIn),
-        });
-        first = end;
-    }
-    Ok(clusters)
+            own,
+        })
+    };
+    (0..ends.len()).map(cluster).collect()
 }
