@@ -299,12 +299,13 @@ pub(crate) fn padded_before(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<usize>) 
 
 /// Prompts as one tensor, shorter ones with `pad` after them, and which positions are theirs.
 pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
-    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-    let row = |prompt: &&[i32]| [prompt.to_vec(), vec![pad; longest - prompt.len()]].concat();
-    let there =
-        |prompt: &&[i32]| (0..longest).map(|i| u8::from(i < prompt.len())).collect::<Vec<_>>();
-    let ids = Ints::new(&[prompts.len(), longest], prompts.iter().flat_map(row).collect());
-    (ids, prompts.iter().flat_map(there).collect())
+    let (mut ids, padding) = padded_before(prompts, pad);
+    let mut there = Vec::with_capacity(ids.data.len());
+    for (row, padding) in ids.data.chunks_exact_mut(ids.shape[1].max(1)).zip(padding) {
+        row.rotate_left(padding);
+        there.extend((0..row.len()).map(|i| u8::from(i + padding < row.len())));
+    }
+    (ids, there)
 }
 
 /// Refuses a memory of a model that keeps everything.
