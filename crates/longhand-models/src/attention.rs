@@ -11,7 +11,7 @@ mod reformer;
 mod streams;
 
 pub use reformer::{Ring, Rotations, chunked, hashed};
-pub use streams::{StreamMask, Streams, distances};
+pub use streams::{StreamMask, distances, stream};
 
 use crate::gpu::attention::attend;
 use crate::{Device, Result, Tensor};

@@ -9,6 +9,8 @@ use longhand::transformer_xl::{SinCos, sinusoids};
 /// segment's.
 #[derive(Debug, Clone, Default)]
 pub struct StreamMask {
+    /// Positions of the memory.
+    pub memory: usize,
     /// How far back, and whether ahead.
     pub window: Window,
     /// Distances beyond this one are alike, on either side.
@@ -20,25 +22,6 @@ pub struct StreamMask {
     pub key_valid: Option<Vec<u8>>,
     /// `[batch, seqlen, words]`, a bit for each key that the position must not see.
     pub blocked: Option<Vec<u32>>,
-}
-
-/// What the two streams of a layer read.
-pub struct Streams<'a> {
-    /// Heads and the scale.
-    pub heads: &'a Heads,
-    /// Keys and values, `[batch, seqlen_k, heads · dim]`.
-    pub keys_values: [&'a Tensor; 2],
-    /// Positions of the segment.
-    pub seqlen: usize,
-    /// The projected [`distances`]; where there are two, the second is the second half's of the
-    /// batch.
-    pub r: &'a [Tensor],
-    /// `[heads, dim]`: added to queries for the keys, the distances, the parts.
-    pub biases: [&'a Tensor; 3],
-    /// `[2, heads, dim]`: for keys of the same part, and of another.
-    pub seg_embed: &'a Tensor,
-    /// What is seen.
-    pub mask: &'a StreamMask,
 }
 
 /// The sinusoids `[rows, width]` of all distances that a segment of `seqlen` positions after
@@ -62,72 +45,68 @@ fn problem(shape: [usize; 4], memory: usize, clamp_len: Option<usize>) -> Transf
     }
 }
 
-impl Streams<'_> {
-    /// Attention of one stream's `q`: of the content stream, `[batch, seqlen, heads · dim]`, or of
-    /// the query stream, `[batch, count, heads · dim]` at the positions `targets` (`[batch, count]`).
-    /// Gradient: as of [`relative`](super::relative), also to `seg_embed`.
-    ///
-    /// # Errors
-    ///
-    /// If the sizes do not fit.
-    pub fn run(&self, device: &Device, q: &Tensor, targets: Option<&[i32]>) -> Result<Tensor> {
-        let batch = q.shape()[0];
-        let each = batch / self.r.len().max(1);
-        let part = |(n, r)| self.part(device, q, targets, [n * each, each, batch], r);
-        let parts: Vec<Tensor> = self.r.iter().enumerate().map(part).collect::<Result<_>>()?;
-        Ok(ops::stacked(&parts).reshape(q.shape()))
+/// Attention of one stream's `q`: of the content stream, `[batch, seqlen, heads · dim]`, or of the
+/// query stream, `[batch, count, heads · dim]` at the positions `targets` (`[batch, count]`), over `k`
+/// and `v` `[batch, seqlen_k, heads · dim]`. `r`: the projected [`distances`]; where there are two, the
+/// second is the second half's of the batch. `biases` are added to queries for the keys, the
+/// distances, the parts, `[heads, dim]`; `seg_embed`, `[2, heads, dim]`, is for keys of the same part,
+/// and of another. Gradient: as of [`relative`](super::relative), also to `seg_embed`.
+///
+/// # Errors
+///
+/// If the sizes do not fit.
+pub fn stream(
+    device: &Device,
+    heads: &Heads,
+    [q, k, v]: [&Tensor; 3],
+    r: &[Tensor],
+    ([u, w, s], seg_embed): (&[Tensor; 3], &Tensor),
+    mask: &StreamMask,
+    targets: Option<&[i32]>,
+) -> Result<Tensor> {
+    let parts = r.len().max(1);
+    let shape = [q.shape()[0] / parts, k.shape()[1] - mask.memory, heads.count, heads.dim];
+    let mut problem = problem(shape, mask.memory, mask.clamp_len);
+    problem.softmax_scale = heads.scale;
+    problem.window = mask.window;
+    problem.segments = mask.parts.is_some();
+    problem.key_padding = mask.key_valid.is_some();
+    problem.perm_mask = mask.blocked.is_some();
+    if targets.is_some() {
+        problem = problem.query_stream().targets(q.shape()[1]);
     }
-
-    /// Of `each` sequences from `first` on, whose distances are `r`'s.
-    fn part(
-        &self,
-        device: &Device,
-        q: &Tensor,
-        targets: Option<&[i32]>,
-        [first, each, batch]: [usize; 3],
-        r: &Tensor,
-    ) -> Result<Tensor> {
-        let (mask, [k, v]) = (self.mask, self.keys_values);
-        let (heads, memory) = (self.heads, k.shape()[1] - self.seqlen);
-        let shape = [each, self.seqlen, heads.count, heads.dim];
-        let mut problem = problem(shape, memory, mask.clamp_len);
-        problem.softmax_scale = heads.scale;
-        problem.window = mask.window;
-        problem.segments = mask.parts.is_some();
-        problem.key_padding = mask.key_valid.is_some();
-        problem.perm_mask = mask.blocked.is_some();
-        if targets.is_some() {
-            problem = problem.query_stream().targets(q.shape()[1]);
-        }
-        let rows = [q, k, v].map(|x| sequences(x, first, each));
-        let [q, k, v] = rows.each_ref();
-        let [u, w, s] = self.biases;
-        let part = |i: usize| mask.parts.as_ref().map(|x| of_batch(&x[i], [first, each, batch]));
+    let part = |(n, r): (usize, &Tensor)| -> Result<Tensor> {
+        let at = (n, parts);
+        let [q, k, v] = &[q, k, v].map(|x| sequences(x, at));
+        let seg = |i: usize| mask.parts.as_ref().map(|x| of_batch(&x[i], at));
         let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r, u, w)([q, k, v], r, [u, w]), {
             bias_s: mask.parts.is_some().then_some(s),
-            seg_embed: mask.parts.is_some().then_some(self.seg_embed),
-            seg_q: part(0),
-            seg_k: part(1),
-            perm_mask: mask.blocked.as_deref().map(|x| of_batch(x, [first, each, batch])),
-            key_valid: mask.key_valid.as_deref().map(|x| of_batch(x, [first, each, batch])),
-            targets: targets.map(|x| of_batch(x, [first, each, batch])),
+            seg_embed: mask.parts.is_some().then_some(seg_embed),
+            seg_q: seg(0),
+            seg_k: seg(1),
+            perm_mask: mask.blocked.as_deref().map(|x| of_batch(x, at)),
+            key_valid: mask.key_valid.as_deref().map(|x| of_batch(x, at)),
+            targets: targets.map(|x| of_batch(x, at)),
         });
         Ok(out)
-    }
+    };
+    let parts: Vec<Tensor> = r.iter().enumerate().map(part).collect::<Result<_>>()?;
+    Ok(ops::stacked(&parts).reshape(q.shape()))
 }
 
-/// `each` sequences of a tensor from `first` on.
-fn sequences(x: &Tensor, first: usize, each: usize) -> Tensor {
+/// Part `n` of so many equal ones of a tensor's sequences.
+fn sequences(x: &Tensor, (n, parts): (usize, usize)) -> Tensor {
     let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    if each == batch {
+    if parts == 1 {
         return x.clone();
     }
+    let each = batch / parts;
     let all = x.clone().reshape(&[1, batch, length * width]);
-    ops::rows_from(&all, first, each).reshape(&[each, length, width])
+    ops::rows_from(&all, n * each, each).reshape(&[each, length, width])
 }
 
-/// What belongs to `each` of `batch` sequences from `first` on.
-fn of_batch<T>(x: &[T], [first, each, batch]: [usize; 3]) -> &[T] {
-    let len = x.len() / batch.max(1);
-    &x[first * len..(first + each) * len]
+/// Part `n` of so many equal ones.
+fn of_batch<T>(x: &[T], (n, parts): (usize, usize)) -> &[T] {
+    let len = x.len() / parts;
+    &x[n * len..][..len]
 }

@@ -3,7 +3,7 @@
 //! distances are Transformer-XL's.
 
 use super::*;
-use crate::attention::{StreamMask, Streams, distances};
+use crate::attention::{self, StreamMask, distances};
 use crate::cache::KeysValues;
 use crate::generate::Generator;
 use longhand::Window;
@@ -175,18 +175,12 @@ impl XlNet {
             let new = [a.key.run(x), a.value.run(x)];
             let [k, v] = block.own.joined(new.clone());
             let r: Vec<Tensor> = tables.iter().map(|table| a.distance.run(table)).collect();
-            let streams = Streams {
-                heads: &self.heads,
-                keys_values: [&k, &v],
-                seqlen,
-                r: &r,
-                biases: a.biases.each_ref(),
-                seg_embed: &a.seg_embed,
-                mask: &mask,
-            };
             let stream = |x: &Tensor, targets: Option<&[i32]>| {
                 layer.run(Place::Post, x, |a, x| {
-                    Ok(a.out.run(&streams.run(device, &a.query.run(x), targets)?))
+                    let (rows, own) = ([&a.query.run(x), &k, &v], (&a.biases, &a.seg_embed));
+                    let mixed =
+                        attention::stream(device, &self.heads, rows, &r, own, &mask, targets)?;
+                    Ok(a.out.run(&mixed))
                 })
             };
             let content = stream(x, None)?;
@@ -248,6 +242,7 @@ impl XlNet {
         let bits = |blocked| bits_from_mask(&behind(memory, 0, blocked, seqlen), seqlen_k);
         let parts = |x: &Vec<i32>| [x.clone(), behind(memory, 0, x, seqlen)];
         Ok(StreamMask {
+            memory,
             window,
             clamp_len: self.clamp_len,
             parts: segment.parts.as_ref().map(parts),
