@@ -87,22 +87,20 @@ impl Embeddings {
             }
             x = map.run(&x);
         }
-        if let Some(table) = &self.position {
-            let first = self.positions.first();
-            let rows = match inputs.optional_ints(place, &ids.shape)? {
-                Some(given) => given.indices(place, table.rows() - first)?,
-                None => self.counted(name, ids)?,
-            };
-            let rows: Vec<usize> = rows.into_iter().map(|row| row + first).collect();
-            x = ops::add(x, &look_up(table, &rows));
-        }
-        let tables = [(&self.token_type, "token_type_ids"), (&self.tasks, "task_type_ids")];
-        for (table, name) in tables {
+        let first = self.positions.first();
+        let tables = [
+            (&self.position, place, first),
+            (&self.token_type, "token_type_ids", 0),
+            (&self.tasks, "task_type_ids", 0),
+        ];
+        for (table, rows_of, first) in tables {
             let Some(table) = table else { continue };
-            let rows = match inputs.optional_ints(name, &ids.shape)? {
-                Some(types) => types.indices(name, table.rows())?,
+            let rows = match inputs.optional_ints(rows_of, &ids.shape)? {
+                Some(given) => given.indices(rows_of, table.rows() - first)?,
+                None if rows_of == place => self.counted(name, ids)?,
                 None => vec![0; ids.data.len()],
             };
+            let rows: Vec<usize> = rows.into_iter().map(|row| row + first).collect();
             x = ops::add(x, &look_up(table, &rows));
         }
         if let Some(norm) = &self.norm {
