@@ -117,15 +117,8 @@ impl Model {
 }
 
 /// Second names of tied parameters, which some files store and which say nothing new.
-const TIED: &[&str] = &[
-    "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias",
-    "predictions.decoder.weight",
-    "predictions.decoder.bias",
-    "lm_head.decoder.weight",
-    "lm_head.decoder.bias",
-    "lm_head.weight",
-    "generator_lm_head.weight",
-    "vocab_projector.weight",
-    "lm_loss.weight",
-];
+const TIED: &str = "
+    cls.predictions.decoder.weight cls.predictions.decoder.bias predictions.decoder.weight
+    predictions.decoder.bias lm_head.decoder.weight lm_head.decoder.bias lm_head.weight
+    generator_lm_head.weight vocab_projector.weight lm_loss.weight
+";

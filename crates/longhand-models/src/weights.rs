@@ -145,12 +145,12 @@ impl Weights {
     /// # Errors
     ///
     /// Names the first such parameter.
-    pub fn finish(&self, tied: &[&str]) -> Result<()> {
-        const BUFFERS: [&str; 5] =
-            ["position_ids", "attn.bias", "attn.masked_bias", "token_type_ids", "pos_emb.inv_freq"];
+    pub fn finish(&self, tied: &str) -> Result<()> {
+        const BUFFERS: &str =
+            "position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq";
         let used = &self.loaded().names;
         let known = |name: &&String| {
-            let mut others = BUFFERS.iter().chain(tied);
+            let mut others = BUFFERS.split_whitespace().chain(tied.split_whitespace());
             used.contains(*name) || others.any(|end| name.ends_with(end))
         };
         let other = |name| Error::input(format!("tensor {name:?} is not one of this model's"));
