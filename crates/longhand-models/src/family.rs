@@ -5,16 +5,13 @@
 //! heads. Every other row takes BERT's and changes what the paper changed.
 
 use crate::block::Place;
-use crate::members;
-use crate::names;
-use crate::network;
-use crate::objectives;
+use crate::members::{self, characters, elmo, fasttext, glove, word2vec};
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
 use crate::traits::{
     ClassHead, Factorised, PairHead, PoolerSpec, Positions, Read, Side, TokenHead, Traits,
 };
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, names, network, objectives};
 
 const MLM: TokenHead =
     TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };
@@ -323,29 +320,21 @@ pub static FAMILY: &[Traits] = &[
     other(
         "word2vec_skipgram",
         "before BERT: one vector a word, such that it tells its neighbours from random words",
-        members::word2vec::read,
+        word2vec::read,
     ),
-    other("word2vec_cbow", "the neighbours together tell the word", members::word2vec::read),
+    other("word2vec_cbow", "the neighbours together tell the word", word2vec::read),
     other(
         "glove",
         "word2vec from counts: products are logarithms of how often words stand together",
-        members::glove::read,
+        glove::read,
     ),
     other(
         "fasttext",
         "word2vec with a vector for each run of characters, so that any word has one",
-        members::fasttext::read,
+        fasttext::read,
     ),
-    other(
-        "char_cnn",
-        "before BERT: a word's vector from its characters",
-        members::characters::read,
-    ),
-    other(
-        "elmo",
-        "before BERT: recurrent, one direction at a time, all layers mixed",
-        members::elmo::read,
-    ),
+    other("char_cnn", "before BERT: a word's vector from its characters", characters::read),
+    other("elmo", "before BERT: recurrent, one direction at a time, all layers mixed", elmo::read),
     rule("rule_mlm_masking", "BERT's 80/10/10, of tokens or of whole words", objectives::mlm::read),
     rule("rule_ernie_masking", "of words, phrases and entities", objectives::ernie::read),
     rule("rule_mass_masking", "one span, for the decoder to write", objectives::mass::read),
