@@ -97,16 +97,12 @@ impl<'a> Draws<'a> {
     ///
     /// As [`uniforms`](Self::uniforms).
     pub fn gumbel(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let noise = match self.random(name, shape)? {
-            Some(mut random) => {
-                (0..shape.iter().product()).map(|_: usize| random.gumbel() as f32).collect()
-            }
-            None => {
-                let given = self.inputs.floats(name)?;
-                crop(name, given.data(), given.shape(), shape)?
-            }
-        };
-        Ok(Tensor::new(shape, noise))
+        if let Some(mut random) = self.random(name, shape)? {
+            let noise = (0..shape.iter().product()).map(|_: usize| random.gumbel() as f32);
+            return Ok(Tensor::new(shape, noise.collect()));
+        }
+        let given = self.inputs.floats(name)?;
+        Ok(Tensor::new(shape, crop(name, given.data(), given.shape(), shape)?))
     }
 
     /// Whole numbers below `end`.
