@@ -172,22 +172,6 @@ impl Reformer {
         }
     }
 
-    /// Words at their positions.
-    fn embed(&self, name: &str, ids: &Ints, length: usize, device: &Device) -> Result<Tensor> {
-        let [batch, given] = ids.sizes(name)?;
-        let places = self.positions.count();
-        let rule = format!("in whole chunks that is {length}, and there are {places} positions");
-        ensure(length <= places, format_args!("the length of {name}"), given, rule)?;
-        let mut words = Vec::with_capacity(batch * length);
-        for row in ids.indices(name, self.words.rows())?.chunks_exact(given) {
-            words.extend_from_slice(row);
-            words.extend(std::iter::repeat_n(self.pad, length - given));
-        }
-        let shape = [batch, length];
-        let positions = self.positions.run(batch, length, device);
-        Ok(ops::add(ops::gather(&self.words.on(device), &words, &shape), &positions))
-    }
-
     fn pass(
         &self,
         (name, ids): (&str, &Ints),
@@ -197,12 +181,19 @@ impl Reformer {
     ) -> Result<Pass> {
         let [batch, given] = ids.sizes(name)?;
         let length = self.padded(given);
-        let embedded = self.embed(name, ids, length, device)?;
-        let there = |i: usize| match (i % length < given, &valid) {
-            (true, Some(valid)) => valid[i / length * given + i % length],
-            (there, _) => u8::from(there),
-        };
-        let valid: Vec<u8> = (0..batch * length).map(there).collect();
+        let places = self.positions.count();
+        let rule = format!("in whole chunks that is {length}, and there are {places} positions");
+        ensure(length <= places, format_args!("the length of {name}"), given, rule)?;
+        // Where a position of whole chunks is among those given.
+        let place = |n: usize| (n % length < given).then(|| n / length * given + n % length);
+        let ids = ids.indices(name, self.words.rows())?;
+        let words: Vec<usize> =
+            (0..batch * length).map(|n| place(n).map_or(self.pad, |i| ids[i])).collect();
+        let words = ops::gather(&self.words.on(device), &words, &[batch, length]);
+        let embedded = ops::add(words, &self.positions.run(batch, length, device));
+        let there = |i: usize| valid.as_ref().is_none_or(|valid| valid[i] != 0);
+        let valid: Vec<u8> =
+            (0..batch * length).map(|n| u8::from(place(n).is_some_and(there))).collect();
         // Where everything is there, nothing needs a bucket of its own.
         let valid = valid.contains(&0).then_some(&valid[..]);
         let mut states = vec![embedded.clone()];
