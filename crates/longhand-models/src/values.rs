@@ -174,10 +174,7 @@ impl Inputs {
     ///
     /// As [`ints`](Self::ints), and if it has another shape.
     pub fn ints_shaped(&self, name: &str, shape: &[usize]) -> Result<&Ints> {
-        match self.optional_ints(name, shape)? {
-            Some(x) => Ok(x),
-            None => self.ints(name),
-        }
+        self.optional_ints(name, shape)?.map_or_else(|| self.ints(name), Ok)
     }
 }
 

@@ -123,18 +123,16 @@ impl Spans {
     /// The first lengths that cover `budget` words, the last cut to fit; none if they do not.
     pub fn covering(budget: usize, lengths: &[usize]) -> Option<Self> {
         let mut spans = Spans { lengths: Vec::new(), inserts: 0 };
-        let mut left = budget;
-        for &length in lengths {
-            if left == 0 {
-                break;
-            }
-            match length.min(left) {
+        let (mut left, mut lengths) = (budget, lengths.iter());
+        while left > 0 {
+            let length = left.min(*lengths.next()?);
+            left -= length;
+            match length {
                 0 => spans.inserts += 1,
                 n => spans.lengths.push(n),
             }
-            left -= length.min(left);
         }
-        (left == 0).then_some(spans)
+        Some(spans)
     }
 
     /// Masks for them in a text of `length`: the published program computes their share of it, and

@@ -42,13 +42,11 @@ pub fn with_sentinels(tokens: &[i32], noise: &[bool], first: i32) -> Vec<i32> {
     let mut out = Vec::new();
     let mut sentinel = first;
     for (i, &token) in tokens.iter().enumerate() {
-        match (noise[i], i > 0 && noise[i - 1]) {
-            (false, _) => out.push(token),
-            (true, true) => {}
-            (true, false) => {
-                out.push(sentinel);
-                sentinel -= 1;
-            }
+        if !noise[i] {
+            out.push(token);
+        } else if i == 0 || !noise[i - 1] {
+            out.push(sentinel);
+            sentinel -= 1;
         }
     }
     out
