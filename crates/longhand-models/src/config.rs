@@ -147,12 +147,6 @@ impl Config {
         self.optional(key, SIZE, size)
     }
 
-    /// Whether the option stands there as `null`.
-    pub fn is_null(&self, key: &str) -> bool {
-        self.ignore(key);
-        self.options.get(key).is_some_and(Value::is_null)
-    }
-
     /// A length that is off where it is not positive.
     ///
     /// # Errors

@@ -98,7 +98,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let table = sizes.head(weights, "lm_loss.weight", &words)?;
     let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
     let layers = (0..config.positive(traits.keys.layers)?).map(layer).collect::<Result<_>>()?;
-    let memory = when(!config.is_null("mem_len"), || config.size_or("mem_len", 512))?;
     Ok(Box::new(XlNet {
         query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
         head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),
@@ -110,7 +109,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         clamp_len: config.length("clamp_len")?,
         both_directions: config.flag_or("bi_data", false)?,
         remembers: config.flag_or("use_mems_eval", true)?,
-        memory: memory.filter(|&n| n > 0),
+        memory: config.optional_size("mem_len")?.filter(|&n| n > 0),
         reused: config.optional_size("reuse_len")?.filter(|&n| n > 0),
     }))
 }
