@@ -125,7 +125,9 @@ impl TransformerXl {
         let padding = cache.padding.iter().map(|n| n.saturating_sub(cache.read).min(length));
         let padding: Vec<usize> = padding.collect();
         let memory = cache.blocks.first().map_or(0, |kept| kept.own.rows());
-        let valid = generate::behind(&padding, memory + length);
+        let count = memory + length;
+        let window = (self.same_length && memory > 0).then(|| memory - 1);
+        let valid = generate::behind(&padding, count);
         let there = |i: usize| i % length >= padding[i / length];
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
             let mut x = states[states.len() - 1].clone();
@@ -135,10 +137,13 @@ impl TransformerXl {
             states.push(layer.run(self.place, &x, |own, x| {
                 let [q, k, v] = self.project(own, x);
                 let [k, v] = kept.own.joined([k, v]);
-                let rows = k.shape()[1] - length;
-                kept.own = KeysValues::of(ops::last_rows(&k, rows), ops::last_rows(&v, rows));
-                let r = self.distances(own, k.shape()[1], &mut kept.distances, device)?;
-                let window = (self.same_length && rows > 0).then(|| rows - 1);
+                kept.own = KeysValues::of(ops::last_rows(&k, memory), ops::last_rows(&v, memory));
+                // Projected once: it is the same for every segment.
+                let r = match kept.distances.take().filter(|all| all.rows() >= count) {
+                    Some(all) => all,
+                    None => own.positions.run(&self.distances(count)?.on(device)),
+                };
+                let r = ops::first_rows(kept.distances.insert(r), count);
                 let (biases, options) = (own.biases.each_ref(), (window, self.clamp));
                 let (heads, rows, valid) = (&self.heads, [&q, &k, &v], valid.as_deref());
                 let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
@@ -149,23 +154,10 @@ impl TransformerXl {
         Ok(states)
     }
 
-    /// The projected table of the first `count` distances, which is the same for every segment.
-    fn distances(
-        &self,
-        own: &Relative,
-        count: usize,
-        kept: &mut Option<Tensor>,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let all = match kept.take().filter(|all| all.rows() >= count) {
-            Some(all) => all,
-            None => {
-                let table = sinusoids(0, count, self.width, SinCos::Halves)?;
-                let table = Tensor::new(&[1, count, self.width], table).on(device);
-                own.positions.run(&table)
-            }
-        };
-        Ok(ops::first_rows(kept.insert(all), count))
+    /// The table of the first `count` distances.
+    fn distances(&self, count: usize) -> Result<Tensor> {
+        let table = sinusoids(0, count, self.width, SinCos::Halves)?;
+        Ok(Tensor::new(&[1, count, self.width], table))
     }
 
     /// Queries, keys and values of states: each row's of itself alone, so that a memory keeps keys
