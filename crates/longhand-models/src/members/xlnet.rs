@@ -158,9 +158,8 @@ impl XlNet {
     ) -> Result<Read> {
         let [batch, seqlen] = ids.sizes(name)?;
         let rows = ids.indices(name, self.words.rows())?;
-        let memory = cache.blocks[0].own.rows();
-        let mask = self.mask(segment, [batch, seqlen, memory], cache)?;
-        let tables = self.distances([batch, seqlen, memory])?;
+        let mask = self.mask(segment, ids, cache)?;
+        let tables = self.distances([batch, seqlen, mask.memory])?;
         let tables: Vec<Tensor> = tables.iter().map(|table| table.on(device)).collect();
         let targets = segment.targets.as_ref().map(|t| (&t.data[..], &t.shape[..]));
         let mut contents = vec![ops::gather(&self.words.on(device), &rows, &ids.shape)];
@@ -194,6 +193,13 @@ impl XlNet {
         Ok(Read { contents, queries })
     }
 
+    /// The last states of a segment by itself: of contents, nothing predicted.
+    fn alone(&self, named: (&str, &Ints), segment: Segment, device: &Device) -> Result<Tensor> {
+        let segment = Segment { blocked: None, targets: None, ..segment };
+        let nothing = (&mut self.start(named.1.shape[0]), 0);
+        Ok(self.step(named, &segment, nothing, device)?.last().clone())
+    }
+
     /// The sinusoids of the distances; for a batch of both directions, those of the second half are
     /// turned round.
     fn distances(&self, [batch, seqlen, memory]: [usize; 3]) -> Result<Vec<Tensor>> {
@@ -212,12 +218,9 @@ impl XlNet {
         Ok(vec![table, turned])
     }
 
-    fn mask(
-        &self,
-        segment: &Segment,
-        [batch, seqlen, memory]: [usize; 3],
-        cache: &Cache,
-    ) -> Result<StreamMask> {
+    fn mask(&self, segment: &Segment, ids: &Ints, cache: &Cache) -> Result<StreamMask> {
+        let (batch, seqlen) = (ids.shape[0], ids.shape[1]);
+        let memory = cache.blocks[0].own.rows();
         if let Some(targets) = &segment.targets {
             let [rows, _] = targets.sizes("target_positions")?;
             let rule = format!("must be {batch} rows, as of input_ids");
@@ -288,10 +291,8 @@ impl Member for XlNet {
                 out.put_each(format_args!("segment.{s}.mems"), &memories);
             }
             if s == last {
-                let alone = Segment { blocked: None, targets: None, ..segment };
-                let nothing = (&mut self.start(batch), 0);
-                let read = self.step((&name, ids), &alone, nothing, device)?;
-                out.put("single_stream.last_hidden_state", read.last().clone());
+                let alone = self.alone((&name, ids), segment, device)?;
+                out.put("single_stream.last_hidden_state", alone);
             }
         }
         Ok(out)
@@ -299,10 +300,8 @@ impl Member for XlNet {
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         let ids = inputs.ints("input_ids")?;
-        let [batch, _] = ids.sizes("input_ids")?;
-        let segment = Segment { blocked: None, targets: None, ..Segment::of(inputs, "", ids)? };
-        let nothing = (&mut self.start(batch), 0);
-        Ok(self.step(("input_ids", ids), &segment, nothing, device)?.last().clone())
+        ids.sizes::<2>("input_ids")?;
+        self.alone(("input_ids", ids), Segment::of(inputs, "", ids)?, device)
     }
 }
 
