@@ -2,7 +2,7 @@
 
 use crate::attention::Heads;
 use crate::ops::Activation;
-use crate::parts::Norm;
+use crate::parts::{Linear, Norm};
 use crate::traits::{Factorised, Side, Traits};
 use crate::{Config, Result, Tensor, Weights, ensure};
 
@@ -119,6 +119,15 @@ impl Sizes {
     /// If that is absent or misshapen.
     pub fn head(&self, weights: &Weights, name: &str, words: &Tensor) -> Result<Tensor> {
         if self.tied { Ok(words.clone()) } else { weights.tensor(name, words.shape()) }
+    }
+
+    /// A map as the row stores them, with a bias if its maps have one.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is absent or misshapen.
+    pub fn map(&self, weights: &Weights, name: &str, from: usize, to: usize) -> Result<Linear> {
+        Linear::read_as(weights, name, from, to, self.traits.order, self.traits.biased)
     }
 
     /// A norm of the row's kind.

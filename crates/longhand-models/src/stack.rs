@@ -96,9 +96,7 @@ pub fn last(mut states: Vec<Tensor>) -> Tensor {
 /// A block of a row, from the parameters under its name.
 fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Result<Block> {
     let (traits, names, hidden) = (&sizes.traits, sizes.traits.names, sizes.hidden);
-    let map = |name: &str, from: usize, to: usize| {
-        Linear::read_as(own, name, from, to, traits.order, traits.biased)
-    };
+    let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
     let norm = |name: &str| sizes.norm(own, name, hidden);
     let mut heads = sizes.heads;
     let width = heads.count * heads.dim;
@@ -167,10 +165,8 @@ pub fn read_feed(
     [up, down]: [&str; 2],
     norm: &str,
 ) -> Result<Sublayer<FeedForward>> {
-    let (traits, hidden, inner) = (&sizes.traits, sizes.hidden, sizes.inner);
-    let map = |name: &str, from: usize, to: usize| {
-        Linear::read_as(own, name, from, to, traits.order, traits.biased)
-    };
+    let (hidden, inner) = (sizes.hidden, sizes.inner);
+    let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
     let gated = sizes.gated;
     let feed = FeedForward {
         up: map(&format!("{up}{}", if gated { "_1" } else { "" }), hidden, inner)?,
