@@ -206,12 +206,12 @@ impl Entry {
 }
 
 /// A folder's files of weights.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
     const SINGLE: &str = "model.safetensors";
     const INDEX: &str = "model.safetensors.index.json";
     let (single, path) = (folder.join(SINGLE), folder.join(INDEX));
     if single.is_file() {
-        return Ok(vec![single]);
+        return Ok([single].into());
     }
     let neither = || Error::input(format_args!("holds neither {SINGLE} nor {INDEX}"));
     require(path.is_file(), || neither().at(folder.display()))?;
@@ -219,12 +219,12 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = read_json(&path)?;
     let map = index.get("weight_map").and_then(|m| m.as_object());
     let map = map.ok_or_else(|| bad("has no object \"weight_map\"".to_owned()))?;
-    let mut names = BTreeSet::new();
-    for (tensor, file) in map {
+    let beside = |(tensor, file): (&String, &serde_json::Value)| {
         let file = file.as_str().filter(|f| !f.contains(['/', '\\']) && !f.is_empty());
-        names.insert(file.ok_or_else(|| bad(format!("{tensor:?} names no file beside it")))?);
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+        let file = file.ok_or_else(|| bad(format!("{tensor:?} names no file beside it")))?;
+        Ok(folder.join(file))
+    };
+    map.iter().map(beside).collect()
 }
 
 fn map_file(path: &Path, entries: &mut Entries) -> Result<()> {
