@@ -1,7 +1,7 @@
 //! fastText (Bojanowski et al., 2017): a word is the mean of its own vector and those of its
 //! character n-grams, so that unknown words have vectors too.
 
-use super::word2vec::{floats, told};
+use super::word2vec::{pooled, told};
 use super::*;
 use crate::objectives::fnv1a;
 
@@ -65,13 +65,6 @@ impl FastText {
         own.into_iter().chain(hashes.iter().map(bucket)).collect()
     }
 
-    /// The mean of the rows, repeated ones counted each time; zeros of none.
-    fn vector(&self, rows: &[usize]) -> Vec<f64> {
-        let count = rows.len().max(1) as f64;
-        let sum = |e: usize| rows.iter().map(|&r| f64::from(self.input.row(r)[e])).sum::<f64>();
-        (0..self.input.width()).map(|e| sum(e) / count).collect()
-    }
-
     /// Skip-gram's loss, summed: the centre with its n-grams tells the target from the negatives.
     fn loss(&self, vectors: &Tensor, inputs: &Inputs) -> Result<f64> {
         let vocab = self.words.len();
@@ -97,8 +90,10 @@ impl Member for FastText {
         let hashes: Vec<Vec<u32>> = words().map(|word| self.hashes(word)).collect();
         let rows = words().zip(&hashes).map(|(word, hashes)| self.rows(word, hashes));
         let rows: Vec<Vec<usize>> = rows.collect();
-        let vectors = rows.iter().flat_map(|rows| self.vector(rows)).collect();
-        let vectors = floats(&[rows.len(), self.input.width()], vectors);
+        // Of no rows, zeros.
+        let mean = |rows: &Vec<usize>| pooled(&self.input, rows, rows.len().max(1));
+        let vectors = rows.iter().flat_map(mean).collect();
+        let vectors = Tensor::new(&[rows.len(), self.input.width()], vectors);
         let width = rows.iter().map(Vec::len).max().unwrap_or(0);
         let padded = |rows: &Vec<usize>| {
             let row = |i| rows.get(i).map_or(-1, |&row| row as i32);

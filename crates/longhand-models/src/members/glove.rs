@@ -54,11 +54,6 @@ impl Glove {
         }
         counts
     }
-
-    /// `min(1, (x/x_max)^α)`, so that rare pairs count less.
-    fn weight(&self, count: f64) -> f64 {
-        (count / self.x_max).powf(self.alpha).min(1.0)
-    }
 }
 
 impl Member for Glove {
@@ -71,7 +66,8 @@ impl Member for Glove {
         let mut loss = 0.0;
         for (&[i, j], &count) in &counts {
             matrix[i * vocab + j] = count;
-            let weight = self.weight(count);
+            // Rare pairs count less.
+            let weight = (count / self.x_max).powf(self.alpha).min(1.0);
             let [of_word, of_context] = &self.biases;
             let biases = f64::from(of_word.data()[i]) + f64::from(of_context.data()[j]);
             let off = ops::dot(words.row(i), contexts.row(j)) + biases - count.ln();

@@ -58,16 +58,6 @@ impl Word2Vec {
         }
         all
     }
-
-    /// The inputs' vector: the mean of theirs, or their sum.
-    fn hidden(&self, inputs: &[usize]) -> Vec<f32> {
-        let count = if self.mean { inputs.len() as f64 } else { 1.0 };
-        let element = |e: usize| {
-            let sum: f64 = inputs.iter().map(|&w| f64::from(self.tables[0].row(w)[e])).sum();
-            (sum / count) as f32
-        };
-        (0..self.tables[0].width()).map(element).collect()
-    }
 }
 
 impl Member for Word2Vec {
@@ -99,7 +89,8 @@ impl Member for Word2Vec {
         let mut loss = 0.0;
         let mut scores = Vec::with_capacity(examples.len());
         for (example, negatives) in examples.iter().zip(drawn.chunks(self.negative)) {
-            let hidden = self.hidden(&example.inputs);
+            let count = if self.mean { example.inputs.len() } else { 1 };
+            let hidden = pooled(&self.tables[0], &example.inputs, count);
             // The word itself may be drawn; then it counts as none.
             let others = negatives.iter().filter(|&&word| word != example.target);
             let [score, own] = told(&hidden, &self.tables[1], example.target, others);
@@ -136,6 +127,12 @@ pub(crate) fn told<'a>(
     let others = others.map(|&word| ops::binary_cross_entropy(score(word), false)).sum::<f64>();
     let own = score(target);
     [own.into(), ops::binary_cross_entropy(own, true) + others]
+}
+
+/// A table's rows together, over `count`; a row that is there twice counts twice.
+pub(crate) fn pooled(table: &Tensor, rows: &[usize], count: usize) -> Vec<f32> {
+    let sum = |e: usize| rows.iter().map(|&row| f64::from(table.row(row)[e])).sum::<f64>();
+    (0..table.width()).map(|e| (sum(e) / count as f64) as f32).collect()
 }
 
 /// Numbers computed in f64, as a result.
