@@ -36,9 +36,8 @@ struct Reformer {
     rounds: usize,
     /// Of rotations that are not given; each layer's number where there is none.
     seed: Option<usize>,
-    /// Rows that a feed-forward, and the head, take at a time; all at once if 0.
+    /// Rows that a feed-forward takes at a time; all at once if 0.
     feed_chunk: usize,
-    head_chunk: usize,
     causal: bool,
     pad: usize,
     /// Of the configuration: how many positions there may be.
@@ -59,7 +58,8 @@ struct Pass {
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The head reads both streams: it is twice as wide as the table.
     config.only("tie_word_embeddings", false)?;
-    config.ignore("axial_norm_std");
+    // All logits are a result: a part at a time would take no less memory.
+    config.ignore("axial_norm_std chunk_size_lm_head");
     let sizes = Sizes::read_blocks(traits, config)?;
     let (hidden, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let kinds = kinds(config)?;
@@ -100,7 +100,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         rounds: few("num_hashes", 1)?.max(1),
         seed: config.optional_size("hash_seed")?,
         feed_chunk: config.size_or("chunk_size_feed_forward", 0)?,
-        head_chunk: config.size_or("chunk_size_lm_head", 0)?,
         causal,
         pad,
         most,
@@ -212,7 +211,7 @@ impl Reformer {
         }
         let cut = |x: &Tensor| ops::first_rows(x, given);
         let last = self.norm.run(ops::concat_last(&[&cut(&x1), &cut(&x2)]));
-        let logits = in_chunks(&last, self.head_chunk, |rows| self.head.run(&rows));
+        let logits = self.head.run(&last);
         let states = states.iter().map(cut).collect();
         Ok(Pass { states, logits, buckets, padded: valid.is_some() })
     }
