@@ -75,16 +75,13 @@ impl Sizes {
         let rule = format!("must be a multiple of {} = {count}", keys.heads);
         let fits = own > 0 || hidden.is_multiple_of(count);
         ensure(fits, format_args!("config: {}", keys.hidden), hidden, rule)?;
-        let dim = if own > 0 { own } else { hidden / count };
+        let heads = Heads::new(count, if own > 0 { own } else { hidden / count });
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
         let (activation, default) = keys.activation;
         Ok(Sizes {
             traits: *traits,
             hidden,
-            heads: match traits.scaled {
-                true => Heads::new(count, dim),
-                false => Heads { count, dim, scale: 1.0 },
-            },
+            heads: if traits.scaled { heads } else { Heads { scale: 1.0, ..heads } },
             layers: if keys.layers.is_empty() { 0 } else { config.size(keys.layers)? },
             projected_from: [hidden; 3],
             inner: config.optional_size(keys.inner)?.filter(|&n| n > 0).unwrap_or(4 * hidden),
