@@ -78,13 +78,10 @@ pub fn hashed(
         lse_rounds: rooms.as_ref().map(|[_, lse]| lse)
     });
     let bits = |buckets: Vec<i32>| buckets.into_iter().map(|b| f32::from_bits(b as u32)).collect();
-    let buckets = match (rooms, computed) {
-        (Some([buckets, _]), _) => Some(Tensor::on_gpu(&shape, buckets)),
-        (None, computed) => computed
-            .filter(|_| problem.is_sorted())
-            .map(|result| Tensor::new(&shape, bits(result.buckets))),
-    };
-    Ok((out, buckets))
+    let on_gpu = rooms.map(|[buckets, _]| Tensor::on_gpu(&shape, buckets));
+    let computed = computed.filter(|_| problem.is_sorted());
+    let on_host = computed.map(|result| Tensor::new(&shape, bits(result.buckets)));
+    Ok((out, on_gpu.or(on_host)))
 }
 
 /// Attention of each chunk over the chunks that it sees, by [`full`] with a chunk as a sequence of
