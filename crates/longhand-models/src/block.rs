@@ -121,12 +121,12 @@ impl Attention {
         &self,
         x: [&Tensor; 3],
         seen: &Seen<'_>,
-        kept: Option<&mut KeysValues>,
+        kept: Option<&mut BlockCache>,
     ) -> Result<Tensor> {
         let [q, mut k, mut v] = self.project(x);
         if let Some(kept) = kept {
             [k, v] = kept.joined([k, v]);
-            *kept = KeysValues::of(k.clone(), v.clone());
+            kept.own = Some([k.clone(), v.clone()]);
         }
         self.mix(x, [q, k, v], seen)
     }
@@ -143,7 +143,7 @@ impl Attention {
             return self.run([x, memory, memory], seen, None);
         };
         let make = || [to_k.run(memory), to_v.run(memory)];
-        let [k, v] = kept.map_or_else(make, |kept| kept.or_make(make).clone());
+        let [k, v] = kept.map_or_else(make, |kept| kept.get_or_insert_with(make).clone());
         self.mix([x, memory, memory], [to_q.run(x), k, v], seen)
     }
 
@@ -270,9 +270,8 @@ impl Block {
         &self,
         x: &Tensor,
         seen: &Seen<'_>,
-        cache: Option<&mut BlockCache>,
+        mut cache: Option<&mut BlockCache>,
     ) -> Result<Tensor> {
-        let (own, over) = cache.map(|cache| (&mut cache.own, &mut cache.cross)).unzip();
         let narrow = |(map, norm): &(Linear, Norm)| norm.run(map.run(x));
         let bottleneck = self.bottleneck.as_ref();
         let input = bottleneck.map_or_else(|| x.clone(), |inside| narrow(&inside.input));
@@ -284,19 +283,18 @@ impl Block {
                 (Some(_), Some(shared)) => [shared, shared, x],
                 (Some(_), None) => [x, x, x],
             };
-            attention.run(from, seen, own)
+            attention.run(from, seen, cache.as_deref_mut())
         })?;
         if let (Some(cross), Some((memory, mask))) = (&self.cross, &seen.memory) {
             let seen = Seen::new(seen.device, *mask);
+            let kept = cache.map(|cache| &mut cache.cross);
             a = cross
-                .run(self.place, &a, |attention, h| attention.run_over(h, memory, &seen, over))?;
+                .run(self.place, &a, |attention, h| attention.run_over(h, memory, &seen, kept))?;
         }
         for feed in &self.feed {
             a = feed.run(self.place, &a, |feed, h| Ok(feed.run(h)))?;
         }
-        Ok(match &self.bottleneck {
-            Some(Bottleneck { output: (map, norm), .. }) => norm.run(ops::add(map.run(&a), x)),
-            None => a,
-        })
+        let Some(Bottleneck { output: (map, norm), .. }) = bottleneck else { return Ok(a) };
+        Ok(norm.run(ops::add(map.run(&a), x)))
     }
 }

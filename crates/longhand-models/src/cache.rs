@@ -3,35 +3,7 @@
 use crate::{Tensor, ops};
 
 /// Keys and values of positions that attention has read, `[batch, seqlen, heads · dim]` each.
-#[derive(Debug, Clone, Default)]
-pub struct KeysValues(Option<[Tensor; 2]>);
-
-impl KeysValues {
-    /// These.
-    pub fn of(keys: Tensor, values: Tensor) -> Self {
-        KeysValues(Some([keys, values]))
-    }
-
-    /// Those kept, then `new`.
-    pub fn joined(&self, new: [Tensor; 2]) -> [Tensor; 2] {
-        let Some(old) = &self.0 else { return new };
-        [0, 1].map(|i| ops::join_rows(&old[i], &new[i]))
-    }
-
-    /// How many positions.
-    pub fn rows(&self) -> usize {
-        self.0.as_ref().map_or(0, |[keys, _]| keys.shape()[1])
-    }
-
-    /// Those kept; made now if there are none yet.
-    pub fn or_make(&mut self, make: impl FnOnce() -> [Tensor; 2]) -> &[Tensor; 2] {
-        self.0.get_or_insert_with(make)
-    }
-
-    fn bytes(&self) -> usize {
-        self.0.iter().flatten().map(|x| 4 * x.len()).sum()
-    }
-}
+pub type KeysValues = Option<[Tensor; 2]>;
 
 /// What one block keeps.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +14,19 @@ pub struct BlockCache {
     pub cross: KeysValues,
     /// Transformer-XL: the projected table of distances.
     pub distances: Option<Tensor>,
+}
+
+impl BlockCache {
+    /// The keys and values kept of the positions before, then `new`.
+    pub fn joined(&self, new: [Tensor; 2]) -> [Tensor; 2] {
+        let Some(old) = &self.own else { return new };
+        [0, 1].map(|i| ops::join_rows(&old[i], &new[i]))
+    }
+
+    /// How many positions before are kept.
+    pub fn rows(&self) -> usize {
+        self.own.as_ref().map_or(0, |[keys, _]| keys.shape()[1])
+    }
 }
 
 /// What a model has read so far: [`Model::advance`](crate::Model::advance) reads on from here.
@@ -69,8 +54,8 @@ impl Cache {
     /// Bytes of what it keeps.
     pub fn bytes(&self) -> usize {
         let of_block = |block: &BlockCache| {
-            let distances = block.distances.as_ref().map_or(0, |x| 4 * x.len());
-            block.own.bytes() + block.cross.bytes() + distances
+            let kept = [&block.own, &block.cross].into_iter().flatten().flatten();
+            kept.chain(&block.distances).map(|x| 4 * x.len()).sum::<usize>()
         };
         let encoded = self.encoded.as_ref().map_or(0, |(x, valid)| 4 * x.len() + valid.len());
         self.blocks.iter().map(of_block).sum::<usize>() + encoded

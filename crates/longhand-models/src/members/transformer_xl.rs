@@ -3,7 +3,6 @@
 use super::*;
 use crate::Generator;
 use crate::attention;
-use crate::cache::KeysValues;
 use longhand::transformer_xl::{SinCos, sinusoids};
 use serde_json::Value;
 use std::ops::Range;
@@ -106,7 +105,7 @@ impl TransformerXl {
                 x = layer.attention.norm.run(x);
             }
             let [_, k, v] = self.project(&layer.attention.inner, &x);
-            kept.own = KeysValues::of(k, v);
+            kept.own = Some([k, v]);
         }
         cache
     }
@@ -124,7 +123,7 @@ impl TransformerXl {
         let length = ids.shape[1];
         let padding = cache.padding.iter().map(|n| n.saturating_sub(cache.read).min(length));
         let padding: Vec<usize> = padding.collect();
-        let memory = cache.blocks.first().map_or(0, |kept| kept.own.rows());
+        let memory = cache.blocks.first().map_or(0, |kept| kept.rows());
         let count = memory + length;
         let window = (self.same_length && memory > 0).then(|| memory - 1);
         let valid = generate::behind(&padding, count);
@@ -136,8 +135,8 @@ impl TransformerXl {
             }
             states.push(layer.run(self.place, &x, |own, x| {
                 let [q, k, v] = self.project(own, x);
-                let [k, v] = kept.own.joined([k, v]);
-                kept.own = KeysValues::of(ops::last_rows(&k, memory), ops::last_rows(&v, memory));
+                let [k, v] = kept.joined([k, v]);
+                kept.own = Some([ops::last_rows(&k, memory), ops::last_rows(&v, memory)]);
                 // Projected once: it is the same for every segment.
                 let r = match kept.distances.take().filter(|all| all.rows() >= count) {
                     Some(all) => all,

@@ -4,7 +4,6 @@
 
 use super::*;
 use crate::attention::{self, StreamMask, distances};
-use crate::cache::KeysValues;
 use crate::generate::Generator;
 use longhand::Window;
 use longhand::transformer_xl::bits_from_mask;
@@ -171,7 +170,7 @@ impl XlNet {
             let x = &contents[contents.len() - 1];
             let a = &layer.attention.inner;
             let new = [a.key.run(x), a.value.run(x)];
-            let [k, v] = block.own.joined(new.clone());
+            let [k, v] = block.joined(new.clone());
             let r: Vec<Tensor> = tables.iter().map(|table| a.distance.run(table)).collect();
             let stream = |x: &Tensor, targets: Option<&[i32]>| {
                 layer.run(Place::Post, x, |a, x| {
@@ -186,8 +185,8 @@ impl XlNet {
             if let (Some((at, _)), Some(query)) = (targets, queries.last()) {
                 queries.push(stream(query, Some(at))?);
             }
-            let [k, v] = block.own.joined(new.map(|x| ops::first_rows(&x, kept)));
-            block.own = KeysValues::of(newest(&k, cache.memory), newest(&v, cache.memory));
+            let [k, v] = block.joined(new.map(|x| ops::first_rows(&x, kept)));
+            block.own = Some([newest(&k, cache.memory), newest(&v, cache.memory)]);
         }
         cache.read += kept;
         Ok(Read { contents, queries })
@@ -220,7 +219,7 @@ impl XlNet {
 
     fn mask(&self, segment: &Segment, ids: &Ints, cache: &Cache) -> Result<StreamMask> {
         let (batch, seqlen) = (ids.shape[0], ids.shape[1]);
-        let memory = cache.blocks[0].own.rows();
+        let memory = cache.blocks[0].rows();
         if let Some(targets) = &segment.targets {
             let [rows, _] = targets.sizes("target_positions")?;
             let rule = format!("must be {batch} rows, as of input_ids");
