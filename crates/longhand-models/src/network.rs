@@ -43,6 +43,22 @@ pub trait Member: Send + Sync {
 /// A member, read.
 pub type Built = Result<Box<dyn Member>>;
 
+/// A member that is nothing but its forward pass.
+struct Forward<F>(F);
+
+impl<F: Fn(&Inputs, &Device) -> Result<Outputs> + Send + Sync> Member for Forward<F> {
+    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+        (self.0)(inputs, device)
+    }
+}
+
+/// A member that computes every result by `forward` and does nothing else.
+pub(crate) fn member(
+    forward: impl Fn(&Inputs, &Device) -> Result<Outputs> + Send + Sync + 'static,
+) -> Built {
+    Ok(Box::new(Forward(forward)))
+}
+
 /// What is made of the first position's state.
 pub enum Pooler {
     /// `tanh` of a map.

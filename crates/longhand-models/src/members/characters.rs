@@ -71,35 +71,26 @@ pub(crate) fn highway(gate: Tensor, a: &Tensor, b: &Tensor) -> Tensor {
     ops::add(ops::multiply(Activation::Sigmoid.apply(gate), &apart), b)
 }
 
-struct CharCnn {
-    convolutions: Convolutions,
-    /// Transform and gate.
-    highways: Vec<(Linear, Linear)>,
-    activation: Activation,
-}
-
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // Padding takes part like any character, and words may have any length.
     config.ignore("padding_char max_chars");
     let names = ["char_embeddings.weight", "conv."];
     let convolutions = Convolutions::read(config, weights, names, true)?;
     let width = convolutions.width();
-    let highway = |i: usize| -> Result<(Linear, Linear)> {
+    // Transform and gate.
+    let maps = |i: usize| -> Result<(Linear, Linear)> {
         let map = |name| Linear::read(weights, &format!("highway.{i}.{name}"), width, width);
         Ok((map("transform")?, map("gate")?))
     };
-    let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
+    let highways: Vec<(Linear, Linear)> =
+        (0..config.size("n_highway")?).map(maps).collect::<Result<_>>()?;
     let activation = config.activation_or("highway_activation", "relu")?;
-    Ok(Box::new(CharCnn { convolutions, highways, activation }))
-}
-
-impl Member for CharCnn {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+    member(move |inputs, device| {
         let ids = inputs.ints("char_ids")?;
-        let features = self.convolutions.run(ids, "char_ids", device)?;
+        let features = convolutions.run(ids, "char_ids", device)?;
         let mut x = features.clone();
-        for (transform, gate) in &self.highways {
-            let changed = self.activation.apply(transform.run(&x));
+        for (transform, gate) in &highways {
+            let changed = activation.apply(transform.run(&x));
             x = highway(gate.run(&x), &changed, &x);
         }
         let shape = [&ids.shape[..ids.shape.len() - 1], &[x.width()]].concat();
@@ -111,5 +102,5 @@ impl Member for CharCnn {
         out.put("conv_features", features.reshape(&shape));
         out.put("embeddings", x.reshape(&shape));
         Ok(out)
-    }
+    })
 }

@@ -4,16 +4,10 @@ use super::*;
 use crate::objectives::Draws;
 use crate::objectives::mlm::replace_tokens;
 
-/// Both networks, which share their three tables.
-struct Pair {
-    generator: Network,
-    discriminator: Network,
-    weights: [f64; 2],
-}
-
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.only("share_embeddings", true)?;
     let [own_g, own_d] = ["generator.", "discriminator."].map(|name| weights.under(name));
+    // Both networks share their three tables.
     let tables = body(traits, &own_g);
     let network = |name: &str, own: &Weights| -> Result<Network> {
         let config = config.part(name)?;
@@ -28,43 +22,36 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let absent = || Error::input(format!("tensor {name:?} is absent from the weights"));
     require(discriminator.judge.is_some(), absent)?;
     let weights = [("generator_weight", 1.0), ("discriminator_weight", 50.0)];
-    let weights = each(weights, |(key, default)| config.number_or(key, default))?;
-    Ok(Box::new(Pair { generator, discriminator, weights }))
-}
-
-impl Member for Pair {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+    let [weight_g, weight_d] = each(weights, |(key, default)| config.number_or(key, default))?;
+    member(move |inputs, device| {
         let mut out = Outputs::default();
-        let generated = self.generator.forward(inputs, device)?;
-        let logits = generated.floats("logits")?.clone();
+        let generated = generator.forward(inputs, device)?;
         let loss_g = generated.number("loss")?;
+        let (corrupted, replaced) = sample(generated.floats("logits")?, inputs)?;
         out.absorb("generator.", generated);
 
-        let (corrupted, replaced) = self.sample(&logits, inputs)?;
         let seen = inputs.clone().ints_of("input_ids", &corrupted.shape, corrupted.data.clone());
         let seen = seen.ints_of("labels", &replaced.shape, replaced.data.clone());
-        let judged = self.discriminator.forward(&seen, device)?;
+        let judged = discriminator.forward(&seen, device)?;
         let loss_d = judged.number("loss")?;
         out.absorb("discriminator.", judged);
         out.put_ints("discriminator.labels", replaced);
         out.put_ints("corrupted_ids", corrupted);
-        out.put_scalar("loss", self.weights[0] * loss_g + self.weights[1] * loss_d);
+        out.put_scalar("loss", weight_g * loss_g + weight_d * loss_d);
         Ok(out)
-    }
+    })
 }
 
-impl Pair {
-    /// The ids with scored positions replaced by argmax(logits + gumbel), and which of all ids are
-    /// not the original ones: a token drawn by luck counts as original.
-    fn sample(&self, logits: &Tensor, inputs: &Inputs) -> Result<(Ints, Ints)> {
-        let shape = &logits.shape()[..2];
-        let labels = inputs.ints_shaped("labels", shape)?;
-        let original = inputs.ints_shaped("original_ids", shape)?;
-        let gumbel = Draws::new(inputs)?.gumbel("gumbel", logits.shape())?;
-        let ids = inputs.ints_shaped("input_ids", shape)?;
-        let noisy = ops::add(logits.clone(), &gumbel);
-        let sample = |i| ops::argmax(noisy.row(i));
-        let out = replace_tokens(&ids.data, &labels.data, &original.data, sample);
-        Ok((Ints::new(shape, out.input_ids), Ints::new(shape, out.labels)))
-    }
+/// The ids with scored positions replaced by argmax(logits + gumbel), and which of all ids are not
+/// the original ones: a token drawn by luck counts as original.
+fn sample(logits: &Tensor, inputs: &Inputs) -> Result<(Ints, Ints)> {
+    let shape = &logits.shape()[..2];
+    let labels = inputs.ints_shaped("labels", shape)?;
+    let original = inputs.ints_shaped("original_ids", shape)?;
+    let gumbel = Draws::new(inputs)?.gumbel("gumbel", logits.shape())?;
+    let ids = inputs.ints_shaped("input_ids", shape)?;
+    let noisy = ops::add(logits.clone(), &gumbel);
+    let sample = |i| ops::argmax(noisy.row(i));
+    let out = replace_tokens(&ids.data, &labels.data, &original.data, sample);
+    Ok((Ints::new(shape, out.input_ids), Ints::new(shape, out.labels)))
 }

@@ -6,69 +6,30 @@ use super::*;
 use crate::objectives::ragged;
 use std::collections::BTreeMap;
 
-struct Glove {
-    /// Vectors of words, and of words as context.
-    vectors: [Tensor; 2],
-    biases: [Tensor; 2],
-    window: usize,
-    symmetric: bool,
-    x_max: f64,
-    alpha: f64,
-}
-
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
     config.ignore("eta");
     // The counts are a result, as one matrix.
     let vocab = config.size_in("vocab_size", 1..=1 << 13)?;
-    let dim = config.positive("dim")?;
+    let shape = [vocab, config.positive("dim")?];
+    // Of words, and of words as context.
     let vectors = ["word_vectors", "context_vectors"];
+    let [words, contexts] = each(vectors, |name| weights.tensor(name, &shape))?;
     let biases = ["word_bias", "context_bias"];
-    Ok(Box::new(Glove {
-        vectors: each(vectors, |name| weights.tensor(name, &[vocab, dim]))?,
-        biases: each(biases, |name| weights.tensor(name, &[vocab]))?,
-        window: config.positive("window")?,
-        symmetric: config.flag_or("symmetric", true)?,
-        x_max: config.number_in("x_max", 1e-9..=1e9)?,
-        alpha: config.number_or("alpha", 0.75)?,
-    }))
-}
-
-impl Glove {
-    /// How often each word stands with each other, a distance of d counting 1/d (§4.2). The row is
-    /// the word, the column one to its left, and to its right too if the counts are symmetric.
-    fn cooccurrence(&self, sentences: &[&[i32]]) -> BTreeMap<[usize; 2], f64> {
-        let mut counts = BTreeMap::new();
-        let mut count = |at: [i32; 2], distance: usize| {
-            *counts.entry(at.map(|word| word as usize)).or_insert(0.0) += 1.0 / distance as f64;
-        };
-        for sentence in sentences {
-            for (i, &word) in sentence.iter().enumerate() {
-                for j in i.saturating_sub(self.window)..i {
-                    count([word, sentence[j]], i - j);
-                    if self.symmetric {
-                        count([sentence[j], word], i - j);
-                    }
-                }
-            }
-        }
-        counts
-    }
-}
-
-impl Member for Glove {
-    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
-        let [words, contexts] = &self.vectors;
-        let vocab = words.rows();
-        let counts = self.cooccurrence(&ragged(inputs, "sentences", vocab)?);
+    let [of_word, of_context] = each(biases, |name| weights.tensor(name, &[vocab]))?;
+    let window = config.positive("window")?;
+    let symmetric = config.flag_or("symmetric", true)?;
+    let x_max = config.number_in("x_max", 1e-9..=1e9)?;
+    let alpha = config.number_or("alpha", 0.75)?;
+    member(move |inputs, _| {
+        let counts = cooccurrence(&ragged(inputs, "sentences", vocab)?, window, symmetric);
         let mut matrix = vec![0.0; vocab * vocab];
         let mut weights = Vec::with_capacity(counts.len());
         let mut loss = 0.0;
         for (&[i, j], &count) in &counts {
             matrix[i * vocab + j] = count;
             // Rare pairs count less.
-            let weight = (count / self.x_max).powf(self.alpha).min(1.0);
-            let [of_word, of_context] = &self.biases;
+            let weight = (count / x_max).powf(alpha).min(1.0);
             let biases = f64::from(of_word.data()[i]) + f64::from(of_context.data()[j]);
             let off = ops::dot(words.row(i), contexts.row(j)) + biases - count.ln();
             loss += 0.5 * weight * off * off;
@@ -78,7 +39,27 @@ impl Member for Glove {
         out.put_scalar("loss", loss);
         out.put("cooccurrence", floats(&[vocab, vocab], matrix));
         out.put("weight", floats(&[weights.len()], weights));
-        out.put("sum_vectors", ops::add(words.clone(), contexts));
+        out.put("sum_vectors", ops::add(words.clone(), &contexts));
         Ok(out)
+    })
+}
+
+/// How often each word stands with each other, a distance of d counting 1/d (§4.2). The row is the
+/// word, the column one to its left, and to its right too if the counts are symmetric.
+fn cooccurrence(sentences: &[&[i32]], window: usize, symmetric: bool) -> BTreeMap<[usize; 2], f64> {
+    let mut counts = BTreeMap::new();
+    let mut count = |at: [i32; 2], distance: usize| {
+        *counts.entry(at.map(|word| word as usize)).or_insert(0.0) += 1.0 / distance as f64;
+    };
+    for sentence in sentences {
+        for (i, &word) in sentence.iter().enumerate() {
+            for j in i.saturating_sub(window)..i {
+                count([word, sentence[j]], i - j);
+                if symmetric {
+                    count([sentence[j], word], i - j);
+                }
+            }
+        }
     }
+    counts
 }

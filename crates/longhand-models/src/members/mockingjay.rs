@@ -4,14 +4,6 @@ use super::*;
 use crate::heads::TokenLogits;
 use longhand::transformer_xl::{SinCos, sinusoids};
 
-struct Mockingjay {
-    input: Linear,
-    input_norm: Norm,
-    stack: Stack,
-    head: TokenLogits,
-    squares: bool,
-}
-
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let frame = config.positive("input_dim")?;
     let sizes = Sizes::read_blocks(traits, config)?;
@@ -24,59 +16,46 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     if shared {
         stack.order = vec![vec![0]; sizes.layers];
     }
-    Ok(Box::new(Mockingjay {
-        input: Linear::read(&body, "input_representations.spec_transform", frame, hidden)?,
-        input_norm: sizes.norm(&body, "input_representations.LayerNorm", hidden)?,
-        stack,
-        head: TokenLogits {
-            transform: Some((
-                Linear::read(weights, "SpecHead.dense", hidden, hidden)?,
-                Activation::Gelu,
-                Some(sizes.norm(weights, "SpecHead.LayerNorm", hidden)?),
-            )),
-            decoder: Linear::read(weights, "SpecHead.output", hidden, frame)?,
-            rest: None,
-        },
-        squares: config.is_second("loss", ["L1", "MSE"])?,
-    }))
-}
-
-impl Member for Mockingjay {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+    let input = Linear::read(&body, "input_representations.spec_transform", frame, hidden)?;
+    let input_norm = sizes.norm(&body, "input_representations.LayerNorm", hidden)?;
+    let map = Linear::read(weights, "SpecHead.dense", hidden, hidden)?;
+    let norm = sizes.norm(weights, "SpecHead.LayerNorm", hidden)?;
+    let head = TokenLogits {
+        transform: Some((map, Activation::Gelu, Some(norm))),
+        decoder: Linear::read(weights, "SpecHead.output", hidden, frame)?,
+        rest: None,
+    };
+    let squares = config.is_second("loss", ["L1", "MSE"])?;
+    member(move |inputs, device| {
         let frames = inputs.floats("spec_masked")?;
         let [batch, length, width] = frames.sizes("spec_masked")?;
-        let of_frame = self.input.weight.width();
-        let rule = format!("must be [batch, frames, {of_frame}]");
-        require(width == of_frame, || Error::shape("spec_masked", frames.shape(), rule))?;
+        let rule = format!("must be [batch, frames, {frame}]");
+        require(width == frame, || Error::shape("spec_masked", frames.shape(), rule))?;
         let valid = inputs.optional_mask("attention_mask", &[batch, length])?;
-        let hidden = self.input.weight.rows();
         let positions = sinusoids(0, length, hidden, SinCos::Interleaved)?;
         let of_all = Tensor::new(&[batch, length, hidden], positions.repeat(batch));
-        let x = ops::add(self.input.run(frames), &of_all);
+        let x = ops::add(input.run(frames), &of_all);
         let mask = Mask::of(valid.as_deref());
-        let states = self.stack.run(self.input_norm.run(x), &Seen::new(device, mask))?;
-        let predicted = self.head.run(&states[states.len() - 1]);
+        let states = stack.run(input_norm.run(x), &Seen::new(device, mask))?;
+        let predicted = head.run(&states[states.len() - 1]);
 
         let mut out = Outputs::default();
         out.put_each("hidden_states", &states);
         if inputs.has("spec_target") {
-            out.put_scalar("loss", self.loss(&predicted, inputs)?);
+            out.put_scalar("loss", loss(&predicted, inputs, squares)?);
         }
         out.put("position_encoding", Tensor::new(&[length, hidden], positions));
         out.put("predicted", predicted);
         Ok(out)
-    }
+    })
 }
 
-impl Mockingjay {
-    /// The mean over the entries that `mask_label` marks.
-    fn loss(&self, predicted: &Tensor, inputs: &Inputs) -> Result<f64> {
-        let target = inputs.floats_shaped("spec_target", predicted.shape())?;
-        let marked = inputs.ints_shaped("mask_label", predicted.shape())?;
-        let rows: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
-        let pick =
-            |x: &Tensor| Tensor::new(&[rows.len()], rows.iter().map(|&i| x.data()[i]).collect());
-        let (got, want) = (pick(predicted), pick(target));
-        Ok(if self.squares { ops::mse(&got, &want) } else { ops::l1(&got, &want) })
-    }
+/// The mean over the entries that `mask_label` marks, of squares or of distances.
+fn loss(predicted: &Tensor, inputs: &Inputs, squares: bool) -> Result<f64> {
+    let target = inputs.floats_shaped("spec_target", predicted.shape())?;
+    let marked = inputs.ints_shaped("mask_label", predicted.shape())?;
+    let rows: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
+    let pick = |x: &Tensor| Tensor::new(&[rows.len()], rows.iter().map(|&i| x.data()[i]).collect());
+    let (got, want) = (pick(predicted), pick(target));
+    Ok(if squares { ops::mse(&got, &want) } else { ops::l1(&got, &want) })
 }

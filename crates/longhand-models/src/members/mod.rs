@@ -20,7 +20,7 @@ pub mod xlnet;
 use crate::attention::{Heads, Mask};
 use crate::block::{FeedForward, Layer, Place, Seen, Sublayer};
 use crate::generate::Begun;
-use crate::network::{Built, Member, Network, body};
+use crate::network::{Built, Member, Network, body, member};
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;

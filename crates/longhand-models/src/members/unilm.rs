@@ -2,26 +2,21 @@
 
 use super::*;
 
-struct Unilm(Network);
-
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.ignore("unilm_modes");
-    Ok(Box::new(Unilm(Network::read(traits, config, weights)?)))
-}
-
-impl Member for Unilm {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+    let network = Network::read(traits, config, weights)?;
+    member(move |inputs, device| {
         let allowed = allowed(inputs)?;
         let hidden = |&a: &i32| if a == 1 { 0.0 } else { f32::NEG_INFINITY };
         let [batch, length, _] = allowed.shape[..] else { unreachable!("made just above") };
         let bias = allowed.data.iter().map(hidden).collect();
         let bias = Tensor::new(&[batch, 1, length, length], bias);
         let seen = Seen::new(device, Mask { bias: Some(&bias), ..Mask::default() });
-        let states = self.0.states_under(inputs, &seen)?;
-        let mut out = self.0.heads(&states, inputs)?;
+        let states = network.states_under(inputs, &seen)?;
+        let mut out = network.heads(&states, inputs)?;
         out.put_ints("attention_mask", allowed);
         Ok(out)
-    }
+    })
 }
 
 /// `[batch, query, key]`, 1 where the key is seen, from each row's `mode`, length and source length.

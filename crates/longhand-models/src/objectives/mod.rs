@@ -31,11 +31,10 @@ pub mod xlnet;
 
 pub use draws::{Draws, Random, fnv1a};
 
-use crate::network::{Built, Member};
+use crate::network::{Built, member};
 use crate::traits::Traits;
 use crate::{
-    Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure, reject,
-    require,
+    Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure, reject, require,
 };
 use mlm::Actions;
 
@@ -67,19 +66,9 @@ fn corrupted(shape: &[usize; 2], rows: impl Iterator<Item = Corrupted>) -> Outpu
     out
 }
 
-type Apply = dyn Fn(&Draws<'_>) -> Result<Outputs> + Send + Sync;
-
 /// A rule as a member of the family.
-struct Rule(Box<Apply>);
-
-impl Member for Rule {
-    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
-        (self.0)(&Draws::new(inputs)?)
-    }
-}
-
 fn rule(apply: impl Fn(&Draws<'_>) -> Result<Outputs> + Send + Sync + 'static) -> Built {
-    Ok(Box::new(Rule(Box::new(apply))))
+    member(move |inputs, _| apply(&Draws::new(inputs)?))
 }
 
 /// Row `i` of rows of `width`.
