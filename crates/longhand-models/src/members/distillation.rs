@@ -4,44 +4,28 @@ use super::*;
 use crate::family;
 use std::cell::RefCell;
 
-struct Networks {
-    student: Network,
-    teacher: Network,
-    temperature: f64,
-}
-
-impl Networks {
-    fn read(student: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        let read = |name: &str, traits: &'static Traits| {
-            let own = config.part(name)?;
-            let network = Network::read(traits, &own, &weights.under(&format!("{name}.")))?;
-            own.ignore("model_type sinusoidal_pos_embds");
-            own.finish().map_err(|e| e.at(name))?;
-            Ok::<_, Error>(network)
-        };
-        Ok(Networks {
-            student: read("student", student)?,
-            teacher: read("teacher", &family::BERT)?,
-            temperature: config.positive_or("temperature", 1.0)?,
-        })
-    }
-}
-
-struct DistilBert {
-    networks: Networks,
-    alphas: [f64; 3],
+/// Student, teacher, and their temperature.
+fn read(
+    student: &'static Traits,
+    config: &Config,
+    weights: &Weights,
+) -> Result<(Network, Network, f64)> {
+    let read = |name: &str, traits: &'static Traits| {
+        let own = config.part(name)?;
+        let network = Network::read(traits, &own, &weights.under(&format!("{name}.")))?;
+        own.ignore("model_type sinusoidal_pos_embds");
+        own.finish().map_err(|e| e.at(name))?;
+        Ok::<_, Error>(network)
+    };
+    let networks = (read("student", student)?, read("teacher", &family::BERT)?);
+    Ok((networks.0, networks.1, config.positive_or("temperature", 1.0)?))
 }
 
 pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let networks = Networks::read(traits, config, weights)?;
+    let (student, teacher, temperature) = read(traits, config, weights)?;
     let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)];
-    let alphas = each(alphas, |(key, default)| config.number_or(key, default))?;
-    Ok(Box::new(DistilBert { networks, alphas }))
-}
-
-impl Member for DistilBert {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
-        let Networks { student, teacher, temperature } = &self.networks;
+    let [a_ce, a_mlm, a_cos] = each(alphas, |(key, default)| config.number_or(key, default))?;
+    member(move |inputs, device| {
         let own = student.states(inputs, device)?;
         let taught = student.heads(&own, inputs)?;
         let mlm = taught.number("loss")?;
@@ -58,7 +42,7 @@ impl Member for DistilBert {
         let rows: Vec<usize> = (0..own.rows()).filter(there).collect();
         let n = rows.len() as f64;
         let soft =
-            |logits| ops::soft_cross_entropy(logits, &wanted, *temperature, rows.iter().copied());
+            |logits| ops::soft_cross_entropy(logits, &wanted, temperature, rows.iter().copied());
         let ce = temperature * temperature * (soft(&logits) - soft(&wanted)) / n;
         let apart = |&i: &usize| 1.0 - ops::cosine(own.row(i), theirs.row(i));
         let cos = rows.iter().map(apart).sum::<f64>() / n;
@@ -71,37 +55,26 @@ impl Member for DistilBert {
         out.put_scalar("loss_ce", ce);
         out.put_scalar("loss_mlm", mlm);
         out.put_scalar("loss_cos", cos);
-        let [a_ce, a_mlm, a_cos] = self.alphas;
         out.put_scalar("loss", a_ce * ce + a_mlm * mlm + a_cos * cos);
         Ok(out)
-    }
-}
-
-struct TinyBert {
-    networks: Networks,
-    /// From the student's width to the teacher's, at every depth.
-    fit: Linear,
+    })
 }
 
 pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let networks = Networks::read(traits, config, weights)?;
+    let (student, teacher, temperature) = read(traits, config, weights)?;
     config.ignore("num_labels");
-    let (student, teacher) = (&networks.student.sizes, &networks.teacher.sizes);
-    let fits = student.heads.count == teacher.heads.count
-        && (1..=teacher.layers).contains(&student.layers)
-        && teacher.layers.is_multiple_of(student.layers);
+    let (own, theirs) = (&student.sizes, &teacher.sizes);
+    let fits = own.heads.count == theirs.heads.count
+        && (1..=theirs.layers).contains(&own.layers)
+        && theirs.layers.is_multiple_of(own.layers);
     let message = "student and teacher must have the same number of heads, and the teacher a \
                    multiple of the student's layers";
     require(fits, || Error::input(message))?;
-    let fit = Linear::read(weights, "fit_dense", student.hidden, teacher.hidden)?;
-    Ok(Box::new(TinyBert { networks, fit }))
-}
-
-impl Member for TinyBert {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
-        let Networks { student, teacher, temperature } = &self.networks;
-        let (states_s, scores_s, logits_s) = classified(student, inputs, device)?;
-        let (states_t, scores_t, logits_t) = classified(teacher, inputs, device)?;
+    // From the student's width to the teacher's, at every depth.
+    let fit = Linear::read(weights, "fit_dense", own.hidden, theirs.hidden)?;
+    member(move |inputs, device| {
+        let (states_s, scores_s, logits_s) = classified(&student, inputs, device)?;
+        let (states_t, scores_t, logits_t) = classified(&teacher, inputs, device)?;
         let alike = logits_s.shape() == logits_t.shape();
         require(alike, || Error::input("student and teacher differ in their classes"))?;
         let every = (states_t.len() - 1) / (states_s.len() - 1);
@@ -110,12 +83,12 @@ impl Member for TinyBert {
         let of_layer = |(s, t): (&Tensor, &Tensor)| ops::mse(&shown(s), &shown(t));
         let theirs = scores_t.iter().skip(every - 1).step_by(every);
         let attention: f64 = scores_s.iter().zip(theirs).map(of_layer).sum();
-        let of_depth = |i: usize| ops::mse(&self.fit.run(&states_s[i]), &states_t[i * every]);
+        let of_depth = |i: usize| ops::mse(&fit.run(&states_s[i]), &states_t[i * every]);
         let embedding = of_depth(0);
         let hidden: f64 = (1..states_s.len()).map(of_depth).sum();
         let rows = logits_s.rows();
         let prediction =
-            ops::soft_cross_entropy(&logits_s, &logits_t, *temperature, 0..rows) / rows as f64;
+            ops::soft_cross_entropy(&logits_s, &logits_t, temperature, 0..rows) / rows as f64;
 
         let mut out = Outputs::default();
         out.put_each("student.hidden_states", &states_s);
@@ -130,7 +103,7 @@ impl Member for TinyBert {
         out.put_scalar("loss_prediction", prediction);
         out.put_scalar("loss", attention + embedding + hidden + prediction);
         Ok(out)
-    }
+    })
 }
 
 /// States, scores of every block, and the classes' logits.
