@@ -8,16 +8,6 @@ use crate::objectives::fnv1a;
 /// The word that ends a sentence; it has no n-grams.
 const END: &str = "</s>";
 
-struct FastText {
-    words: Vec<String>,
-    queries: Vec<String>,
-    /// Rows of words, then of buckets of n-grams.
-    input: Tensor,
-    output: Tensor,
-    bucket: usize,
-    lengths: [usize; 2],
-}
-
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The rate of training.
     config.ignore("alpha");
@@ -31,7 +21,45 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     let dim = config.positive("dim")?;
     let input = weights.tensor("input", &[words.len() + bucket, dim])?;
     let output = weights.tensor("output", &[words.len(), dim])?;
-    Ok(Box::new(FastText { words, queries, input, output, bucket, lengths }))
+    member(move |inputs, _| {
+        let hashes = |word: &String| -> Vec<u32> {
+            let grams = if word == END { Vec::new() } else { ngrams(word, lengths) };
+            grams.iter().map(|gram| fnv1a(gram.as_bytes())).collect()
+        };
+        // A word's own row, if it is known, and those of its n-grams.
+        let rows = |(word, hashes): (&String, &Vec<u32>)| -> Vec<usize> {
+            let own = words.iter().position(|known| known == word);
+            let row = |&hash: &u32| words.len() + hash as usize % bucket;
+            own.into_iter().chain(hashes.iter().map(row)).collect()
+        };
+        let all = || words.iter().chain(&queries);
+        let hashes: Vec<Vec<u32>> = all().map(hashes).collect();
+        let rows: Vec<Vec<usize>> = all().zip(&hashes).map(rows).collect();
+        // Of no rows, zeros.
+        let mean = |rows: &Vec<usize>| pooled(&input, rows, rows.len().max(1));
+        let vectors = rows.iter().flat_map(mean).collect();
+        let vectors = Tensor::new(&[rows.len(), dim], vectors);
+        let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let padded = |rows: &Vec<usize>| {
+            let row = |i| rows.get(i).map_or(-1, |&row| row as i32);
+            (0..width).map(row).collect::<Vec<_>>()
+        };
+        let row_ids = rows.iter().flat_map(padded).collect();
+        let hashes = hashes.concat();
+        let half = |shift: u32| -> Ints {
+            let halves = hashes.iter().map(|h| (h >> shift & 0xffff) as i32);
+            Ints::new(&[hashes.len()], halves.collect())
+        };
+        let mut out = Outputs::default();
+        if ["center", "target", "negatives"].iter().any(|name| inputs.has(name)) {
+            out.put_scalar("loss", loss(&vectors, &output, inputs)?);
+        }
+        out.put_ints("row_ids", Ints::new(&[rows.len(), width], row_ids));
+        out.put_ints("hashes_high16", half(16));
+        out.put_ints("hashes_low16", half(0));
+        out.put("vectors", vectors);
+        Ok(out)
+    })
 }
 
 /// The n-grams of `<word>`, `[least, most]` characters long, by their start, then by length. A
@@ -51,68 +79,20 @@ pub fn ngrams(word: &str, [least, most]: [usize; 2]) -> Vec<String> {
     out
 }
 
-impl FastText {
-    /// The hashes of a word's n-grams.
-    fn hashes(&self, word: &str) -> Vec<u32> {
-        let grams = if word == END { Vec::new() } else { ngrams(word, self.lengths) };
-        grams.iter().map(|gram| fnv1a(gram.as_bytes())).collect()
+/// Skip-gram's loss, summed: the centre with its n-grams tells the target from the negatives.
+fn loss(vectors: &Tensor, output: &Tensor, inputs: &Inputs) -> Result<f64> {
+    let vocab = output.rows();
+    let centres = inputs.ints("center")?;
+    let [count] = centres.sizes("center")?;
+    let targets = inputs.ints_shaped("target", &[count])?.indices("target", vocab)?;
+    let width = inputs.ints("negatives")?.shape.last().copied().unwrap_or(0);
+    let negatives = inputs.ints_shaped("negatives", &[count, width])?;
+    let negatives = negatives.indices("negatives", vocab)?;
+    let mut loss = 0.0;
+    for (i, centre) in centres.indices("center", vocab)?.into_iter().enumerate() {
+        let others = negatives[i * width..][..width].iter();
+        let [_, own] = told(vectors.row(centre), output, targets[i], others);
+        loss += own;
     }
-
-    /// A word's own row, if it is known, and those of its n-grams.
-    fn rows(&self, word: &str, hashes: &[u32]) -> Vec<usize> {
-        let own = self.words.iter().position(|known| known == word);
-        let bucket = |&h: &u32| self.words.len() + h as usize % self.bucket;
-        own.into_iter().chain(hashes.iter().map(bucket)).collect()
-    }
-
-    /// Skip-gram's loss, summed: the centre with its n-grams tells the target from the negatives.
-    fn loss(&self, vectors: &Tensor, inputs: &Inputs) -> Result<f64> {
-        let vocab = self.words.len();
-        let centres = inputs.ints("center")?;
-        let [count] = centres.sizes("center")?;
-        let targets = inputs.ints_shaped("target", &[count])?.indices("target", vocab)?;
-        let width = inputs.ints("negatives")?.shape.last().copied().unwrap_or(0);
-        let negatives = inputs.ints_shaped("negatives", &[count, width])?;
-        let negatives = negatives.indices("negatives", vocab)?;
-        let mut loss = 0.0;
-        for (i, centre) in centres.indices("center", vocab)?.into_iter().enumerate() {
-            let others = negatives[i * width..][..width].iter();
-            let [_, own] = told(vectors.row(centre), &self.output, targets[i], others);
-            loss += own;
-        }
-        Ok(loss)
-    }
-}
-
-impl Member for FastText {
-    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
-        let words = || self.words.iter().chain(&self.queries);
-        let hashes: Vec<Vec<u32>> = words().map(|word| self.hashes(word)).collect();
-        let rows = words().zip(&hashes).map(|(word, hashes)| self.rows(word, hashes));
-        let rows: Vec<Vec<usize>> = rows.collect();
-        // Of no rows, zeros.
-        let mean = |rows: &Vec<usize>| pooled(&self.input, rows, rows.len().max(1));
-        let vectors = rows.iter().flat_map(mean).collect();
-        let vectors = Tensor::new(&[rows.len(), self.input.width()], vectors);
-        let width = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let padded = |rows: &Vec<usize>| {
-            let row = |i| rows.get(i).map_or(-1, |&row| row as i32);
-            (0..width).map(row).collect::<Vec<_>>()
-        };
-        let row_ids = rows.iter().flat_map(padded).collect();
-        let hashes = hashes.concat();
-        let half = |shift: u32| -> Ints {
-            let halves = hashes.iter().map(|h| (h >> shift & 0xffff) as i32);
-            Ints::new(&[hashes.len()], halves.collect())
-        };
-        let mut out = Outputs::default();
-        if ["center", "target", "negatives"].iter().any(|name| inputs.has(name)) {
-            out.put_scalar("loss", self.loss(&vectors, inputs)?);
-        }
-        out.put_ints("row_ids", Ints::new(&[rows.len(), width], row_ids));
-        out.put_ints("hashes_high16", half(16));
-        out.put_ints("hashes_low16", half(0));
-        out.put("vectors", vectors);
-        Ok(out)
-    }
+    Ok(loss)
 }

@@ -3,37 +3,76 @@
 use super::*;
 use crate::objectives::{Draws, negatives, ragged};
 
-struct Word2Vec {
-    /// Skip-gram: one neighbour tells the word; else CBOW: all of them together.
-    skip_gram: bool,
-    /// Their mean, or their sum.
-    mean: bool,
-    /// Vectors of words as neighbours, and as what is told.
-    tables: [Tensor; 2],
-    window: usize,
-    negative: usize,
-    exponent: f64,
-    sample: f64,
-    domain: i32,
-}
-
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    // One neighbour tells the word; else CBOW: all of them together.
     let skip_gram = traits.model_type == "word2vec_skipgram";
     config.only("sg", i32::from(skip_gram))?;
     config.only("hs", 0)?;
     // The rate of training.
     config.ignore("alpha");
-    let shape = [config.positive("vocab_size")?, config.positive("dim")?];
-    Ok(Box::new(Word2Vec {
-        skip_gram,
-        mean: config.size_in("cbow_mean", 0..=1)? == 1,
-        tables: [weights.tensor("syn0", &shape)?, weights.tensor("syn1neg", &shape)?],
-        window: config.positive("window")?,
-        negative: config.positive("negative")?,
-        exponent: config.number_or("ns_exponent", 0.75)?,
-        sample: config.number_in("sample", 0.0..=1.0)?,
-        domain: config.size_in("domain", 1..=i32::MAX as usize)? as i32,
-    }))
+    let (vocab, dim) = (config.positive("vocab_size")?, config.positive("dim")?);
+    // Of neighbours their mean, or their sum.
+    let mean = config.size_in("cbow_mean", 0..=1)? == 1;
+    // Vectors of words as neighbours, and as what is told.
+    let [near, told_of] = each(["syn0", "syn1neg"], |name| weights.tensor(name, &[vocab, dim]))?;
+    let window = config.positive("window")?;
+    let negative = config.positive("negative")?;
+    let exponent = config.number_or("ns_exponent", 0.75)?;
+    let sample = config.number_in("sample", 0.0..=1.0)?;
+    let domain = config.size_in("domain", 1..=i32::MAX as usize)?;
+    member(move |inputs, _| {
+        let draws = Draws::new(inputs)?;
+        let counts = &inputs.ints_shaped("counts", &[vocab])?.data;
+        let table = negatives::table(counts, exponent, domain as i32)?;
+        let keep = negatives::keep_probabilities(counts, sample);
+        let sentences = ragged(inputs, "sentences", vocab)?;
+        let shape: [usize; 2] = inputs.ints("sentences")?.sizes("sentences")?;
+        let uniforms = draws.uniforms("keep_uniforms", &shape)?;
+        let reduced = draws.below("reduced_windows", &shape, window)?;
+        let mut kept = vec![0; uniforms.len()];
+        let mut all = Vec::new();
+        for (r, sentence) in sentences.iter().enumerate() {
+            let first = r * shape[1];
+            let stays = |&(i, &w): &(usize, &i32)| uniforms[first + i] < keep[w as usize];
+            let left: Vec<(usize, &i32)> = sentence.iter().enumerate().filter(stays).collect();
+            left.iter().for_each(|(i, _)| kept[first + i] = 1);
+            let words: Vec<usize> = left.iter().map(|&(_, &w)| w as usize).collect();
+            // A window for each word that is left, as in the programs.
+            let windows = reduced[first..].iter().map(|&less| window - less as usize);
+            all.extend(examples(&words, windows, skip_gram));
+        }
+        let shape_n = [all.len(), negative];
+        let drawn = draws.below("negative_draws", &shape_n, domain + 1)?;
+        let drawn: Vec<usize> = drawn.iter().map(|&r| negatives::word(&table, r)).collect();
+
+        let mut loss = 0.0;
+        let mut scores = Vec::with_capacity(all.len());
+        for (example, negatives) in all.iter().zip(drawn.chunks(negative)) {
+            let count = if mean { example.inputs.len() } else { 1 };
+            let hidden = pooled(&near, &example.inputs, count);
+            // The word itself may be drawn; then it counts as none.
+            let others = negatives.iter().filter(|&&word| word != example.target);
+            let [score, own] = told(&hidden, &told_of, example.target, others);
+            scores.push(score as f32);
+            loss += own;
+        }
+        let ints = |x: Vec<usize>| x.into_iter().map(|x| x as i32).collect::<Vec<i32>>();
+        let count = [all.len()];
+        let mut out = Outputs::default();
+        out.put_scalar("loss", loss);
+        out.put_ints("cum_table", Ints::new(&[vocab], table));
+        out.put("keep_probability", floats(&[vocab], keep));
+        out.put_ints("kept", Ints::new(&shape, kept));
+        out.put_ints("negative_ids", Ints::new(&shape_n, ints(drawn)));
+        out.put("positive_scores", Tensor::new(&count, scores));
+        let targets = all.iter().map(|example| example.target).collect();
+        out.put_ints("pair_target", Ints::new(&count, ints(targets)));
+        if skip_gram {
+            let inputs = all.iter().map(|example| example.inputs[0]).collect();
+            out.put_ints("pair_input", Ints::new(&count, ints(inputs)));
+        }
+        Ok(out)
+    })
 }
 
 /// Neighbours, and the word in their midst.
@@ -42,78 +81,23 @@ struct Example {
     target: usize,
 }
 
-impl Word2Vec {
-    /// Every word of a sentence that has neighbours: the words at most `window − reduced` away.
-    fn examples(&self, words: &[usize], reduced: &[i32]) -> Vec<Example> {
-        let mut all = Vec::new();
-        for (i, (&target, &less)) in words.iter().zip(reduced).enumerate() {
-            let window = self.window - less as usize;
-            let near = i.saturating_sub(window)..(i + window + 1).min(words.len());
-            let inputs: Vec<usize> = near.filter(|&j| j != i).map(|j| words[j]).collect();
-            match self.skip_gram {
-                true => all.extend(inputs.iter().map(|&q| Example { inputs: vec![q], target })),
-                false if inputs.is_empty() => {}
-                false => all.push(Example { inputs, target }),
-            }
+/// Every word of a sentence that has neighbours: those in its window, one by one or together.
+fn examples(
+    words: &[usize],
+    windows: impl Iterator<Item = usize>,
+    skip_gram: bool,
+) -> Vec<Example> {
+    let mut all = Vec::new();
+    for (i, (&target, window)) in words.iter().zip(windows).enumerate() {
+        let near = i.saturating_sub(window)..(i + window + 1).min(words.len());
+        let inputs: Vec<usize> = near.filter(|&j| j != i).map(|j| words[j]).collect();
+        match skip_gram {
+            true => all.extend(inputs.iter().map(|&q| Example { inputs: vec![q], target })),
+            false if inputs.is_empty() => {}
+            false => all.push(Example { inputs, target }),
         }
-        all
     }
-}
-
-impl Member for Word2Vec {
-    fn forward(&self, inputs: &Inputs, _: &Device) -> Result<Outputs> {
-        let draws = Draws::new(inputs)?;
-        let vocab = self.tables[0].rows();
-        let counts = &inputs.ints_shaped("counts", &[vocab])?.data;
-        let table = negatives::table(counts, self.exponent, self.domain)?;
-        let keep = negatives::keep_probabilities(counts, self.sample);
-        let sentences = ragged(inputs, "sentences", vocab)?;
-        let shape: [usize; 2] = inputs.ints("sentences")?.sizes("sentences")?;
-        let uniforms = draws.uniforms("keep_uniforms", &shape)?;
-        let reduced = draws.below("reduced_windows", &shape, self.window)?;
-        let mut kept = vec![0; uniforms.len()];
-        let mut examples = Vec::new();
-        for (r, sentence) in sentences.iter().enumerate() {
-            let first = r * shape[1];
-            let stays = |&(i, &w): &(usize, &i32)| uniforms[first + i] < keep[w as usize];
-            let left: Vec<(usize, &i32)> = sentence.iter().enumerate().filter(stays).collect();
-            left.iter().for_each(|(i, _)| kept[first + i] = 1);
-            let words: Vec<usize> = left.iter().map(|&(_, &w)| w as usize).collect();
-            // A window for each word that is left, as in the programs.
-            examples.extend(self.examples(&words, &reduced[first..]));
-        }
-        let shape_n = [examples.len(), self.negative];
-        let drawn = draws.below("negative_draws", &shape_n, self.domain as usize + 1)?;
-        let drawn: Vec<usize> = drawn.iter().map(|&r| negatives::word(&table, r)).collect();
-
-        let mut loss = 0.0;
-        let mut scores = Vec::with_capacity(examples.len());
-        for (example, negatives) in examples.iter().zip(drawn.chunks(self.negative)) {
-            let count = if self.mean { example.inputs.len() } else { 1 };
-            let hidden = pooled(&self.tables[0], &example.inputs, count);
-            // The word itself may be drawn; then it counts as none.
-            let others = negatives.iter().filter(|&&word| word != example.target);
-            let [score, own] = told(&hidden, &self.tables[1], example.target, others);
-            scores.push(score as f32);
-            loss += own;
-        }
-        let ints = |x: Vec<usize>| x.into_iter().map(|x| x as i32).collect::<Vec<i32>>();
-        let count = [examples.len()];
-        let mut out = Outputs::default();
-        out.put_scalar("loss", loss);
-        out.put_ints("cum_table", Ints::new(&[vocab], table));
-        out.put("keep_probability", floats(&[vocab], keep));
-        out.put_ints("kept", Ints::new(&shape, kept));
-        out.put_ints("negative_ids", Ints::new(&shape_n, ints(drawn)));
-        out.put("positive_scores", Tensor::new(&count, scores));
-        let targets = examples.iter().map(|example| example.target).collect();
-        out.put_ints("pair_target", Ints::new(&count, ints(targets)));
-        if self.skip_gram {
-            let inputs = examples.iter().map(|example| example.inputs[0]).collect();
-            out.put_ints("pair_input", Ints::new(&count, ints(inputs)));
-        }
-        Ok(out)
-    }
+    all
 }
 
 /// The score of a target against a vector, and the loss of telling it from others.
