@@ -46,15 +46,16 @@ pub type Built = Result<Box<dyn Member>>;
 /// A member that is nothing but its forward pass.
 struct Forward<F>(F);
 
-impl<F: Fn(&Inputs, &Device) -> Result<Outputs> + Send + Sync> Member for Forward<F> {
+impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member for Forward<F> {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
-        (self.0)(inputs, device)
+        let mut out = Outputs::default();
+        (self.0)(inputs, device, &mut out).map(|()| out)
     }
 }
 
-/// A member that computes every result by `forward` and does nothing else.
+/// A member that puts every result by `forward` and does nothing else.
 pub(crate) fn member(
-    forward: impl Fn(&Inputs, &Device) -> Result<Outputs> + Send + Sync + 'static,
+    forward: impl Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync + 'static,
 ) -> Built {
     Ok(Box::new(Forward(forward)))
 }

@@ -85,7 +85,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     let highways: Vec<(Linear, Linear)> =
         (0..config.size("n_highway")?).map(maps).collect::<Result<_>>()?;
     let activation = config.activation_or("highway_activation", "relu")?;
-    member(move |inputs, device| {
+    member(move |inputs, device, out| {
         let ids = inputs.ints("char_ids")?;
         let features = convolutions.run(ids, "char_ids", device)?;
         let mut x = features.clone();
@@ -94,13 +94,12 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
             x = highway(gate.run(&x), &changed, &x);
         }
         let shape = [&ids.shape[..ids.shape.len() - 1], &[x.width()]].concat();
-        let mut out = Outputs::default();
         if inputs.has("cotangent") {
             let cotangent = inputs.floats_shaped("cotangent", &shape)?;
             out.put_scalar("loss", ops::dot(x.data(), cotangent.data()));
         }
         out.put("conv_features", features.reshape(&shape));
         out.put("embeddings", x.reshape(&shape));
-        Ok(out)
+        Ok(())
     })
 }

@@ -25,7 +25,7 @@ pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Wei
     let (student, teacher, temperature) = read(traits, config, weights)?;
     let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)];
     let [a_ce, a_mlm, a_cos] = each(alphas, |(key, default)| config.number_or(key, default))?;
-    member(move |inputs, device| {
+    member(move |inputs, device, out| {
         let own = student.states(inputs, device)?;
         let taught = student.heads(&own, inputs)?;
         let mlm = taught.number("loss")?;
@@ -47,7 +47,6 @@ pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Wei
         let apart = |&i: &usize| 1.0 - ops::cosine(own.row(i), theirs.row(i));
         let cos = rows.iter().map(apart).sum::<f64>() / n;
 
-        let mut out = Outputs::default();
         out.absorb("student.", taught);
         out.put("student.logits", logits);
         out.put("teacher.last_hidden_state", theirs);
@@ -56,7 +55,7 @@ pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Wei
         out.put_scalar("loss_mlm", mlm);
         out.put_scalar("loss_cos", cos);
         out.put_scalar("loss", a_ce * ce + a_mlm * mlm + a_cos * cos);
-        Ok(out)
+        Ok(())
     })
 }
 
@@ -72,7 +71,7 @@ pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weigh
     require(fits, || Error::input(message))?;
     // From the student's width to the teacher's, at every depth.
     let fit = Linear::read(weights, "fit_dense", own.hidden, theirs.hidden)?;
-    member(move |inputs, device| {
+    member(move |inputs, device, out| {
         let (states_s, scores_s, logits_s) = classified(&student, inputs, device)?;
         let (states_t, scores_t, logits_t) = classified(&teacher, inputs, device)?;
         let alike = logits_s.shape() == logits_t.shape();
@@ -90,7 +89,6 @@ pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weigh
         let prediction =
             ops::soft_cross_entropy(&logits_s, &logits_t, temperature, 0..rows) / rows as f64;
 
-        let mut out = Outputs::default();
         out.put_each("student.hidden_states", &states_s);
         out.put_each("teacher.hidden_states", &states_t);
         out.put_each("student.scores", &scores_s);
@@ -102,7 +100,7 @@ pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weigh
         out.put_scalar("loss_intermediate", attention + embedding + hidden);
         out.put_scalar("loss_prediction", prediction);
         out.put_scalar("loss", attention + embedding + hidden + prediction);
-        Ok(out)
+        Ok(())
     })
 }
 

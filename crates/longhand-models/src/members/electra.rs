@@ -23,8 +23,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     require(discriminator.judge.is_some(), absent)?;
     let weights = [("generator_weight", 1.0), ("discriminator_weight", 50.0)];
     let [weight_g, weight_d] = each(weights, |(key, default)| config.number_or(key, default))?;
-    member(move |inputs, device| {
-        let mut out = Outputs::default();
+    member(move |inputs, device, out| {
         let generated = generator.forward(inputs, device)?;
         let loss_g = generated.number("loss")?;
         let (corrupted, replaced) = sample(generated.floats("logits")?, inputs)?;
@@ -38,7 +37,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         out.put_ints("discriminator.labels", replaced);
         out.put_ints("corrupted_ids", corrupted);
         out.put_scalar("loss", weight_g * loss_g + weight_d * loss_d);
-        Ok(out)
+        Ok(())
     })
 }
 

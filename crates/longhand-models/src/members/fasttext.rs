@@ -21,7 +21,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     let dim = config.positive("dim")?;
     let input = weights.tensor("input", &[words.len() + bucket, dim])?;
     let output = weights.tensor("output", &[words.len(), dim])?;
-    member(move |inputs, _| {
+    member(move |inputs, _, out| {
         let hashes = |word: &String| -> Vec<u32> {
             let grams = if word == END { Vec::new() } else { ngrams(word, lengths) };
             grams.iter().map(|gram| fnv1a(gram.as_bytes())).collect()
@@ -50,7 +50,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
             let halves = hashes.iter().map(|h| (h >> shift & 0xffff) as i32);
             Ints::new(&[hashes.len()], halves.collect())
         };
-        let mut out = Outputs::default();
         if ["center", "target", "negatives"].iter().any(|name| inputs.has(name)) {
             out.put_scalar("loss", loss(&vectors, &output, inputs)?);
         }
@@ -58,7 +57,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
         out.put_ints("hashes_high16", half(16));
         out.put_ints("hashes_low16", half(0));
         out.put("vectors", vectors);
-        Ok(out)
+        Ok(())
     })
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     let symmetric = config.flag_or("symmetric", true)?;
     let x_max = config.number_in("x_max", 1e-9..=1e9)?;
     let alpha = config.number_or("alpha", 0.75)?;
-    member(move |inputs, _| {
+    member(move |inputs, _, out| {
         let counts = cooccurrence(&ragged(inputs, "sentences", vocab)?, window, symmetric);
         let mut matrix = vec![0.0; vocab * vocab];
         let mut weights = Vec::with_capacity(counts.len());
@@ -35,12 +35,11 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
             loss += 0.5 * weight * off * off;
             weights.push(weight);
         }
-        let mut out = Outputs::default();
         out.put_scalar("loss", loss);
         out.put("cooccurrence", floats(&[vocab, vocab], matrix));
         out.put("weight", floats(&[weights.len()], weights));
         out.put("sum_vectors", ops::add(words.clone(), &contexts));
-        Ok(out)
+        Ok(())
     })
 }
 

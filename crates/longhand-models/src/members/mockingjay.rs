@@ -26,7 +26,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         rest: None,
     };
     let squares = config.is_second("loss", ["L1", "MSE"])?;
-    member(move |inputs, device| {
+    member(move |inputs, device, out| {
         let frames = inputs.floats("spec_masked")?;
         let [batch, length, width] = frames.sizes("spec_masked")?;
         let rule = format!("must be [batch, frames, {frame}]");
@@ -39,14 +39,13 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let states = stack.run(input_norm.run(x), &Seen::new(device, mask))?;
         let predicted = head.run(&states[states.len() - 1]);
 
-        let mut out = Outputs::default();
         out.put_each("hidden_states", &states);
         if inputs.has("spec_target") {
             out.put_scalar("loss", loss(&predicted, inputs, squares)?);
         }
         out.put("position_encoding", Tensor::new(&[length, hidden], positions));
         out.put("predicted", predicted);
-        Ok(out)
+        Ok(())
     })
 }
 

@@ -5,7 +5,7 @@ use super::*;
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     config.ignore("unilm_modes");
     let network = Network::read(traits, config, weights)?;
-    member(move |inputs, device| {
+    member(move |inputs, device, out| {
         let allowed = allowed(inputs)?;
         let hidden = |&a: &i32| if a == 1 { 0.0 } else { f32::NEG_INFINITY };
         let [batch, length, _] = allowed.shape[..] else { unreachable!("made just above") };
@@ -13,9 +13,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let bias = Tensor::new(&[batch, 1, length, length], bias);
         let seen = Seen::new(device, Mask { bias: Some(&bias), ..Mask::default() });
         let states = network.states_under(inputs, &seen)?;
-        let mut out = network.heads(&states, inputs)?;
+        out.absorb("", network.heads(&states, inputs)?);
         out.put_ints("attention_mask", allowed);
-        Ok(out)
+        Ok(())
     })
 }
 

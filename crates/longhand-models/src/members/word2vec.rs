@@ -20,7 +20,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let exponent = config.number_or("ns_exponent", 0.75)?;
     let sample = config.number_in("sample", 0.0..=1.0)?;
     let domain = config.size_in("domain", 1..=i32::MAX as usize)?;
-    member(move |inputs, _| {
+    member(move |inputs, _, out| {
         let draws = Draws::new(inputs)?;
         let counts = &inputs.ints_shaped("counts", &[vocab])?.data;
         let table = negatives::table(counts, exponent, domain as i32)?;
@@ -58,7 +58,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         }
         let ints = |x: Vec<usize>| x.into_iter().map(|x| x as i32).collect::<Vec<i32>>();
         let count = [all.len()];
-        let mut out = Outputs::default();
         out.put_scalar("loss", loss);
         out.put_ints("cum_table", Ints::new(&[vocab], table));
         out.put("keep_probability", floats(&[vocab], keep));
@@ -71,7 +70,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
             let inputs = all.iter().map(|example| example.inputs[0]).collect();
             out.put_ints("pair_input", Ints::new(&count, ints(inputs)));
         }
-        Ok(out)
+        Ok(())
     })
 }
 

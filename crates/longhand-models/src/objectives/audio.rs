@@ -96,7 +96,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let probability = share(config, "mask_prob")?;
     let least = config.size("min_masks")?;
     let count = config.size("num_negatives")?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         let (lengths, total) = lengths(draws)?;
         let rows = lengths.len();
         let fits = |&n: &usize| n > 0 && (run <= n || frame_runs(n, run, proportion) == 0);
@@ -123,12 +123,11 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             mask.extend(masked.into_iter().map(i32::from));
             negatives.extend(others.into_iter().map(|i| (i + r * total) as i32));
         }
-        let mut out = Outputs::default();
         out.put_ints("mockingjay_label", Ints::new(&shape, label));
         out.put_ints("mockingjay_source_frame", Ints::new(&shape, source));
         out.put_ints("wav2vec2_mask", Ints::new(&shape, mask));
         out.put_ints("wav2vec2_negatives", Ints::new(&[rows, total, count], negatives));
-        Ok(out)
+        Ok(())
     })
 }
 

@@ -178,7 +178,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let lambda = config.number_in("poisson_lambda", 1e-3..=16.0)?;
     // A text has no padding.
     config.ignore("pad_id");
-    rule(move |draws| {
+    rule(move |draws, out| {
         let tokens = text(draws, vocab, ends)?;
         let length = tokens.len();
         let order = draws.orders("word_order", &[length - 2])?;
@@ -207,7 +207,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let places = draws.orders("sentence_order2", &[moved])?;
         let permutation = Noise::permute(tokens, &ends, &sentences[..moved], &places);
 
-        let mut out = Outputs::default();
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
         put("masking", noise.mask(tokens, masked, words));
         put("deletion", Noise::delete(tokens, deleted, &order));
@@ -217,7 +216,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         put("rotation", Noise::rotate(tokens, offset(draws, length)?));
         put("span_lengths", lengths.iter().map(|&n| n as i32).collect());
         put("sentence_ends", ends.iter().map(|&n| n as i32).collect());
-        Ok(out)
+        Ok(())
     })
 }
 

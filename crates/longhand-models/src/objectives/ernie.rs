@@ -47,7 +47,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
     let mask_id = token(config, "mask_id", vocab)?;
     let probability = share(config, "unit_probability")?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         let batch = Batch::read(draws, ["input_ids", "uniforms"], vocab)?;
         let shape @ [rows, len] = batch.shape;
         let labels = &draws.inputs.ints_shaped("unit_labels", &shape)?.data;
@@ -64,6 +64,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             let units = units(row(labels, r, len), !by_word[r]);
             mask_units(ids, &units, probability, mask_id, actions)
         };
-        Ok(corrupted(&shape, batch.rows().enumerate().map(corrupt)))
+        out.absorb("", corrupted(&shape, batch.rows().enumerate().map(corrupt)));
+        Ok(())
     })
 }

@@ -53,7 +53,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let ratio = share(config, "mask_ratio")?;
     // The sentences of a batch are of one length.
     config.ignore("pad_id");
-    rule(move |draws| {
+    rule(move |draws, out| {
         let batch = Batch::read(draws, ["tokens", "action_uniforms"], vocab)?;
         let [rows, len] = batch.shape;
         let count = span_length(len, ratio);
@@ -65,7 +65,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let all: Vec<Masked> = masked
             .map(|((ids, actions), span)| mask_span(ids, span.clone(), mask_id, actions))
             .collect();
-        let mut out = Outputs::default();
         let mut put = |name: &str, width, of: fn(&Masked) -> &Vec<i32>| {
             let data = all.iter().flat_map(of).copied().collect();
             out.put_ints(name, Ints::new(&[rows, width], data));
@@ -76,6 +75,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         put("decoder_positions", count, |m| &m.decoder_positions);
         let starts = spans.iter().map(|span| span.start as i32).collect();
         out.put_ints("span_start", Ints::new(&[rows], starts));
-        Ok(out)
+        Ok(())
     })
 }

@@ -105,7 +105,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let rule_of = "must be a list of tokens";
     let special: Vec<i32> =
         config.list("special_ids", rule_of, |id| id.as_i64()?.try_into().ok())?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         let batch = Batch::read(draws, ["input_ids", "action_uniforms"], vocab)?;
         let shape @ [_, len] = batch.shape;
         let select = draws.uniforms("select_uniforms", &shape)?;
@@ -116,7 +116,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let bad = |word| Error::invalid("an element of \"word_ids\"", word, rule);
         reject(word_ids.iter().find(|&&w| w < -1 || w >= len as i32), bad)?;
         let budget = budget(len, probability, most);
-        let mut out = Outputs::default();
         let mut put = |prefix, choose: &dyn Fn(usize, &[bool]) -> Vec<usize>| {
             let corrupt = |(r, (ids, actions)): (usize, (&[i32], _))| {
                 let free: Vec<bool> = ids.iter().map(|id| !special.contains(id)).collect();
@@ -129,6 +128,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         put("whole_word.", &|r, free| {
             choose_words(free, row(word_ids, r, len), budget, row(&words, r, len))
         });
-        Ok(out)
+        Ok(())
     })
 }

@@ -67,8 +67,8 @@ fn corrupted(shape: &[usize; 2], rows: impl Iterator<Item = Corrupted>) -> Outpu
 }
 
 /// A rule as a member of the family.
-fn rule(apply: impl Fn(&Draws<'_>) -> Result<Outputs> + Send + Sync + 'static) -> Built {
-    member(move |inputs, _| apply(&Draws::new(inputs)?))
+fn rule(apply: impl Fn(&Draws<'_>, &mut Outputs) -> Result<()> + Send + Sync + 'static) -> Built {
+    member(move |inputs, _, out| apply(&Draws::new(inputs)?, out))
 }
 
 /// Row `i` of rows of `width`.

@@ -72,7 +72,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let tokens = each(["cls_id", "sep_id", "pad_id"], |key| Ok(config.size(key)? as i32))?;
     // Two tokens and three marks at least.
     let length = config.size_in("max_length", 5..=1 << 20)?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         let sentences = |name| {
             let rows = ragged(draws.inputs, name, i32::MAX as usize)?;
             let empty = |r| Error::input(format!("input {name:?}: row {r} is empty"));
@@ -83,7 +83,6 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let alike = sizes == [first.len(); 3];
         ensure(alike, "rows of first, next, random", format!("{sizes:?}"), "must be as many")?;
         let uniforms = draws.uniforms("uniforms", &[first.len()])?;
-        let mut out = Outputs::default();
         let kinds: [(&str, Choose); 3] =
             [("nsp", next_sentence), ("sop", sentence_order), ("structural", structural)];
         for (name, choose) in kinds {
@@ -93,7 +92,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             let pairs = uniforms.iter().enumerate().map(pair).collect();
             out.absorb(&format!("{name}."), pack(draws, pairs, tokens, length)?);
         }
-        Ok(out)
+        Ok(())
     })
 }
 

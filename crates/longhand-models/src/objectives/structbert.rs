@@ -47,7 +47,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let mask_id = config.size("mask_id")? as i32;
     let share = share(config, "share")?;
     let size = config.positive("k")?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         // The rule needs no vocabulary.
         let (ids, shape @ [rows, len]) = tokens(draws.inputs, "input_ids", i32::MAX as usize)?;
         let masked = flags(draws.inputs, "masked", &shape)?;
@@ -62,6 +62,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             let permutations = &row(&permutations, r, most * size)[..runs.len() * size];
             shuffle(row(ids, r, len), row(&masked, r, len), mask_id, runs, permutations)
         };
-        Ok(corrupted(&shape, runs.iter().enumerate().map(corrupt)))
+        out.absorb("", corrupted(&shape, runs.iter().enumerate().map(corrupt)));
+        Ok(())
     })
 }

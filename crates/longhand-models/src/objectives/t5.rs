@@ -58,7 +58,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let first = token(config, "first_sentinel", vocab)?;
     let density = share(config, "noise_density")?;
     let mean_span = config.number_in("mean_noise_span_length", 1.0..=1e9)?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         let ids = draws.inputs.ints("tokens")?;
         let [length] = ids.sizes("tokens")?;
         ids.indices("tokens", vocab)?;
@@ -71,13 +71,12 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let mask = noise_mask(&kept, &noise);
         let rest: Vec<bool> = mask.iter().map(|noise| !noise).collect();
         let ended = |tokens: Vec<i32>| [tokens, vec![eos]].concat();
-        let mut out = Outputs::default();
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
         put("inputs", ended(with_sentinels(&ids.data, &mask, first)));
         put("targets", ended(with_sentinels(&ids.data, &rest, first)));
         put("keep_lengths", kept.iter().map(|&n| n as i32).collect());
         put("noise_lengths", noise.iter().map(|&n| n as i32).collect());
         put("noise_mask", mask.iter().map(|&x| i32::from(x)).collect());
-        Ok(out)
+        Ok(())
     })
 }

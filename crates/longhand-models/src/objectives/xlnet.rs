@@ -19,7 +19,7 @@ pub fn hidden(ranks: &[usize], is_target: &[bool], is_mark: &[bool]) -> Vec<bool
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let marks = each(["cls_id", "sep_id"], |key| Ok(config.size(key)? as i32))?;
     let count = config.positive("num_predict")?;
-    rule(move |draws| {
+    rule(move |draws, out| {
         // The rule needs no vocabulary.
         let (ids, shape @ [rows, len]) = tokens(draws.inputs, "input_ids", i32::MAX as usize)?;
         let rule = format!("must be at most the length, {len}");
@@ -45,10 +45,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
                 labels[r * count + k] = ids[r * len + i];
             }
         }
-        let mut out = Outputs::default();
         out.put_ints("perm_mask", Ints::new(&[rows, len, len], mask));
         out.put_ints("target_positions", Ints::new(&[rows, count], positions));
         out.put_ints("labels", Ints::new(&[rows, count], labels));
-        Ok(out)
+        Ok(())
     })
 }
