@@ -123,8 +123,8 @@ impl TextModel {
         require(self.model.memory()?.is_some(), || Error::declined(message))?;
         // Of one sequence; what it begins with does not matter yet.
         let (mut cache, _) = self.model.begin(&[&[0]], memory, device)?;
-        let mut bytes = Bytes { text, model: self, waiting: Vec::new(), ids: Vec::new(), done: 0 };
-        let mut ids = bytes.next(segment)?;
+        let mut next = tokens_of_bytes(text, &self.tokenizer);
+        let mut ids = next(segment)?;
         let mut reading = Reading { bytes: 0, nats: 0.0, memory_bytes: 0 };
         // The logits after the last byte of the segment before.
         let mut before: Option<Vec<f32>> = None;
@@ -143,7 +143,7 @@ impl TextModel {
             reading.memory_bytes = reading.memory_bytes.max(cache.bytes());
             each(&nlls)?;
             before = Some(logits.row(ids.len() - 1).to_vec());
-            ids = bytes.next(segment)?;
+            ids = next(segment)?;
         }
         match reading.bytes {
             0 => Err(Error::input("the text must have at least two bytes")),
@@ -152,46 +152,39 @@ impl TextModel {
     }
 }
 
-/// A text as the tokens of its bytes, read as they are asked for.
-struct Bytes<'a> {
-    text: &'a mut dyn Read,
-    model: &'a TextModel,
-    /// Bytes read: at most the beginning of a character.
-    waiting: Vec<u8>,
-    ids: Vec<i32>,
-    /// Bytes made tokens.
-    done: u64,
-}
-
-impl Bytes<'_> {
-    /// The next `count` tokens, fewer at the end.
-    fn next(&mut self, count: usize) -> Result<Vec<i32>> {
-        while self.ids.len() < count {
+/// A text as the tokens of its bytes, read as they are asked for: the next so many, fewer at the end.
+fn tokens_of_bytes(
+    text: &mut dyn Read,
+    tokenizer: &Tokenizer,
+) -> impl FnMut(usize) -> Result<Vec<i32>> {
+    // Bytes read, at most the beginning of a character; tokens ahead; bytes made tokens.
+    let (mut waiting, mut ids, mut done) = (Vec::new(), Vec::new(), 0);
+    move |count| {
+        while ids.len() < count {
             // The tokenizer costs as much for a few bytes as for some thousand.
-            let mut text = (&mut *self.text).take(4096);
-            let read = text.read_to_end(&mut self.waiting).map_err(Error::input)?;
-            let whole = match std::str::from_utf8(&self.waiting) {
+            let read = text.take(4096).read_to_end(&mut waiting).map_err(Error::input)?;
+            let whole = match std::str::from_utf8(&waiting) {
                 Ok(text) => text,
                 // A character may go on in the next part.
                 Err(e) if e.error_len().is_none() && read > 0 => {
-                    std::str::from_utf8(&self.waiting[..e.valid_up_to()]).unwrap_or_default()
+                    std::str::from_utf8(&waiting[..e.valid_up_to()]).unwrap_or_default()
                 }
                 Err(e) => {
-                    let at = self.done + e.valid_up_to() as u64;
+                    let at = done + e.valid_up_to() as u64;
                     return Err(Error::input(format_args!("not UTF-8 at byte {at}")));
                 }
             };
-            let (ids, whole) = (tokens(&self.model.tokenizer, whole, false)?, whole.len());
-            let made = format!("the tokenizer makes {} tokens of {whole} bytes", ids.len());
+            let (new, whole) = (tokens(tokenizer, whole, false)?, whole.len());
+            let made = format!("the tokenizer makes {} tokens of {whole} bytes", new.len());
             let message = format!("{made}: a text is read by models of bytes");
-            require(ids.len() == whole, || Error::declined(message))?;
-            self.ids.extend(ids);
-            self.waiting.drain(..whole);
-            self.done += whole as u64;
+            require(new.len() == whole, || Error::declined(message))?;
+            ids.extend(new);
+            waiting.drain(..whole);
+            done += whole as u64;
             if read == 0 {
                 break;
             }
         }
-        Ok(self.ids.drain(..count.min(self.ids.len())).collect())
+        Ok(ids.drain(..count.min(ids.len())).collect())
     }
 }
