@@ -71,20 +71,9 @@ impl Segment {
     }
 }
 
-/// What reading a segment gives.
-pub struct Read {
-    /// The states of the contents before each layer and after the last, `[batch, seqlen, width]`.
-    pub contents: Vec<Tensor>,
-    /// Those of the queries, `[batch, count, width]`, if there are targets.
-    pub queries: Vec<Tensor>,
-}
-
-impl Read {
-    /// The states that the head reads.
-    pub fn last(&self) -> &Tensor {
-        let states = if self.queries.is_empty() { &self.contents } else { &self.queries };
-        &states[states.len() - 1]
-    }
+/// The states that the head reads: of queries or, where there are none, of contents.
+fn predicted([contents, queries]: &[Vec<Tensor>; 2]) -> &Tensor {
+    queries.last().unwrap_or(&contents[contents.len() - 1])
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
@@ -143,7 +132,8 @@ impl XlNet {
     }
 
     /// Reads a segment after what the cache holds, which then holds the first `kept` positions of it
-    /// too.
+    /// too. Gives the states of contents before each layer and after the last, `[batch, seqlen,
+    /// width]`, and those of queries, `[batch, count, width]`, if there are targets.
     ///
     /// # Errors
     ///
@@ -154,7 +144,7 @@ impl XlNet {
         segment: &Segment,
         (cache, kept): (&mut Cache, usize),
         device: &Device,
-    ) -> Result<Read> {
+    ) -> Result<[Vec<Tensor>; 2]> {
         let [batch, seqlen] = ids.sizes(name)?;
         let rows = ids.indices(name, self.words.rows())?;
         let mask = self.mask(segment, ids, cache)?;
@@ -189,14 +179,14 @@ impl XlNet {
             block.own = Some([newest(&k, cache.memory), newest(&v, cache.memory)]);
         }
         cache.read += kept;
-        Ok(Read { contents, queries })
+        Ok([contents, queries])
     }
 
     /// The last states of a segment by itself: of contents, nothing predicted.
     fn alone(&self, named: (&str, &Ints), segment: Segment, device: &Device) -> Result<Tensor> {
         let segment = Segment { blocked: None, targets: None, ..segment };
         let nothing = (&mut self.start(named.1.shape[0]), 0);
-        Ok(self.step(named, &segment, nothing, device)?.last().clone())
+        Ok(predicted(&self.step(named, &segment, nothing, device)?).clone())
     }
 
     /// The sinusoids of the distances; for a batch of both directions, those of the second half are
@@ -226,11 +216,8 @@ impl XlNet {
             ensure(rows == batch, "rows of target_positions", rows, rule)?;
             targets.indices("target_positions", seqlen)?;
         }
-        let window = match (self.one_sided, self.same_length) {
-            (false, _) => Window::FULL,
-            (true, false) => Window { left: None, right: Some(0) },
-            (true, true) => Window { left: Some(memory), right: Some(0) },
-        };
+        let back = Window { left: self.same_length.then_some(memory), right: Some(0) };
+        let window = if self.one_sided { back } else { Window::FULL };
         let seqlen_k = memory + seqlen;
         // A memory is of the first part, and all of it is seen but padding.
         let there = |valid: &Vec<u8>| {
@@ -273,17 +260,18 @@ impl Member for XlNet {
             let segment = Segment::of(inputs, &format!(".{s}"), ids).map_err(at)?;
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
             let read = self.step((&name, ids), &segment, (&mut cache, kept), device).map_err(at)?;
-            let logits = self.head.run(read.last());
+            let [contents, queries] = &read;
+            let logits = self.head.run(predicted(&read));
             if let Some(loss) = inputs.loss(&format!("labels.{s}"), &logits, false)? {
                 out.put_scalar(format!("segment.{s}.loss"), loss);
             }
             out.put(format!("segment.{s}.logits"), logits);
-            out.put_each(format_args!("segment.{s}.hidden_states_h"), &read.contents);
-            out.put_each(format_args!("segment.{s}.hidden_states_g"), &read.queries);
+            out.put_each(format_args!("segment.{s}.hidden_states_h"), contents);
+            out.put_each(format_args!("segment.{s}.hidden_states_g"), queries);
             if !self.remembers {
                 cache = self.start(batch);
             } else {
-                for (memory, states) in memories.iter_mut().zip(&read.contents) {
+                for (memory, states) in memories.iter_mut().zip(contents) {
                     let all = ops::join_rows(memory, &ops::first_rows(states, kept));
                     *memory = newest(&all, self.memory);
                 }
@@ -331,7 +319,7 @@ impl Generator for XlNet {
         };
         let ids = Ints::new(&[batch, seqlen], rows);
         let read = self.step(("input_ids", &ids), &segment, (cache, length), device)?;
-        Ok(read.last().clone())
+        Ok(predicted(&read).clone())
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
