@@ -39,10 +39,7 @@ pub fn distances([memory, seqlen, width]: [usize; 3], clamp_len: Option<usize>) 
 
 fn problem(shape: [usize; 4], memory: usize, clamp_len: Option<usize>) -> TransformerXl {
     let problem = TransformerXl::xlnet(shape, memory, DType::F32);
-    match clamp_len {
-        Some(n) => problem.clamp_len(n),
-        None => problem,
-    }
+    clamp_len.map_or(problem, |n| problem.clamp_len(n))
 }
 
 /// Attention of one stream's `q`: of the content stream, `[batch, seqlen, heads · dim]`, or of the
