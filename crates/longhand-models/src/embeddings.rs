@@ -39,11 +39,7 @@ impl Embeddings {
     /// If a parameter is absent or misshapen.
     pub fn read(sizes: &Sizes, word: Tensor, tables: &Weights, weights: &Weights) -> Result<Self> {
         let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
-        let mapped = match traits.factorised {
-            Factorised::No => false,
-            Factorised::IfNarrower => width != sizes.hidden,
-            Factorised::Always => true,
-        };
+        let mapped = width != sizes.hidden || traits.factorised == Factorised::Always;
         let table = |name: &str, rows: usize| tables.tensor(name, &[rows, width]);
         let positions = sizes.positions + traits.positions.first();
         Ok(Embeddings {
