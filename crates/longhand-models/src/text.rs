@@ -145,10 +145,8 @@ impl TextModel {
             before = Some(logits.row(ids.len() - 1).to_vec());
             ids = next(segment)?;
         }
-        match reading.bytes {
-            0 => Err(Error::input("the text must have at least two bytes")),
-            _ => Ok(reading),
-        }
+        let short = || Error::input("the text must have at least two bytes");
+        require(reading.bytes > 0, short).map(|()| reading)
     }
 }
 

@@ -21,6 +21,11 @@ impl Value {
             Value::Ints(x) => &x.shape,
         }
     }
+
+    fn floats(&self) -> Option<&Tensor> {
+        let Value::Floats(x) = self else { return None };
+        Some(x)
+    }
 }
 
 /// A model's inputs by name, asked for by what a model needs.
@@ -219,11 +224,7 @@ impl Outputs {
 
     /// Every result that holds floats.
     pub(crate) fn tensors(&self) -> Vec<&Tensor> {
-        let floats = self.values.values().filter_map(|value| match value {
-            Value::Floats(x) => Some(x),
-            Value::Ints(_) => None,
-        });
-        floats.collect()
+        self.values.values().filter_map(Value::floats).collect()
     }
 
     /// The number that is the result `name`.
@@ -241,9 +242,7 @@ impl Outputs {
     ///
     /// If the model computes none of that name.
     pub fn floats(&self, name: &str) -> Result<&Tensor> {
-        match self.values.get(name) {
-            Some(Value::Floats(x)) => Ok(x),
-            _ => Err(Error::input(format!("the model has no result {name:?}"))),
-        }
+        let absent = || Error::input(format!("the model has no result {name:?}"));
+        self.values.get(name).and_then(Value::floats).ok_or_else(absent)
     }
 }
