@@ -10,7 +10,7 @@ use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
-use crate::traits::Traits;
+use crate::traits::{PoolerSpec, Traits};
 use crate::{
     Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, require, when,
 };
@@ -183,14 +183,11 @@ impl Network {
             to_classes(traits.classes.map_or("classifier", |classes| classes.out))
         })?;
         let needed = pair.is_some() || classifier.is_some();
+        let is_off = |key| config.flag_or(key, true) == Ok(false);
+        let is_there = |spec: PoolerSpec| body.has_any(&format!("{}.", spec.name));
         let mut pooler = match traits.pooler {
-            Some(spec) if spec.option.is_some_and(|key| config.flag_or(key, true) == Ok(false)) => {
-                Some(Pooler::First)
-            }
-            Some(spec)
-                if needed && traits.classes.is_none()
-                    || body.has_any(&format!("{}.", spec.name)) =>
-            {
+            Some(spec) if spec.option.is_some_and(is_off) => Some(Pooler::First),
+            Some(spec) if needed && traits.classes.is_none() || is_there(spec) => {
                 Some(Pooler::Tanh(Linear::read(&body, spec.name, hidden, hidden)?))
             }
             _ => None,
