@@ -59,10 +59,9 @@ impl Config {
     }
 
     fn of(options: Map<String, Value>) -> Self {
-        let mut classes: Value = serde_json::from_str(DEFAULTS).expect("JSON");
+        let classes: Value = serde_json::from_str(DEFAULTS).expect("JSON");
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let defaults = classes.get_mut(class).and_then(Value::as_object_mut);
-        let defaults = defaults.map(std::mem::take).unwrap_or_default();
+        let defaults = classes[class].as_object().cloned().unwrap_or_default();
         Config { options, defaults, used: RefCell::default() }
     }
 
