@@ -212,15 +212,6 @@ impl Model {
         self.generator()?.advance(ids, cache, device)
     }
 
-    /// Positions that it remembers; see [`Generator::memory`].
-    ///
-    /// # Errors
-    ///
-    /// If the model does not generate.
-    pub fn memory(&self) -> Result<Option<usize>> {
-        Ok(self.generator()?.memory())
-    }
-
     /// Logits of the next tokens; see [`Generator::predict`].
     ///
     /// # Errors

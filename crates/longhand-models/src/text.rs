@@ -120,7 +120,7 @@ impl TextModel {
     ) -> Result<Reading> {
         ensure((1..=1 << 20).contains(&segment), "segment", segment, "must be from 1 to 1048576")?;
         let message = "a text is read by models with a memory: this one keeps every position";
-        require(self.model.memory()?.is_some(), || Error::declined(message))?;
+        require(self.model.generator()?.memory().is_some(), || Error::declined(message))?;
         // Of one sequence; what it begins with does not matter yet.
         let (mut cache, _) = self.model.begin(&[&[0]], memory, device)?;
         let mut next = tokens_of_bytes(text, &self.tokenizer);
