@@ -4,7 +4,7 @@ use crate::ops;
 use crate::parts::{Linear, Norm};
 use crate::sizes::Sizes;
 use crate::traits::{Factorised, Positions};
-use crate::{Device, Inputs, Ints, Result, Tensor, Weights, ensure, when};
+use crate::{Cache, Device, Inputs, Ints, Result, Tensor, Weights, ensure, when};
 
 /// The tables, what is added to them, and what follows.
 pub struct Embeddings {
@@ -110,25 +110,21 @@ impl Embeddings {
         self.position.as_ref().map_or(usize::MAX, |table| table.rows() - self.positions.first())
     }
 
-    /// The inputs of ids that follow `read` positions, of sequences with so much padding before them.
+    /// The inputs of ids that follow what a cache has read, which then has read them too.
     ///
     /// # Errors
     ///
     /// If there are more positions than the table has.
-    pub fn continued(
-        &self,
-        [name, place]: [&str; 2],
-        ids: &Ints,
-        (read, padding): (usize, &[usize]),
-    ) -> Result<Inputs> {
-        let [_, length] = ids.sizes(name)?;
-        let (all, most) = (read + length, self.most());
+    pub fn continued(&self, names: [&str; 2], ids: &Ints, cache: &mut Cache) -> Result<Inputs> {
+        let [_, length] = ids.sizes(names[0])?;
+        let (all, most) = (cache.read + length, self.most());
         let rule = format!("the position table has {most} rows");
         ensure(all <= most, "the length of prompt and continuation", all, rule)?;
-        let of_row = |&pad: &usize| (read..all).map(move |i| i.saturating_sub(pad) as i32);
-        let positions = padding.iter().flat_map(of_row).collect();
-        let inputs = Inputs::new().ints_of(name, &ids.shape, ids.data.clone());
-        Ok(inputs.ints_of(place, &ids.shape, positions))
+        let of_row = |&pad: &usize| (cache.read..all).map(move |i| i.saturating_sub(pad) as i32);
+        let positions = cache.padding.iter().flat_map(of_row).collect();
+        cache.read = all;
+        let inputs = Inputs::new().ints_of(names[0], &ids.shape, ids.data.clone());
+        Ok(inputs.ints_of(names[1], &ids.shape, positions))
     }
 
     /// The positions of ids where none are given.

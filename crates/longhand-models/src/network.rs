@@ -293,13 +293,11 @@ impl Generator for Network {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let Cache { blocks, read, padding, .. } = cache;
-        let inputs = self.embeddings.continued(NAMES, ids, (*read, padding))?;
-        *read += ids.shape[1];
-        let valid = generate::behind(padding, *read);
+        let inputs = self.embeddings.continued(NAMES, ids, cache)?;
+        let valid = generate::behind(&cache.padding, cache.read);
         let seen = Seen::new(device, Mask::of(valid.as_deref()));
         let embedded = self.embeddings.run(&inputs, NAMES, device)?;
-        Ok(last(self.stack.read_on(embedded, &seen, Some(blocks))?))
+        Ok(last(self.stack.read_on(embedded, &seen, Some(&mut cache.blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {

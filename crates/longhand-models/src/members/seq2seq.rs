@@ -151,12 +151,10 @@ impl Generator for Seq2Seq {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let Cache { blocks, read, padding, encoded, .. } = cache;
-        let inputs = self.decoder.embeddings.continued(TARGET, ids, (*read, padding))?;
-        *read += ids.shape[1];
-        let memory = encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));
+        let inputs = self.decoder.embeddings.continued(TARGET, ids, cache)?;
+        let memory = cache.encoded.as_ref().map(|(states, valid)| (states, Mask::of(Some(valid))));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
-        Ok(last(self.decoder.run(&inputs, TARGET, seen, Some(blocks))?))
+        Ok(last(self.decoder.run(&inputs, TARGET, seen, Some(&mut cache.blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
