@@ -171,13 +171,10 @@ impl Reformer {
         }
     }
 
-    fn pass(
-        &self,
-        (name, ids): (&str, &Ints),
-        valid: Option<Vec<u8>>,
-        inputs: &Inputs,
-        device: &Device,
-    ) -> Result<Pass> {
+    /// Over the ids in an input; `attention_mask` is `input_ids`'.
+    fn pass(&self, name: &str, inputs: &Inputs, device: &Device) -> Result<Pass> {
+        let valid = when(name == "input_ids", || inputs.key_valid())?.flatten();
+        let ids = inputs.ints(name)?;
         let [batch, given] = ids.sizes(name)?;
         let length = self.padded(given);
         let places = self.positions.count();
@@ -268,14 +265,12 @@ impl Member for Reformer {
     /// `input_ids`, and `train_input_ids` as training would see them: nothing padded.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        let valid = inputs.key_valid()?;
         let names = [("", "input_ids", "labels"), ("train.", "train_input_ids", "train_labels")];
         for (prefix, name, labels) in names {
             if !prefix.is_empty() && !inputs.has(name) {
                 continue;
             }
-            let valid = valid.clone().filter(|_| prefix.is_empty());
-            let pass = self.pass((name, inputs.ints(name)?), valid, inputs, device)?;
+            let pass = self.pass(name, inputs, device)?;
             if let Some(loss) = inputs.loss(labels, &pass.logits, self.causal)? {
                 out.put_scalar(format!("{prefix}loss"), loss);
             }
@@ -292,9 +287,7 @@ impl Member for Reformer {
     }
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
-        let ids = inputs.ints("input_ids")?;
-        let pass = self.pass(("input_ids", ids), inputs.key_valid()?, inputs, device)?;
-        Ok(last(pass.states))
+        Ok(last(self.pass("input_ids", inputs, device)?.states))
     }
 }
 
