@@ -4,25 +4,20 @@ use super::*;
 use crate::family;
 use std::cell::RefCell;
 
-/// Student, teacher, and their temperature.
-fn read(
-    student: &'static Traits,
-    config: &Config,
-    weights: &Weights,
-) -> Result<(Network, Network, f64)> {
-    let read = |name: &str, traits: &'static Traits| {
+/// Student and teacher.
+fn read(student: &'static Traits, config: &Config, weights: &Weights) -> Result<[Network; 2]> {
+    each([("student", student), ("teacher", &family::BERT)], |(name, traits)| {
         let own = config.part(name)?;
         let network = Network::read(traits, &own, &weights.under(&format!("{name}.")))?;
         own.ignore("model_type sinusoidal_pos_embds");
         own.finish().map_err(|e| e.at(name))?;
-        Ok::<_, Error>(network)
-    };
-    let networks = (read("student", student)?, read("teacher", &family::BERT)?);
-    Ok((networks.0, networks.1, config.positive_or("temperature", 1.0)?))
+        Ok(network)
+    })
 }
 
 pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let (student, teacher, temperature) = read(traits, config, weights)?;
+    let [student, teacher] = read(traits, config, weights)?;
+    let temperature = config.positive_or("temperature", 1.0)?;
     let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)];
     let [a_ce, a_mlm, a_cos] = each(alphas, |(key, default)| config.number_or(key, default))?;
     member(move |inputs, device, out| {
@@ -60,7 +55,8 @@ pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Wei
 }
 
 pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let (student, teacher, temperature) = read(traits, config, weights)?;
+    let [student, teacher] = read(traits, config, weights)?;
+    let temperature = config.positive_or("temperature", 1.0)?;
     config.ignore("num_labels");
     let (own, theirs) = (&student.sizes, &teacher.sizes);
     let fits = own.heads.count == theirs.heads.count
