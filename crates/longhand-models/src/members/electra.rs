@@ -25,8 +25,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let [weight_g, weight_d] = each(weights, |(key, default)| config.number_or(key, default))?;
     member(move |inputs, device, out| {
         let generated = generator.forward(inputs, device)?;
+        let logits = generated.floats("logits")?;
         let loss_g = generated.number("loss")?;
-        let (corrupted, replaced) = sample(generated.floats("logits")?, inputs)?;
+        let (corrupted, replaced) = sample(logits, inputs)?;
         out.absorb("generator.", generated);
 
         let seen = inputs.clone().ints_of("input_ids", &corrupted.shape, corrupted.data.clone());
