@@ -47,12 +47,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 
         let mut loss = 0.0;
         let mut scores = Vec::with_capacity(all.len());
-        for (example, negatives) in all.iter().zip(drawn.chunks(negative)) {
-            let count = if mean { example.inputs.len() } else { 1 };
-            let hidden = pooled(&near, &example.inputs, count);
+        for ((inputs, target), negatives) in all.iter().zip(drawn.chunks(negative)) {
+            let hidden = pooled(&near, inputs, if mean { inputs.len() } else { 1 });
             // The word itself may be drawn; then it counts as none.
-            let others = negatives.iter().filter(|&&word| word != example.target);
-            let [score, own] = told(&hidden, &told_of, example.target, others);
+            let others = negatives.iter().filter(|&word| word != target);
+            let [score, own] = told(&hidden, &told_of, *target, others);
             scores.push(score as f32);
             loss += own;
         }
@@ -64,36 +63,30 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         out.put_ints("kept", Ints::new(&shape, kept));
         out.put_ints("negative_ids", Ints::new(&shape_n, ints(drawn)));
         out.put("positive_scores", Tensor::new(&count, scores));
-        let targets = all.iter().map(|example| example.target).collect();
+        let targets = all.iter().map(|(_, target)| *target).collect();
         out.put_ints("pair_target", Ints::new(&count, ints(targets)));
         if skip_gram {
-            let inputs = all.iter().map(|example| example.inputs[0]).collect();
+            let inputs = all.iter().map(|(inputs, _)| inputs[0]).collect();
             out.put_ints("pair_input", Ints::new(&count, ints(inputs)));
         }
         Ok(())
     })
 }
 
-/// Neighbours, and the word in their midst.
-struct Example {
-    inputs: Vec<usize>,
-    target: usize,
-}
-
-/// Every word of a sentence that has neighbours: those in its window, one by one or together.
+/// Every word of a sentence that has neighbours in its window, behind those: one by one or together.
 fn examples(
     words: &[usize],
     windows: impl Iterator<Item = usize>,
     skip_gram: bool,
-) -> Vec<Example> {
+) -> Vec<(Vec<usize>, usize)> {
     let mut all = Vec::new();
     for (i, (&target, window)) in words.iter().zip(windows).enumerate() {
         let near = i.saturating_sub(window)..(i + window + 1).min(words.len());
         let inputs: Vec<usize> = near.filter(|&j| j != i).map(|j| words[j]).collect();
         match skip_gram {
-            true => all.extend(inputs.iter().map(|&q| Example { inputs: vec![q], target })),
+            true => all.extend(inputs.iter().map(|&input| (vec![input], target))),
             false if inputs.is_empty() => {}
-            false => all.push(Example { inputs, target }),
+            false => all.push((inputs, target)),
         }
     }
     all
