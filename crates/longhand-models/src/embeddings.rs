@@ -62,12 +62,8 @@ impl Embeddings {
     /// # Errors
     ///
     /// If an id is outside its table, or the sequence longer than the positions.
-    pub fn run(
-        &self,
-        inputs: &Inputs,
-        [name, place]: [&str; 2],
-        device: &Device,
-    ) -> Result<Tensor> {
+    pub fn run(&self, inputs: &Inputs, names: [&str; 2], device: &Device) -> Result<Tensor> {
+        let [name, place] = names;
         let ids = inputs.ints(name)?;
         ids.sizes::<2>(name)?;
         let look_up =
