@@ -1,6 +1,7 @@
 //! The random numbers of a rule.
 
 use super::*;
+use crate::ops;
 use longhand::random;
 
 /// Random numbers from a seed, the same on every machine: outputs 0, 1, … of SplitMix64, of each
@@ -140,10 +141,7 @@ impl<'a> Draws<'a> {
             let bad = |twice| Error::invalid(format!("an element of {name:?}"), twice, rule);
             reject(order.iter().find(|&&x| std::mem::replace(&mut seen[x], true)), bad)?;
         }
-        let mut whole = shape.to_vec();
-        if let Some(last) = whole.last_mut() {
-            *last = length.max(n);
-        }
+        let whole = ops::with_width(shape, length.max(n));
         let rows = crop(name, &ids, &given.shape, &whole)?;
         Ok(rows.into_iter().filter(|&x| x < n).collect())
     }
