@@ -273,6 +273,8 @@ def transformer_xl(x):
     n_k = n + mlen
     params = dict(batch=batch, seqlen_q=n, seqlen_k=n_k, heads=heads, head_dim=d, scale=x.scale(d), mlen=mlen,
                   mem_len=mlen + x.of(0, 20), same_length=x.maybe(0.3), clamp_len=x.of(-1, x.to(1, n_k)))
+    # Of the same length as no memory is nothing to see, which the crate refuses.
+    params["same_length"] &= params["mem_len"] > 0
     q = x.normal(batch, n, heads, d)
     tensors = dict(q=q, k=x.normal(batch, n_k, heads, d), v=x.normal(batch, n_k, heads, d)) | relative(x, heads, d, n_k + x.of(0, 5))
     delta = distances(n, n_k)
