@@ -46,6 +46,11 @@ fn gelu(v: f32) -> f32 {
     return 0.5 * v * (1.0 + z * p / q);
 }
 
+// What is not a number stays so: clamp may drop it.
+fn limited(v: f32) -> f32 {
+    return select(v, sign(v) * P.constant, abs(v) > P.constant);
+}
+
 fn value(v: f32, other: f32) -> f32 {
     switch P.op {
         case 0u: { return v + other; }
@@ -59,6 +64,8 @@ fn value(v: f32, other: f32) -> f32 {
         case 8u: { return v * sigmoid(v); }
         case 9u: { return tanh_of(v); }
         case 10u: { return sigmoid(v); }
+        case 12u: { return select(1.0, v / P.constant, v > 0.0); }
+        case 13u: { return limited(round(v / other)); }
         default: { return v; }
     }
 }

@@ -1,5 +1,5 @@
-// Softmax of rows, a workgroup a row. kind 0: exp(x) / sum; 1: its logarithm; 2: the largest of the
-// row in every place.
+// Softmax of rows, a workgroup a row. kind 0: exp(x) / sum; 1: its logarithm. One number of a row:
+// 2: the largest; 3: the largest magnitude.
 
 struct Params {
     workgroups: u32,
@@ -44,7 +44,8 @@ fn main(
     let first = row * P.width;
     var part = -3.4e38;
     for (var i = lane; i < P.width; i += LANES) {
-        part = max(part, x[first + i]);
+        let v = x[first + i];
+        part = max(part, select(v, abs(v), P.kind == 3u));
     }
     parts[lane] = part;
     workgroupBarrier();
@@ -55,6 +56,12 @@ fn main(
         workgroupBarrier();
     }
     let most = parts[0];
+    if (P.kind >= 2u) {
+        if (lane == 0u) {
+            y[row] = most;
+        }
+        return;
+    }
     workgroupBarrier();
     part = 0.0;
     for (var i = lane; i < P.width; i += LANES) {
@@ -72,6 +79,6 @@ fn main(
     let lse = most + ln(sum);
     for (var i = lane; i < P.width; i += LANES) {
         let v = x[first + i];
-        y[first + i] = select(select(exp(v - most) / sum, v - lse, P.kind == 1u), most, P.kind == 2u);
+        y[first + i] = select(exp(v - most) / sum, v - lse, P.kind == 1u);
     }
 }

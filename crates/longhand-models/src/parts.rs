@@ -15,7 +15,7 @@ pub struct Linear {
     pub bias: Option<Tensor>,
     /// How the matrix is stored.
     pub order: Order,
-    /// Makes the products 8-bit.
+    /// Makes the products 8-bit, of its own copy of the matrix.
     pub quantiser: Option<Arc<Quantiser>>,
 }
 
@@ -65,7 +65,7 @@ impl Linear {
     /// Of every row of `x`.
     pub fn run(&self, x: &Tensor) -> Tensor {
         match &self.quantiser {
-            Some(quantiser) => quantiser.linear(x, &self.weight, self.bias.as_ref()),
+            Some(quantiser) => quantiser.linear(x, self.bias.as_ref()),
             None => ops::linear(x, &self.weight, self.order, self.bias.as_ref()),
         }
     }

@@ -5,11 +5,15 @@ use crate::{Ints, Tensor};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The largest 8-bit magnitude that is used: −128 is not.
-const MOST: f64 = 127.0;
+const MOST: f32 = 127.0;
 
-/// The ranges of one linear map.
+/// The largest of 32 bits.
+const MOST_OF_BIAS: f32 = i32::MAX as f32;
+
+/// The 8-bit matrix of one linear map, and the ranges of what goes in and out.
 #[derive(Debug)]
 pub struct Quantiser {
+    weight: EightBit,
     state: Mutex<State>,
     decay: f64,
     requantises: bool,
@@ -20,14 +24,38 @@ struct State {
     /// Ranges stand; biases are 32-bit integers. While training ranges follow the values, and biases
     /// stay in float.
     infers: bool,
-    input: Option<f64>,
-    output: Option<f64>,
+    input: Option<Tensor>,
+    output: Option<Tensor>,
+}
+
+/// A tensor of 8 bits.
+#[derive(Debug)]
+struct EightBit {
+    integers: Tensor,
+    /// What 1 of them stands for.
+    unit: Tensor,
+}
+
+impl EightBit {
+    fn of(x: &Tensor, unit: Tensor) -> Self {
+        EightBit { integers: ops::round(x, &unit, MOST), unit }
+    }
+
+    /// By its own range.
+    fn whole(x: &Tensor) -> Self {
+        EightBit::of(x, ops::unit(&ops::largest(x), MOST))
+    }
+
+    fn into_floats(self) -> Tensor {
+        ops::in_units(self.integers, &self.unit)
+    }
 }
 
 impl Quantiser {
     /// No range yet. `requantises`: the output is quantised too.
-    pub fn new(decay: f64, requantises: bool) -> Self {
-        Quantiser { state: Mutex::default(), decay, requantises }
+    pub fn new(weight: &Tensor, decay: f64, requantises: bool) -> Self {
+        let weight = EightBit::whole(weight);
+        Quantiser { weight, state: Mutex::default(), decay, requantises }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -44,70 +72,60 @@ impl Quantiser {
         self.state().infers = true;
     }
 
-    /// The largest magnitudes of input and output so far.
-    pub fn ranges(&self) -> [Option<f64>; 2] {
+    /// The largest magnitudes of input and output so far, `[1]`.
+    pub fn ranges(&self) -> [Option<Tensor>; 2] {
         let state = self.state();
-        [state.input, state.output]
+        [state.input.clone(), state.output.clone()]
     }
 
     /// `x Wᵀ + b` of quantised `x` and `W`. Gradient: passes as if nothing were rounded, also where
     /// a value is clamped; the ranges get none.
-    pub fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let mut state = self.state();
-        if !state.infers {
-            state.input = Some(follow(state.input, largest(x), self.decay));
-        }
-        let (scale_x, scale_w) = (scale(state.input.unwrap_or(0.0)), scale(largest(weight)));
-        let (x, w) = (round(x, scale_x), round(weight, scale_w));
-        let product = scale_x * scale_w;
+    pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let State { infers, input, output } = &mut *self.state();
+        let x = self.quantised(x, input, *infers);
+        let product = ops::multiply(x.unit, &self.weight.unit);
         // Sums of 8-bit products are exact in f32 up to a width of 1,040.
-        let sums = ops::linear(&x, &w, Order::OutIn, None);
-        let mut y = ops::map(sums, |y| (f64::from(y) / product) as f32);
-        if let Some(bias) = bias {
-            let integer = |b: f32| ((f64::from(b) * product).round_ties_even() / product) as f32;
-            y = match state.infers {
-                true => ops::add_row(y, &ops::map(bias.clone(), integer)),
-                false => ops::add_row(y, bias),
-            };
-        }
-        if self.requantises {
-            if !state.infers {
-                state.output = Some(follow(state.output, largest(&y), self.decay));
+        let sums = ops::linear(&x.integers, &self.weight.integers, Order::OutIn, None);
+        let y = match bias {
+            Some(bias) if *infers => {
+                let bias = ops::round(bias, &product, MOST_OF_BIAS);
+                ops::in_units(ops::add_row(sums, &bias), &product)
             }
-            y = through(&y, scale(state.output.unwrap_or(0.0)));
+            Some(bias) => ops::add_row(ops::in_units(sums, &product), bias),
+            None => ops::in_units(sums, &product),
+        };
+        if self.requantises { self.quantised(&y, output, *infers).into_floats() } else { y }
+    }
+
+    /// By `range`, which follows the largest magnitude unless it stands.
+    fn quantised(&self, x: &Tensor, range: &mut Option<Tensor>, stands: bool) -> EightBit {
+        if !stands {
+            let largest = ops::largest(x);
+            *range = Some(match range.take() {
+                None => largest,
+                Some(range) => {
+                    let new = ops::scale(largest, (1.0 - self.decay) as f32);
+                    ops::add(ops::scale(range, self.decay as f32), &new)
+                }
+            });
         }
-        y
+        let range = range.clone().unwrap_or_else(|| Tensor::zeros(&[1]));
+        EightBit::of(x, ops::unit(&range, MOST))
+    }
+
+    /// The matrix's 8-bit integers.
+    pub fn integers(&self) -> Ints {
+        to_ints(&self.weight.integers)
     }
 }
 
-/// A table as it is after 8 bits.
-pub fn quantised(table: &Tensor) -> Tensor {
-    through(table, scale(largest(table)))
+/// A table as it is after 8 bits, and its integers.
+pub fn quantised(table: &Tensor) -> (Tensor, Ints) {
+    let table = EightBit::whole(table);
+    let integers = to_ints(&table.integers);
+    (table.into_floats(), integers)
 }
 
-/// A parameter's 8-bit integers.
-pub fn integers(weight: &Tensor) -> Ints {
-    let rounded = round(weight, scale(largest(weight)));
-    Ints::new(weight.shape(), rounded.data().iter().map(|&x| x as i32).collect())
-}
-
-fn follow(range: Option<f64>, largest: f64, decay: f64) -> f64 {
-    range.map_or(largest, |range| range - (1.0 - decay) * (range - largest))
-}
-
-fn largest(x: &Tensor) -> f64 {
-    x.data().iter().fold(0.0, |most, &x| most.max(f64::from(x.abs())))
-}
-
-fn scale(range: f64) -> f64 {
-    if range > 0.0 { MOST / range } else { 1.0 }
-}
-
-fn round(x: &Tensor, scale: f64) -> Tensor {
-    let q = |x: f32| (f64::from(x) * scale).round_ties_even().clamp(-MOST, MOST) as f32;
-    ops::map(x.clone(), q)
-}
-
-fn through(x: &Tensor, scale: f64) -> Tensor {
-    ops::map(round(x, scale), |q| (f64::from(q) / scale) as f32)
+fn to_ints(x: &Tensor) -> Ints {
+    Ints::new(x.shape(), x.data().iter().map(|&x| x as i32).collect())
 }

@@ -3,7 +3,7 @@
 #[path = "../../../tests/common/mock.rs"]
 mod mock;
 
-use longhand_models::{Device, Inputs, Model, Outputs, Value};
+use longhand_models::{Device, Inputs, Model, Outputs, Tensor, Value, ops};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
@@ -219,6 +219,7 @@ const KINDS: &[(&str, usize)] = &[
     ("reformer", 5),
     ("wav2vec2", 4),
     ("char_cnn", 1),
+    ("q8bert", 3),
 ];
 
 #[test]
@@ -241,6 +242,30 @@ fn hidden_states_stay_on_cuda() {
     let mock = mock::install();
     let Some(device) = opened("cuda") else { return };
     KINDS.iter().for_each(|&(name, read_backs)| agrees_on_gpu(name, &device, read_backs));
+    let report = mock.as_ref().map(mock::Mock::report).unwrap_or_default();
+    assert!(!report.contains("error["), "{report}");
+}
+
+/// What no folder holds: halves, numbers beyond the most and those that are none, a range of 0.
+#[test]
+fn rounding_is_the_same_on_every_device() {
+    let mock = mock::install();
+    for device in [Some(Device::Cpu), opened("webgpu"), opened("cuda")].into_iter().flatten() {
+        let on = |shape: &[usize], data: &[f32]| Tensor::new(shape, data.to_vec()).on(&device);
+        let holds = |x: Tensor, want: &[f32]| {
+            let same = |(g, w): (&f32, &f32)| g == w || g.is_nan() && w.is_nan();
+            let all = x.data().len() == want.len() && x.data().iter().zip(want).all(same);
+            assert!(all, "{device:?}: {:?}, not {want:?}", x.data());
+        };
+        let x = on(&[2, 4], &[0.25, 0.75, -1.25, 100.0, -100.0, f32::NAN, 0.0, -0.26]);
+        let half = ops::unit(&on(&[1], &[63.5]), 127.0);
+        let rounded = ops::round(&x, &half, 127.0);
+        let nan = f32::NAN;
+        holds(rounded.clone(), &[0.0, 2.0, -2.0, 127.0, -127.0, nan, 0.0, -1.0]);
+        holds(ops::in_units(rounded, &half), &[0.0, 1.0, -1.0, 63.5, -63.5, nan, 0.0, -0.5]);
+        holds(ops::unit(&on(&[1], &[0.0]), 127.0), &[1.0]);
+        holds(ops::largest(&on(&[3, 2], &[-0.5, 2.0, -3.0, 1.0, 0.0, 2.5])), &[3.0]);
+    }
     let report = mock.as_ref().map(mock::Mock::report).unwrap_or_default();
     assert!(!report.contains("error["), "{report}");
 }

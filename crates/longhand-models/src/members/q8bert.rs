@@ -11,7 +11,7 @@ struct Q8Bert {
     network: Network,
     /// By the name of their module.
     quantisers: Vec<(String, Arc<Quantiser>)>,
-    /// By the name of the parameter.
+    /// Of tables, by the name of the parameter.
     integers: Vec<(String, Ints)>,
     /// One forward pass at a time: ranges are a state.
     turn: Mutex<()>,
@@ -36,14 +36,15 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let names = [traits.names.word, traits.names.position, traits.names.token_type];
         let tables = [Some(word), position.as_mut(), token_type.as_mut()];
         for (name, table) in names.iter().zip(tables.into_iter().flatten()) {
-            integers.push((format!("{prefix}{name}"), quant::integers(table)));
-            *table = quant::quantised(table);
+            let of_table;
+            (*table, of_table) = quant::quantised(table);
+            integers.push((format!("{prefix}{name}"), of_table));
         }
     }
     for (name, map) in maps(&mut network) {
         let last = name.rsplit('.').next().unwrap_or_default();
-        let quantiser = Arc::new(Quantiser::new(decay, requantised.iter().any(|r| r == last)));
-        integers.push((format!("{prefix}{name}.weight"), quant::integers(&map.weight)));
+        let requantises = requantised.iter().any(|r| r == last);
+        let quantiser = Arc::new(Quantiser::new(&map.weight, decay, requantises));
         quantisers.push((format!("{prefix}{name}"), quantiser.clone()));
         map.quantiser = Some(quantiser);
     }
@@ -92,9 +93,10 @@ impl Member for Q8Bert {
         for (name, quantiser) in &self.quantisers {
             for (range, end) in quantiser.ranges().into_iter().zip(["input", "output"]) {
                 if let Some(range) = range {
-                    out.put_scalar(format!("range.{name}.{end}_thresh"), range);
+                    out.put(format!("range.{name}.{end}_thresh"), range);
                 }
             }
+            out.put_ints(format!("int8.{name}.weight"), quantiser.integers());
         }
         self.integers.iter().for_each(|(name, x)| out.put_ints(format!("int8.{name}"), x.clone()));
         Ok(out)

@@ -13,6 +13,10 @@ pub(super) enum Of {
     /// `a` where `b` is not 0, else 0.
     Keep,
     Activation(Activation),
+    /// The constant's part of `a`; 1 unless that is above 0.
+    Unit,
+    /// `a` in units of `b`, rounded, at most the constant up or down.
+    Round,
 }
 
 impl Of {
@@ -24,6 +28,8 @@ impl Of {
             Of::Scale => 2,
             Of::Keep => 3,
             Of::Activation(activation) => 4 + activation as usize,
+            Of::Unit => 12,
+            Of::Round => 13,
         }
     }
 }
@@ -130,13 +136,17 @@ pub(super) fn norm(
 pub(super) enum OfRow {
     Softmax,
     Logarithm,
-    /// The largest, in every place.
+    /// The largest: one number of a row.
     Largest,
+    /// The largest magnitude.
+    Magnitude,
 }
 
 pub(super) fn softmax(gpu: &Gpu, x: &Tensor, of: OfRow) -> Tensor {
     let words = words(gpu, &[x.rows(), x.width(), of as usize]);
-    made(gpu, Kernel::Softmax, &[&*x.buffer(gpu)], &words, x.shape())
+    let (_, rows) = x.shape().split_last().expect("rows");
+    let shape = if matches!(of, OfRow::Softmax | OfRow::Logarithm) { x.shape() } else { rows };
+    made(gpu, Kernel::Softmax, &[&*x.buffer(gpu)], &words, shape)
 }
 
 pub(super) fn gather(gpu: &Gpu, table: &Tensor, indices: &[usize], shape: &[usize]) -> Tensor {

@@ -12,6 +12,7 @@ mod loss;
 mod moves;
 mod norm;
 mod product;
+mod rounding;
 mod rows;
 mod softmax;
 
@@ -24,6 +25,7 @@ pub use loss::{
 pub use moves::turned;
 pub use norm::{NormKind, norm, weight_norm};
 pub use product::{Order, linear};
+pub use rounding::{in_units, largest, round, unit};
 pub use rows::{
     argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,
     shift_rows, split_fused, split_last, stacked,
