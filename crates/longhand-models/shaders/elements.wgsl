@@ -66,6 +66,7 @@ fn value(v: f32, other: f32) -> f32 {
         case 10u: { return sigmoid(v); }
         case 12u: { return select(1.0, v / P.constant, v > 0.0); }
         case 13u: { return limited(round(v / other)); }
+        case 14u: { return limited(v); }
         default: { return v; }
     }
 }

@@ -220,6 +220,7 @@ const KINDS: &[(&str, usize)] = &[
     ("wav2vec2", 4),
     ("char_cnn", 1),
     ("q8bert", 3),
+    ("elmo", 3),
 ];
 
 #[test]
@@ -263,6 +264,7 @@ fn rounding_is_the_same_on_every_device() {
         let nan = f32::NAN;
         holds(rounded.clone(), &[0.0, 2.0, -2.0, 127.0, -127.0, nan, 0.0, -1.0]);
         holds(ops::in_units(rounded, &half), &[0.0, 1.0, -1.0, 63.5, -63.5, nan, 0.0, -0.5]);
+        holds(ops::clamp(x, 0.5), &[0.25, 0.5, -0.5, 0.5, -0.5, nan, 0.0, -0.26]);
         holds(ops::unit(&on(&[1], &[0.0]), 127.0), &[1.0]);
         holds(ops::largest(&on(&[3, 2], &[-0.5, 2.0, -3.0, 1.0, 0.0, 2.5])), &[3.0]);
     }

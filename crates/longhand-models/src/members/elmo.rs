@@ -29,33 +29,35 @@ impl Cell {
 
     /// The states over the first `lengths` positions of `x` `[batch, length, in]`, in one direction;
     /// zeros at the others.
-    fn run(&self, x: &Tensor, lengths: &[usize], backward: bool) -> Tensor {
+    fn run(&self, x: &Tensor, lengths: &[usize], backward: bool, device: &Device) -> Tensor {
         let &[batch, length, _] = x.shape() else { unreachable!("made by the network") };
-        let of_input = self.input.run(x);
+        // The position of a step, and the step of a position. A row that has ended goes on, and nobody
+        // reads it.
+        let turn = |b: usize, i: usize| if backward { lengths[b].saturating_sub(1 + i) } else { i };
+        let by_step = (0..length * batch).map(|i| i % batch * length + turn(i % batch, i / batch));
+        let x = ops::gather(x, &by_step.collect::<Vec<_>>(), &[1, length * batch]);
+        let of_input = self.input.run(&x);
         let (cell, width) = (of_input.width() / 4, self.projection.weight.rows());
         let (tanh, sigmoid) = (Activation::Tanh, Activation::Sigmoid);
-        let clipped = |x: Tensor, most: f32| ops::map(x, |x| x.clamp(-most, most));
-        let of_input = of_input.reshape(&[batch * length, 4 * cell]);
-        let mut memory = Tensor::zeros(&[batch, cell]);
-        let mut h = Tensor::zeros(&[batch, width]);
-        let mut out = vec![0.0; batch * length * width];
+        let mut memory = Tensor::zeros(&[batch, cell]).on(device);
+        let mut h = Tensor::zeros(&[batch, width]).on(device);
+        let mut states = Vec::with_capacity(length);
         for step in 0..length {
-            let at = |b: usize| if backward { lengths[b].saturating_sub(1 + step) } else { step };
-            let rows: Vec<usize> = (0..batch).map(|b| b * length + at(b)).collect();
-            let gates = ops::add(self.state.run(&h), &ops::gather(&of_input, &rows, &[batch]));
+            let own = ops::rows_from(&of_input, step * batch, batch).reshape(&[batch, 4 * cell]);
+            let gates = ops::add(self.state.run(&h), &own);
             let [input, forget, new, output] =
                 ops::split_last(&gates, &[cell; 4]).try_into().expect("four parts");
             let new = ops::multiply(sigmoid.apply(input), &tanh.apply(new));
             let old = ops::multiply(sigmoid.apply(forget), &memory);
-            memory = clipped(ops::add(new, &old), self.clips[0]);
+            memory = ops::clamp(ops::add(new, &old), self.clips[0]);
             let open = ops::multiply(sigmoid.apply(output), &tanh.apply(memory.clone()));
-            h = clipped(self.projection.run(&open), self.clips[1]);
-            // A row that has ended goes on, and nobody reads it.
-            for b in (0..batch).filter(|&b| step < lengths[b]) {
-                out[(b * length + at(b)) * width..][..width].copy_from_slice(h.row(b));
-            }
+            h = ops::clamp(self.projection.run(&open), self.clips[1]);
+            states.push(h.clone());
         }
-        Tensor::new(&[batch, length, width], out)
+        let by_row = (0..batch * length).map(|i| turn(i / length, i % length) * batch + i / length);
+        let by_row: Vec<usize> = by_row.collect();
+        let states = ops::gather(&ops::stacked(&states), &by_row, &[batch, length]);
+        ops::keep_rows(states, |i| i % length < lengths[i / length])
     }
 }
 
@@ -125,7 +127,7 @@ impl Member for Elmo {
         for (depth, cells) in self.layers.iter().enumerate() {
             let ways = streams.iter_mut().zip(cells).zip([false, true]);
             for ((stream, cell), backward) in ways {
-                let states = cell.run(stream, &lengths, backward);
+                let states = cell.run(stream, &lengths, backward, device);
                 // The state that is carried on is without the addition.
                 *stream = if self.skips && depth > 0 { ops::add(states, stream) } else { states };
             }

@@ -17,6 +17,8 @@ pub(super) enum Of {
     Unit,
     /// `a` in units of `b`, rounded, at most the constant up or down.
     Round,
+    /// `a`, at most the constant up or down.
+    Clamp,
 }
 
 impl Of {
@@ -30,6 +32,7 @@ impl Of {
             Of::Activation(activation) => 4 + activation as usize,
             Of::Unit => 12,
             Of::Round => 13,
+            Of::Clamp => 14,
         }
     }
 }

@@ -90,6 +90,14 @@ pub fn scale(x: Tensor, c: f32) -> Tensor {
     }
 }
 
+/// `x`, at most `most` up or down. Gradient: passes where it is not clamped.
+pub fn clamp(x: Tensor, most: f32) -> Tensor {
+    match place(&[&x]) {
+        Some(gpu) => launches::elements(gpu, Of::Clamp, &x, None, most),
+        None => map(x, |x| x.clamp(-most, most)),
+    }
+}
+
 /// `x + row` for every row of `x`. Gradient: passes to `x`, summed over the rows to `row`.
 ///
 /// # Panics
