@@ -1,9 +1,11 @@
-// Rows of a table by index: y[i, c] = table[index[i], c].
+// Rows of a table by index: y[i, c] = table[index[i], c]. The index is integers or, with numbers, f32
+// that are whole.
 
 struct Params {
     workgroups: u32,
     total: u32,
     width: u32,
+    numbers: u32,
 }
 
 @group(0) @binding(0) var<storage, read> table: array<f32>;
@@ -22,6 +24,8 @@ fn main(
 ) {
     let i = (group.x + group.y * groups.x) * BLOCK + lane;
     if (i < P.total) {
-        y[i] = table[index[i / P.width] * P.width + i % P.width];
+        let at = index[i / P.width];
+        let row = select(at, u32(bitcast<f32>(at)), P.numbers != 0u);
+        y[i] = table[row * P.width + i % P.width];
     }
 }

@@ -1,5 +1,5 @@
 // Softmax of rows, a workgroup a row. kind 0: exp(x) / sum; 1: its logarithm. One number of a row:
-// 2: the largest; 3: the largest magnitude.
+// 2: the largest; 3: the largest magnitude; 4: the first place of the largest, as a number.
 
 struct Params {
     workgroups: u32,
@@ -55,7 +55,25 @@ fn main(
         }
         workgroupBarrier();
     }
-    let most = parts[0];
+    var most = parts[0];
+    if (P.kind == 4u) {
+        workgroupBarrier();
+        var place = P.width;
+        for (var i = lane; i < P.width; i += LANES) {
+            place = select(place, min(place, i), x[first + i] == most);
+        }
+        // The largest of the negative places.
+        parts[lane] = -f32(place);
+        workgroupBarrier();
+        for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
+            if (lane < reach) {
+                parts[lane] = max(parts[lane], parts[lane + reach]);
+            }
+            workgroupBarrier();
+        }
+        // Of NaN alone, 0.
+        most = select(-parts[0], 0.0, parts[0] == -f32(P.width));
+    }
     if (P.kind >= 2u) {
         if (lane == 0u) {
             y[row] = most;

@@ -115,17 +115,13 @@ impl Quantiser {
 
     /// The matrix's 8-bit integers.
     pub fn integers(&self) -> Ints {
-        to_ints(&self.weight.integers)
+        Ints::of_numbers(&self.weight.integers)
     }
 }
 
 /// A table as it is after 8 bits, and its integers.
 pub fn quantised(table: &Tensor) -> (Tensor, Ints) {
     let table = EightBit::whole(table);
-    let integers = to_ints(&table.integers);
+    let integers = Ints::of_numbers(&table.integers);
     (table.into_floats(), integers)
-}
-
-fn to_ints(x: &Tensor) -> Ints {
-    Ints::new(x.shape(), x.data().iter().map(|&x| x as i32).collect())
 }

@@ -215,6 +215,11 @@ impl Ints {
         Ints::new(bits.shape(), bits.data().iter().map(|x| x.to_bits() as i32).collect())
     }
 
+    /// The integers that a tensor's elements are.
+    pub fn of_numbers(numbers: &Tensor) -> Self {
+        Ints::new(numbers.shape(), numbers.data().iter().map(|&x| x as i32).collect())
+    }
+
     /// Its sizes; `name` is what an error calls it.
     ///
     /// # Errors

@@ -207,8 +207,8 @@ fn the_definition_agrees_too() {
 }
 
 /// A member of each kind of attention and one of none, and how many tensors come back while it runs:
-/// logits or vectors that a loss reads; Reformer's buckets; of wav2vec 2.0 the scores of its codebooks,
-/// and the contexts that are compared with their entries.
+/// logits or vectors that a loss reads; Reformer's buckets; of wav2vec 2.0 which entries were chosen
+/// and, for its losses, those, the contexts and the share of each entry.
 const KINDS: &[(&str, usize)] = &[
     ("bert", 2),
     ("turing_nlg", 1),
@@ -217,7 +217,7 @@ const KINDS: &[(&str, usize)] = &[
     ("transfo_xl", 3),
     ("xlnet", 2),
     ("reformer", 5),
-    ("wav2vec2", 4),
+    ("wav2vec2", 6),
     ("char_cnn", 1),
     ("q8bert", 3),
     ("elmo", 3),
@@ -227,6 +227,19 @@ const KINDS: &[(&str, usize)] = &[
 fn hidden_states_stay_on_webgpu() {
     let Some(device) = opened("webgpu") else { return };
     KINDS.iter().for_each(|&(name, read_backs)| agrees_on_gpu(name, &device, read_backs));
+}
+
+/// Where no loss reads more, which entries were chosen is all that comes back of wav2vec 2.0.
+#[test]
+fn entries_are_looked_up_on_webgpu() {
+    let Some(device) = opened("webgpu") else { return };
+    let Device::Gpu(gpu) = &device else { panic!("{device:?}") };
+    let folder = data().join("wav2vec2");
+    let sound = Inputs::read(&folder.join("input.safetensors")).unwrap();
+    let sound = sound.floats("input_values").unwrap().clone();
+    let inputs = Inputs::new().floats_of("input_values", sound);
+    Model::open(&folder).unwrap().forward(&inputs, &device).unwrap();
+    assert_eq!(gpu.read_backs(), 1);
 }
 
 /// What has no kernels yet comes back, is computed on the host and goes on.
@@ -266,6 +279,12 @@ fn rounding_is_the_same_on_every_device() {
         holds(ops::in_units(rounded, &half), &[0.0, 1.0, -1.0, 63.5, -63.5, nan, 0.0, -0.5]);
         holds(ops::clamp(x, 0.5), &[0.25, 0.5, -0.5, 0.5, -0.5, nan, 0.0, -0.26]);
         holds(ops::unit(&on(&[1], &[0.0]), 127.0), &[1.0]);
+        let places = ops::argmax_rows(&on(&[2, 3], &[-2.0, -1.0, -1.0, 5.0, 4.0, 3.0]));
+        let table = on(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        holds(ops::gather_at(&table, &places), &[3.0, 4.0, 1.0, 2.0]);
+        holds(ops::argmax_rows(&on(&[1, 70], &[1.0; 70])), &[0.0]);
+        let none = -f32::INFINITY;
+        holds(ops::argmax_rows(&on(&[2, 2], &[none, none, nan, nan])), &[0.0, 0.0]);
         holds(ops::largest(&on(&[3, 2], &[-0.5, 2.0, -3.0, 1.0, 0.0, 2.5])), &[3.0]);
     }
     let report = mock.as_ref().map(mock::Mock::report).unwrap_or_default();

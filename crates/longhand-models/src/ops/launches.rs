@@ -143,6 +143,8 @@ pub(super) enum OfRow {
     Largest,
     /// The largest magnitude.
     Magnitude,
+    /// The place of the largest.
+    Place,
 }
 
 pub(super) fn softmax(gpu: &Gpu, x: &Tensor, of: OfRow) -> Tensor {
@@ -156,11 +158,20 @@ pub(super) fn gather(gpu: &Gpu, table: &Tensor, indices: &[usize], shape: &[usiz
     assert!(indices.iter().all(|&i| i < table.rows()), "rows of the table");
     let index: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
     let index = gpu.constant(bytemuck::cast_slice(&index));
-    let total = indices.len() * table.width();
+    gathered(gpu, table, &index, false, shape)
+}
+
+pub(super) fn gather_at(gpu: &Gpu, table: &Tensor, places: &Tensor) -> Tensor {
+    gathered(gpu, table, &places.buffer(gpu), true, places.shape())
+}
+
+/// `index` holds integers, or `numbers` that are some.
+fn gathered(gpu: &Gpu, table: &Tensor, index: &Buffer, numbers: bool, shape: &[usize]) -> Tensor {
+    let total = shape.iter().product::<usize>() * table.width();
     let groups = total.div_ceil(BLOCK);
-    let words = words(gpu, &[groups, total, table.width().max(1)]);
+    let words = words(gpu, &[groups, total, table.width().max(1), numbers.into()]);
     let shape = [shape, &[table.width()]].concat();
-    made(gpu, Kernel::Gather, &[&*table.buffer(gpu), &index], &words, &shape)
+    made(gpu, Kernel::Gather, &[&*table.buffer(gpu), index], &words, &shape)
 }
 
 /// A box of elements from `x` into `out`.

@@ -27,8 +27,8 @@ pub use norm::{NormKind, norm, weight_norm};
 pub use product::{Order, linear};
 pub use rounding::{in_units, largest, round, unit};
 pub use rows::{
-    argmax, concat_last, first_rows, gather, join_rows, keep_rows, last_rows, put_row, rows_from,
-    shift_rows, split_fused, split_last, stacked,
+    argmax, argmax_rows, concat_last, first_rows, gather, gather_at, join_rows, keep_rows,
+    last_rows, put_row, rows_from, shift_rows, split_fused, split_last, stacked,
 };
 pub use softmax::{log_softmax, softmax};
 

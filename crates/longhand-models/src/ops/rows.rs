@@ -45,6 +45,29 @@ pub fn put_row(x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor 
     super::add(kept, &put)
 }
 
+/// Rows of `table` by the whole numbers in `places`, as `[places…, width]`. Gradient: as of
+/// [`gather`], none to the places.
+///
+/// # Panics
+///
+/// If a place on the host is not below the number of rows.
+pub fn gather_at(table: &Tensor, places: &Tensor) -> Tensor {
+    if let Some(gpu) = place(&[table, places]) {
+        return launches::gather_at(gpu, table, places);
+    }
+    let indices: Vec<usize> = places.data().iter().map(|&x| x as usize).collect();
+    gather(table, &indices, places.shape())
+}
+
+/// For each row, the index of the largest element, as a number: exact up to 2^24. It has no gradient.
+pub fn argmax_rows(x: &Tensor) -> Tensor {
+    if let Some(gpu) = place(&[x]) {
+        return launches::softmax(gpu, x, OfRow::Place);
+    }
+    let places = (0..x.rows()).map(|i| argmax(x.row(i)) as f32).collect();
+    Tensor::new(&x.shape()[..x.shape().len() - 1], places)
+}
+
 /// The index of the largest element, the first if several are; 0 of nothing. It has no gradient.
 pub fn argmax(row: &[f32]) -> usize {
     (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a }).unwrap_or(0)

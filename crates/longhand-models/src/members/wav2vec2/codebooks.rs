@@ -61,8 +61,8 @@ impl Codebooks {
         let task = Task::read(&contexts, inputs)?;
         let shape = [features.rows() * self.groups, self.of_group()];
         let scores = self.scores.run(features).reshape(&shape);
-        let chosen = self.choose(&scores, features.shape());
-        let quantised = self.look_up(&chosen);
+        let (chosen, quantised) = self.choose(&scores, features.shape());
+        let chosen = Ints::of_numbers(&chosen);
         if let Some(task) = &task {
             let mut taken = Tensor::zeros(&shape);
             let rows = taken.data_mut().chunks_exact_mut(shape[1]).zip(&chosen.data);
@@ -73,12 +73,12 @@ impl Codebooks {
         }
         if inputs.has("gumbel") {
             let noise = inputs.floats_shaped("gumbel", &shape)?;
-            let drawn = self.choose(&ops::add(scores.clone(), noise), features.shape());
-            let quantised = self.look_up(&drawn);
+            let noisy = ops::add(scores.clone(), noise);
+            let (drawn, quantised) = self.choose(&noisy, features.shape());
             if let Some(task) = &task {
                 // Without the noise, so that entries of little luck count too.
                 let soft = ops::softmax(scores);
-                let same = same_entries(&drawn, task.others);
+                let same = same_entries(&Ints::of_numbers(&drawn), task.others);
                 out.absorb("train.", self.losses(task, &quantised, &same, &soft));
             }
             out.put("train.projected_quantized_states", quantised);
@@ -89,20 +89,15 @@ impl Codebooks {
         Ok(out)
     }
 
-    /// For each frame and group, the entry with the highest score, `[batch, frames, groups]`.
-    fn choose(&self, scores: &Tensor, frames: &[usize]) -> Ints {
-        let chosen = (0..scores.rows()).map(|i| ops::argmax(scores.row(i)) as i32);
-        Ints::new(&[frames[0], frames[1], self.groups], chosen.collect())
-    }
-
-    /// The chosen entries side by side, in the space that contexts are compared in.
-    fn look_up(&self, chosen: &Ints) -> Tensor {
-        let entries = self.of_group();
-        let row = |(i, &entry): (usize, &i32)| i % self.groups * entries + entry as usize;
-        let rows: Vec<usize> = chosen.data.iter().enumerate().map(row).collect();
-        let shape = [&chosen.shape[..2], &[self.groups * self.entries.width()]].concat();
-        let vectors = ops::gather(&self.entries, &rows, &chosen.shape).reshape(&shape);
-        self.project_entries.run(&vectors)
+    /// For each frame and group, the entry with the highest score, `[batch, frames, groups]`; and the
+    /// frames' entries side by side, in the space that contexts are compared in.
+    fn choose(&self, scores: &Tensor, frames: &[usize]) -> (Tensor, Tensor) {
+        let chosen = ops::argmax_rows(scores).reshape(&[frames[0], frames[1], self.groups]);
+        let first = (0..self.groups).map(|group| (group * self.of_group()) as f32).collect();
+        let rows = ops::add_row(chosen.clone(), &Tensor::new(&[self.groups], first));
+        let vectors = ops::gather_at(&self.entries, &rows);
+        let side_by_side = [frames[0], frames[1], self.groups * self.entries.width()];
+        (chosen, self.project_entries.run(&vectors.reshape(&side_by_side)))
     }
 
     /// How many entries are in use, over all groups: `Σ exp(−Σ p ln p)` of the mean over `frames` of
