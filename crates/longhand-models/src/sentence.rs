@@ -94,7 +94,10 @@ impl SentenceEncoder {
             let inputs = inputs.ints_of("input_ids", &padded.shape, padded.data);
             let states = self.model.encode(&inputs, device)?;
             for (row, &i) in batch.iter().enumerate() {
-                vectors[i] = self.pool(&states, row, ids[i].len());
+                vectors[i] = pool(&self.pooling, &states, row, ids[i].len());
+                if self.normalises {
+                    normalise(&mut vectors[i]);
+                }
             }
             rest = after;
         }
@@ -107,35 +110,36 @@ impl SentenceEncoder {
         let lowered = self.lowers.then(|| text.to_lowercase());
         tokens(&self.tokenizer, lowered.as_deref().unwrap_or(text), true)
     }
+}
 
-    /// The vector of sentence `row` of a batch, which has `length` tokens.
-    fn pool(&self, states: &Tensor, row: usize, length: usize) -> Vec<f32> {
-        let longest = states.shape()[1];
-        let rows = || (row * longest..row * longest + length).map(|i| states.row(i));
-        let sum = |divisor: f64| -> Vec<f32> {
-            let mut sums = vec![0.0f64; states.width()];
-            rows().for_each(|x| sums.iter_mut().zip(x).for_each(|(s, &x)| *s += f64::from(x)));
-            sums.into_iter().map(|s| (s / divisor) as f32).collect()
-        };
-        let count = (length as f64).max(1e-9);
-        let pooled = |pooling: &Pooling| match pooling {
-            Pooling::First => rows().next().unwrap_or_default().to_vec(),
-            Pooling::Max => {
-                let mut most = vec![f32::NEG_INFINITY; states.width()];
-                rows().for_each(|x| most.iter_mut().zip(x).for_each(|(m, &x)| *m = m.max(x)));
-                most
-            }
-            Pooling::Mean => sum(count),
-            Pooling::MeanSqrtLength => sum(count.sqrt()),
-        };
-        let mut vector: Vec<f32> = self.pooling.iter().flat_map(pooled).collect();
-        if self.normalises {
-            let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let norm = norm.sqrt().max(1e-12);
-            vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+/// The vector of sentence `row` of a batch, which has `length` tokens: one mode after the other.
+fn pool(modes: &[Pooling], states: &Tensor, row: usize, length: usize) -> Vec<f32> {
+    let longest = states.shape()[1];
+    let rows = || (row * longest..row * longest + length).map(|i| states.row(i));
+    let sum = |divisor: f64| -> Vec<f32> {
+        let mut sums = vec![0.0f64; states.width()];
+        rows().for_each(|x| sums.iter_mut().zip(x).for_each(|(s, &x)| *s += f64::from(x)));
+        sums.into_iter().map(|s| (s / divisor) as f32).collect()
+    };
+    let count = (length as f64).max(1e-9);
+    let pooled = |mode: &Pooling| match mode {
+        Pooling::First => rows().next().unwrap_or_default().to_vec(),
+        Pooling::Max => {
+            let mut most = vec![f32::NEG_INFINITY; states.width()];
+            rows().for_each(|x| most.iter_mut().zip(x).for_each(|(m, &x)| *m = m.max(x)));
+            most
         }
-        vector
-    }
+        Pooling::Mean => sum(count),
+        Pooling::MeanSqrtLength => sum(count.sqrt()),
+    };
+    modes.iter().flat_map(pooled).collect()
+}
+
+/// To a length of 1.
+fn normalise(vector: &mut [f32]) {
+    let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let norm = norm.sqrt().max(1e-12);
+    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
 }
 
 /// The folder's tokenizer, with its stored padding and truncation replaced.
@@ -194,4 +198,22 @@ pub fn read_lines(path: &Path) -> Result<Vec<String>> {
         at(Error::input(format!("not UTF-8 at byte {valid} (line {line})")))
     })?;
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn modes_pool_the_tokens_and_no_padding() {
+    let states = Tensor::new(&[2, 3, 2], vec![0., 0., 0., 0., 0., 0., 1., -4., 3., 2., 9., 9.]);
+    let root = 2f64.sqrt();
+    for (mode, expected) in [
+        (Pooling::First, [1., -4.]),
+        (Pooling::Max, [3., 2.]),
+        (Pooling::Mean, [2., -1.]),
+        (Pooling::MeanSqrtLength, [(4. / root) as f32, (-2. / root) as f32]),
+    ] {
+        assert_eq!(pool(&[mode], &states, 1, 2), expected, "{mode:?}");
+    }
+    let mut both = pool(&[Pooling::Max, Pooling::First], &states, 1, 2);
+    assert_eq!(both, [3., 2., 1., -4.]);
+    normalise(&mut both);
+    assert_eq!(both, [3., 2., 1., -4.].map(|x: f64| (x / 30f64.sqrt()) as f32));
 }
