@@ -132,24 +132,27 @@ fn metadata_that_is_missing_or_wrong_is_named() {
 /// Tensors by name, to be changed before they are written.
 type Tensors = Vec<(&'static str, Tensor)>;
 
-/// A problem of Longformer's: 6 positions, 2 heads, 2 globals.
-fn longformer(params: &str, change: impl Fn(&mut Tensors)) -> Vec<u8> {
-    let f32s = || Tensor { shape: vec![1, 6, 2, 4], values: Values::F32(vec![0.5; 48]) };
-    let mut tensors = vec![
-        ("q", f32s()),
-        ("k", f32s()),
-        ("v", f32s()),
-        ("q_global", f32s()),
-        ("k_global", f32s()),
-        ("v_global", f32s()),
-        ("global_indices", Tensor { shape: vec![1, 2], values: Values::I32(vec![3, -1]) }),
-        ("key_valid", Tensor { shape: vec![1, 6], values: Values::U8(vec![1, 1, 1, 1, 1, 0]) }),
-    ];
-    change(&mut tensors);
+fn f32s(shape: &[usize]) -> Tensor {
+    Tensor { shape: shape.to_vec(), values: Values::F32(vec![0.5; shape.iter().product()]) }
+}
+
+fn written(op: &str, params: &str, tensors: Tensors) -> Vec<u8> {
     let tensors = tensors.into_iter().map(|(name, t)| (name.to_owned(), t)).collect();
-    let metadata = [("format", "longhand-fixture/1"), ("op", "longformer"), ("params", params)];
+    let metadata = [("format", "longhand-fixture/1"), ("op", op), ("params", params)];
     let metadata = metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     encode(&metadata, &tensors)
+}
+
+/// A problem of Longformer's: 6 positions, 2 heads, 2 globals.
+fn longformer(params: &str, change: impl Fn(&mut Tensors)) -> Vec<u8> {
+    let rows = ["q", "k", "v", "q_global", "k_global", "v_global"];
+    let mut tensors = Vec::from(rows.map(|name| (name, f32s(&[1, 6, 2, 4]))));
+    tensors.extend([
+        ("global_indices", Tensor { shape: vec![1, 2], values: Values::I32(vec![3, -1]) }),
+        ("key_valid", Tensor { shape: vec![1, 6], values: Values::U8(vec![1, 1, 1, 1, 1, 0]) }),
+    ]);
+    change(&mut tensors);
+    written("longformer", params, tensors)
 }
 
 #[test]
@@ -187,22 +190,15 @@ fn longformers_files_are_checked_field_by_field() {
 
 /// A problem of LSH attention: 6 positions in chunks of 2, two rounds, 4 × 2 buckets.
 fn lsh(params: &str, change: impl Fn(&mut Tensors)) -> Vec<u8> {
-    let f32s = |shape: Vec<usize>| Tensor {
-        values: Values::F32(vec![0.5; shape.iter().product()]),
-        shape,
-    };
     let mut tensors = vec![
-        ("qk", f32s(vec![1, 6, 2, 4])),
-        ("v", f32s(vec![1, 6, 2, 4])),
-        ("rotations.0", f32s(vec![2, 4, 2, 2])),
-        ("rotations.1", f32s(vec![2, 4, 2, 1])),
+        ("qk", f32s(&[1, 6, 2, 4])),
+        ("v", f32s(&[1, 6, 2, 4])),
+        ("rotations.0", f32s(&[2, 4, 2, 2])),
+        ("rotations.1", f32s(&[2, 4, 2, 1])),
         ("key_valid", Tensor { shape: vec![1, 6], values: Values::U8(vec![1, 1, 1, 1, 1, 0]) }),
     ];
     change(&mut tensors);
-    let tensors = tensors.into_iter().map(|(name, t)| (name.to_owned(), t)).collect();
-    let metadata = [("format", "longhand-fixture/1"), ("op", "lsh"), ("params", params)];
-    let metadata = metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    encode(&metadata, &tensors)
+    written("lsh", params, tensors)
 }
 
 #[test]
