@@ -23,7 +23,7 @@ pub use element::Element;
 pub(crate) use element::{expect_dtype, with_dtype};
 pub(crate) use host::{time, workspace};
 pub use isa::Isa;
-pub(crate) use isa::with_isa;
+pub(crate) use isa::{adds_beside, with_isa};
 pub use peak::peak_flops;
 pub(crate) use prefetch::prefetch;
 pub(crate) use rows::SharedRows;

@@ -6,7 +6,7 @@ use super::tile::SIDE;
 /// Products that are summed one after the other. Of n in one chain the variance of the roundings is
 /// n / 2 of the last one's, in chains of c it is (c + n / c) / 2; these cost 2 to 3 % of full
 /// attention's time.
-const CHAIN: usize = 16;
+pub(crate) const CHAIN: usize = 16;
 
 /// Keys side by side. Of NEON's 32 registers, of four numbers each, six keys' sums are 24, and the
 /// compiler asks for more than the rest: it would move and spill them at each element.
@@ -89,4 +89,21 @@ fn end_chain<const N: usize>(mut sums: [Lanes; N], s: &mut [Lanes; N], add: bool
         }
     }
     *s = sums;
+}
+
+/// Products of `x` with rows.
+#[inline(always)]
+pub(crate) fn dots<const FMA: bool>(x: &[f32], rows: &[f32], to: &mut [f32]) {
+    for (to, row) in to.iter_mut().zip(rows.chunks_exact(x.len())) {
+        let mut sums = [0f32; LANES];
+        let (x, rest_x) = x.as_chunks::<LANES>();
+        let (row, rest) = row.as_chunks::<LANES>();
+        for (x, row) in x.iter().zip(row) {
+            for (sum, (x, row)) in sums.iter_mut().zip(x.iter().zip(row)) {
+                *sum = multiply_add::<FMA>(*x, *row, *sum);
+            }
+        }
+        let rest: f32 = rest_x.iter().zip(rest).map(|(x, row)| x * row).sum();
+        *to = sums.iter().sum::<f32>() + rest;
+    }
 }

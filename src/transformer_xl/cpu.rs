@@ -1,17 +1,19 @@
 //! Attention with relative positions on this machine's processor: plan, run.
 
+mod band;
 mod host;
 mod mask;
-mod position;
+mod sums;
 mod tile;
 
 use super::TransformerXl;
 use crate::Error;
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
-use crate::cpu::{Element, Isa, SharedRows, expect_dtype, share_tasks};
+use crate::cpu::{Element, Isa, SharedRows, adds_beside, expect_dtype, share_tasks};
 use crate::problem::{at_least, exactly};
-use position::{Positions, ROWS};
-use tile::Block;
+use band::Band;
+use sums::Sums;
+use tile::{Block, Positions, ROWS};
 
 /// The tensors of one run. What the problem does not use is `None`.
 #[derive(Debug)]
@@ -89,13 +91,15 @@ impl<'a, T> Args<'a, T> {
 pub struct Plan {
     problem: TransformerXl,
     isa: Isa,
+    /// Whether scores are computed by one product, with sums of keys and rows of the table.
+    sums: bool,
 }
 
 impl TransformerXl {
     /// A plan for this processor, or for the instructions that `LONGHAND_CPU` names.
     pub fn plan_cpu(&self) -> Result<Plan, Error> {
         self.validate()?;
-        Ok(Plan { problem: *self, isa: Isa::choose()? })
+        Plan { problem: *self, isa: Isa::Portable, sums: false }.with_isa(Isa::choose()?)
     }
 }
 
@@ -106,7 +110,9 @@ impl Plan {
     ///
     /// If this processor does not have them.
     pub fn with_isa(self, isa: Isa) -> Result<Plan, Error> {
-        Ok(Plan { isa: isa.available()?, ..self })
+        // Its sums need AVX-512's registers: with AVX2's both ways take as long.
+        let sums = isa == Isa::Avx512 && adds_beside() && self.problem.targets.is_none();
+        Ok(Plan { isa: isa.available()?, sums, ..self })
     }
 
     /// The instructions that were chosen.
@@ -117,7 +123,7 @@ impl Plan {
     /// f32 of workspace for one thread.
     pub fn workspace_of_thread(&self) -> usize {
         let d = self.problem.shape.head_dim;
-        Tile::len_of(ROWS, d) + Positions::len(d)
+        Tile::len_of(ROWS, d) + if self.sums { Sums::len(d) } else { Band::len(d) }
     }
 
     /// Elements of a workspace for `threads`.
@@ -127,7 +133,8 @@ impl Plan {
 
     /// The tile sizes, for people.
     pub fn describe(&self) -> String {
-        format!("cpu {}, tile {BLOCK_M} or {ROWS}x{BLOCK_N}", self.isa.name())
+        let block_n = if self.sums { sums::KEYS } else { BLOCK_N };
+        format!("cpu {}, tile {BLOCK_M} or {ROWS}x{block_n}", self.isa.name())
     }
 
     /// Computes into `args.out` and `args.lse`, on the threads of the rayon pool that this is called
@@ -170,7 +177,11 @@ impl Plan {
                 rows: first..s.seqlen_q.min(first + rows),
             };
             let (tile, positions) = part.split_at_mut(Tile::len_of(ROWS, d));
-            block.run(&mut Tile::of(ROWS, d, tile), &mut Positions::new(d, positions), &out, &lse);
+            let mut positions = match self.sums {
+                true => Positions::Sums(Sums::new(d, positions)),
+                false => Positions::Band(Band::new(d, positions)),
+            };
+            block.run(&mut Tile::of(ROWS, d, tile), &mut positions, &out, &lse);
         });
         Ok(())
     }
@@ -199,5 +210,55 @@ impl Plan {
         p.validate_segments(args.seg_q, args.seg_k)?;
         p.validate_masks(args.perm_mask, args.key_valid)?;
         p.validate_targets(args.targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::random::uniform;
+    use crate::transformer_xl::Inputs;
+
+    /// The one that this processor would not choose, too.
+    #[test]
+    fn both_ways_to_compute_scores_agree_with_the_definition_whatever_the_instructions() {
+        let seen = |head_dim: usize, rows: usize, memory: usize| {
+            TransformerXl::with_memory([2, rows, 2, head_dim], memory, DType::F32)
+        };
+        for (n, problem) in [
+            seen(64, 70, 200),
+            seen(20, 33, 0),
+            seen(40, 600, 31),
+            seen(1, 1, 130),
+            seen(80, 96, 64).clamp_len(50),
+            TransformerXl::conformer([1, 150, 2, 17], 20, DType::F32),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let random = |seed: u64, len: usize| -> Vec<f32> {
+                (0..len as u64)
+                    .map(|at| 2.0 * uniform(10 * n as u64 + seed, at) as f32 - 1.0)
+                    .collect()
+            };
+            let of_heads = problem.shape.heads_q * problem.shape.head_dim;
+            let [q, k, v, r] = ["q", "k", "v", "r"]
+                .map(|name| random(name.as_bytes()[0].into(), problem.span(name)));
+            let (bias_u, bias_v) = (random(1, of_heads), random(2, of_heads));
+            let inputs = Inputs::new([&q, &k, &v], &r, [&bias_u, &bias_v]);
+            let expected = problem.reference(&inputs).unwrap();
+            for isa in Isa::all() {
+                for sums in [false, true] {
+                    let got = Plan { problem, isa, sums }.run_inputs(&inputs).unwrap();
+                    for (got, expected) in [(&got.out, &expected.out), (&got.lse, &expected.lse)] {
+                        for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+                            let off = (got - expected).abs();
+                            assert!(off < 2e-5, "problem {n}, {isa:?}, sums {sums}, {at}: {off:e}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -4,16 +4,27 @@
 //! units.
 
 use super::Args;
+use super::band::Band;
 use super::mask::{Closed, Invalid, Sight, WORD, WORDS, add_segments, invalid, mask};
-use super::position::{GROUPS, Positions, load_row};
+use super::sums::{self, Sums};
 use crate::cpu::lanes::{LANES, Lanes};
-use crate::cpu::tile::{BLOCK_N, Tile};
+use crate::cpu::tile::{BLOCK_N, PAIR, Tile};
 use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::full::MAX_HEAD_DIM;
 use crate::real::{dot, row, row_start};
 use crate::transformer_xl::{Memory, TransformerXl};
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
+
+/// Rows of a block, at most.
+pub(super) const ROWS: usize = 512;
+pub(super) const GROUPS: usize = ROWS / LANES;
+
+/// How scores get their position term.
+pub(super) enum Positions<'a> {
+    Band(Band<'a>),
+    Sums(Sums<'a>),
+}
 
 /// Some rows of one head of one sequence.
 pub(super) struct Block<'a, T> {
@@ -25,6 +36,16 @@ pub(super) struct Block<'a, T> {
     pub(super) rows: Range<usize>,
 }
 
+/// A tile's keys.
+struct Keys {
+    range: Range<usize>,
+    invalid: Invalid,
+    /// Whether any are.
+    padding: bool,
+    /// Whether all their values are.
+    finite: bool,
+}
+
 impl<T: Element> Block<'_, T> {
     pub(super) fn run(
         &self,
@@ -33,46 +54,77 @@ impl<T: Element> Block<'_, T> {
         out: &SharedRows<'_, T>,
         lse: &SharedRows<'_, f32>,
     ) {
-        let p = self.problem;
         let mut sights = [Sight::NONE; GROUPS];
         self.load_rows(tile, positions, &mut sights);
         let sights = &sights[..self.rows.len().div_ceil(LANES)];
         let begin = sights.iter().map(|sight| sight.any().start).min().unwrap_or(0);
         let end = sights.iter().map(|sight| sight.any().end).max().unwrap_or(0);
+        let block_n = match positions {
+            Positions::Band(_) => BLOCK_N,
+            Positions::Sums(_) => sums::KEYS,
+        };
         // Tiles of one sequence are the same for all blocks: results do not depend on the rows of one.
-        for from in (begin / BLOCK_N * BLOCK_N..end).step_by(BLOCK_N) {
-            let keys = from..end.min(from + BLOCK_N);
-            let invalid = self.invalid(&keys);
-            let padding: u32 = invalid.iter().map(|word| word.count_ones()).sum();
-            if padding as usize == keys.len() && !p.own_position {
+        for from in (begin / block_n * block_n..end).step_by(block_n) {
+            let range = from..end.min(from + block_n);
+            let invalid = self.invalid(&range);
+            let padding: usize = invalid.iter().map(|word| word.count_ones() as usize).sum();
+            if padding == range.len() && !self.problem.own_position {
                 continue;
             }
-            let finite = self.load_tile(tile, keys.clone());
-            if p.targets.is_none() {
-                let near = self.distance(self.rows.start, from);
-                positions.load_window(near, self.rows.len(), |at, to| self.load_r(at, to));
-            }
-            for (group, sight) in sights.iter().enumerate() {
+            let finite = self.load_tile(tile, positions, range.clone());
+            let keys = Keys { range, invalid, padding: padding > 0, finite };
+            for (n, pair) in sights.chunks(PAIR).enumerate() {
                 // Some of the next tile's rows, so that they are near when it is loaded.
-                let next = |n: usize| (keys.end + n * BLOCK_N / sights.len()).min(end);
-                for j in next(group)..next(group + 1) {
+                let next = |n: usize| (keys.range.end + n * PAIR * block_n / sights.len()).min(end);
+                for j in next(n)..next(n + 1) {
                     self.key(j).into_iter().for_each(prefetch);
                 }
-                let keys = keys.start..keys.end.min(sight.any().end);
-                if keys.is_empty() || keys.end <= sight.any().start {
-                    continue;
-                }
-                let s = tile.scores_from(self.isa, group, keys.len(), |s| {
-                    self.begin_scores(positions, group, sight, &keys, s);
-                });
-                let masked = !sight.is_whole(&keys) || p.perm_mask || padding > 0;
-                if masked {
-                    self.mask(sight, group, &keys, &invalid, s);
-                }
-                tile.add(self.isa, group, 0..keys.len(), masked && !finite);
+                self.add(tile, positions, n * PAIR, pair, &keys);
             }
         }
         self.store(tile, out, lse);
+    }
+
+    /// A tile's keys and values into the results of a pair of groups.
+    fn add(
+        &self,
+        tile: &mut Tile<'_>,
+        positions: &mut Positions<'_>,
+        group: usize,
+        sights: &[Sight],
+        keys: &Keys,
+    ) {
+        let Range { start: from, end } = keys.range;
+        if let Positions::Sums(sums) = positions {
+            let seen = sights.iter().map(|sight| sight.any().end).max().unwrap_or(0).min(end);
+            if seen > from {
+                let near = self.distance(self.rows_of(group).start, from);
+                let (operands, s) = tile.pair(group, sights.len());
+                sums.scores(self.isa, near, seen - from, operands, s);
+            }
+        }
+        for (n, sight) in sights.iter().enumerate() {
+            let (group, seen) = (group + n, from..sight.any().end.min(end));
+            if seen.is_empty() || seen.end <= sight.any().start {
+                continue;
+            }
+            if let Positions::Band(band) = positions {
+                tile.scores_from(self.isa, n, group, seen.len(), |s| {
+                    self.begin_scores(band, group, &seen, s);
+                });
+            }
+            let s = &mut tile.of_pair(n)[..seen.len()];
+            if let Some(segments) = self.args.seg_k {
+                let of_keys = &segments[self.batch * self.problem.shape.seqlen_k..][seen.clone()];
+                let (of_keys, s): (&[i32], &mut [Lanes]) = (of_keys, s);
+                with_isa!(self.isa, add_segments(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]));
+            }
+            let masked = !sight.is_whole(&seen) || self.problem.perm_mask || keys.padding;
+            if masked {
+                self.mask(sight, group, &seen, &keys.invalid, s);
+            }
+            tile.add_of_pair(self.isa, n, group, 0..seen.len(), masked && !keys.finite);
+        }
     }
 
     /// Where in its segment a query stands.
@@ -87,44 +139,56 @@ impl<T: Element> Block<'_, T> {
         (position + p.shape.seqlen_k) as i64 - (p.segment_len() + j) as i64
     }
 
-    /// The queries with their biases, times the scale to units of log2, and what they see.
+    /// The queries, times the scale to units of log2, and what they see.
     fn load_rows(
         &self,
         tile: &mut Tile<'_>,
         positions: &mut Positions<'_>,
         sights: &mut [Sight; GROUPS],
     ) {
-        let (p, d) = (self.problem, self.problem.shape.head_dim);
-        let scale = (p.softmax_scale * LOG2_E) as f32;
-        let (mut q, mut sum) = ([0f32; MAX_HEAD_DIM], [0f32; MAX_HEAD_DIM]);
+        let (p, d, args) = (self.problem, self.problem.shape.head_dim, self.args);
         tile.begin(self.rows.len());
         for (n, i) in self.rows.clone().enumerate() {
-            let (q, sum) = (&mut q[..d], &mut sum[..d]);
-            T::load(
-                row(self.args.q, self.batch * p.layout.q.batch, p.layout.q, i, self.head, d),
-                q,
-            );
-            let add = |bias: &[f32], to: &mut [f32]| {
-                for (to, (q, bias)) in to.iter_mut().zip(q.iter().zip(&bias[self.head * d..])) {
-                    *to = (q + bias) * scale;
+            let q = row(args.q, self.batch * p.layout.q.batch, p.layout.q, i, self.head, d);
+            let biased = |bias: &[f32]| {
+                let mut sum = [0f32; MAX_HEAD_DIM];
+                T::load(q, &mut sum[..d]);
+                for (sum, bias) in sum.iter_mut().zip(self.of_head(bias)) {
+                    *sum = (*sum + bias) * self.scale();
                 }
+                sum
             };
-            add(self.args.bias_u, sum);
-            tile.load_q(self.isa, n, sum, 1.0);
-            add(self.args.bias_v, sum);
-            positions.load_q(n, sum);
+            match positions {
+                Positions::Sums(_) => tile.load_q(self.isa, n, q, self.scale()),
+                Positions::Band(band) => {
+                    tile.load_q(self.isa, n, &biased(args.bias_u)[..d], 1.0);
+                    band.load_q(n, &biased(args.bias_v)[..d]);
+                }
+            }
             let (position, sight) = (self.position(i), &mut sights[n / LANES]);
             let own = p.own_position.then(|| position + p.shape.seqlen_k - p.segment_len());
             sight.add(n % LANES, p.keys(position), own);
             if let (Some(bias), Some(embed), Some(segments)) =
-                (self.args.bias_s, self.args.seg_embed, self.args.seg_q)
+                (args.bias_s, args.seg_embed, args.seg_q)
             {
-                add(bias, sum);
-                let of = |x: usize| dot(sum, &embed[(x * p.shape.heads_q + self.head) * d..][..d]);
+                let q = biased(bias);
                 let segment = segments[self.batch * p.segment_len() + position];
-                sight.add_segment(n % LANES, segment, [of(0), of(1)]);
+                let of = |embed: &[f32]| dot(&q[..d], self.of_head(embed));
+                let (same, other) = embed.split_at(p.shape.heads_q * d);
+                sight.add_segment(n % LANES, segment, [of(same), of(other)]);
             }
         }
+    }
+
+    /// The factor of scores in units of log2.
+    fn scale(&self) -> f32 {
+        (self.problem.softmax_scale * LOG2_E) as f32
+    }
+
+    /// The head's row of `[heads_q, head_dim]`.
+    fn of_head<'x>(&self, x: &'x [f32]) -> &'x [f32] {
+        let d = self.problem.shape.head_dim;
+        &x[self.head * d..][..d]
     }
 
     /// A key's rows of `k` and `v`, wherever they lie.
@@ -143,46 +207,63 @@ impl<T: Element> Block<'_, T> {
         [row(k, b * of_k.batch, of_k, at, head, d), row(v, b * of_v.batch, of_v, at, head, d)]
     }
 
-    /// K and V of a tile. Whether all of V is finite.
-    fn load_tile(&self, tile: &mut Tile<'_>, keys: Range<usize>) -> bool {
-        let len = keys.len();
-        tile.end_k(len);
-        for (n, j) in keys.enumerate() {
+    /// K and V of a tile, and what meets them of the table. Whether all of V is finite.
+    fn load_tile(
+        &self,
+        tile: &mut Tile<'_>,
+        positions: &mut Positions<'_>,
+        keys: Range<usize>,
+    ) -> bool {
+        let (d, len) = (self.problem.shape.head_dim, keys.len());
+        for (n, j) in keys.clone().enumerate() {
             let [k, v] = self.key(j);
             tile.load_k(n, k);
             tile.load_v(n, v);
         }
+        let (near, rows) = (self.distance(self.rows.start, keys.start), self.rows.len());
+        let load_r = |at: i64, to: &mut [f32]| self.load_r(at, to);
+        match positions {
+            Positions::Band(band) => {
+                tile.end_k(len);
+                if self.problem.targets.is_none() {
+                    band.load_window(near, rows, load_r);
+                }
+            }
+            Positions::Sums(sums) => {
+                let [u, v] = [self.args.bias_u, self.args.bias_v].map(|bias| {
+                    let mut scaled = [0f32; MAX_HEAD_DIM];
+                    for (to, bias) in scaled.iter_mut().zip(self.of_head(bias)) {
+                        *to = bias * self.scale();
+                    }
+                    scaled
+                });
+                // Scores of what lies after the keys are not looked at.
+                sums.load_keys(self.isa, &u[..d], &tile.k()[..sums::KEYS * d]);
+                sums.load_window(self.isa, near, rows, &v[..d], load_r);
+            }
+        }
         tile.is_finite(self.isa, len)
     }
 
-    /// S before the product with the keys: the terms of positions and segments.
+    /// S before the product with the keys: the position term.
     fn begin_scores(
         &self,
-        positions: &mut Positions<'_>,
+        band: &mut Band<'_>,
         group: usize,
-        sight: &Sight,
         keys: &Range<usize>,
         s: &mut [Lanes],
     ) {
-        let p = self.problem;
         let (rows, from) = (self.rows_of(group), keys.start);
-        if p.targets.is_none() {
-            let near = self.distance(rows.start, from);
-            positions.begin_scores(self.isa, group, near, s);
-        } else {
-            // Lanes without a row hold what does no harm.
-            s.fill([0.0; LANES]);
-            for (lane, i) in rows.enumerate() {
-                let near = self.distance(self.position(i), from);
-                let n = group * LANES + lane;
-                positions.begin_row(self.isa, n, near, &mut s[..keys.len()], |at, to| {
-                    self.load_r(at, to)
-                });
-            }
+        if self.problem.targets.is_none() {
+            band.begin_scores(self.isa, group, self.distance(rows.start, from), s);
+            return;
         }
-        if let Some(segments) = self.args.seg_k {
-            let of_keys: &[i32] = &segments[self.batch * p.shape.seqlen_k..][keys.clone()];
-            with_isa!(self.isa, add_segments(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]));
+        // Lanes without a row hold what does no harm.
+        s.fill([0.0; LANES]);
+        for (lane, i) in rows.enumerate() {
+            let near = self.distance(self.position(i), from);
+            let n = group * LANES + lane;
+            band.begin_row(self.isa, n, near, &mut s[..keys.len()], |at, to| self.load_r(at, to));
         }
     }
 
@@ -224,12 +305,15 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
+    /// A distance's row of the table, or zeros where no pair has it.
     fn load_r(&self, distance: i64, to: &mut [f32]) {
         let (p, d) = (self.problem, self.problem.shape.head_dim);
         let clamp = p.clamp_len.map_or(i64::MAX, |n| n as i64);
         let at = usize::try_from(distance.clamp(-clamp, clamp) + p.distance_offset as i64);
-        let at = at.ok().filter(|&at| at < p.rows);
-        load_row(at.map(|at| row(self.args.r, 0, p.layout.r, at, self.head, d)), to);
+        match at.ok().filter(|&at| at < p.rows) {
+            Some(at) => T::load(row(self.args.r, 0, p.layout.r, at, self.head, d), to),
+            None => to.fill(0.0),
+        }
     }
 
     fn store(&self, tile: &mut Tile<'_>, out: &SharedRows<'_, T>, lse: &SharedRows<'_, f32>) {

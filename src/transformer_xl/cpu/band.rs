@@ -1,4 +1,5 @@
-//! The position term of a tile: a banded product.
+//! Scores by two products, the position term a banded one: where additions have no units of their own,
+//! or rows are no neighbours.
 //!
 //! Key j of a tile and lane i of a group of neighbouring rows meet the table's row of distance
 //! δ₀ + i − j: a band of as many distances as the tile has keys, and 15 more. Its product with
@@ -7,14 +8,12 @@
 //! distances, so those products are kept for each group. The table's rows lie in a window that moves
 //! towards the future, a tile's length at a time; each is converted once for a block.
 
-use crate::cpu::lanes::{LANES, Lanes, multiply_add};
-use crate::cpu::products::scores;
+use super::tile::{GROUPS, ROWS};
+use crate::cpu::lanes::{LANES, Lanes};
+use crate::cpu::products::{dots, scores};
 use crate::cpu::tile::{BLOCK_N, SIDE};
-use crate::cpu::{Element, Isa, with_isa};
+use crate::cpu::{Isa, with_isa};
 
-/// Rows of a block, at most.
-pub(super) const ROWS: usize = 512;
-pub(super) const GROUPS: usize = ROWS / LANES;
 /// Distances of a band beyond the tile's length.
 const MORE: usize = LANES - 1;
 /// The same in whole steps of the product.
@@ -40,7 +39,7 @@ const MASKS: [[i32; HALF]; BITS] = {
 };
 
 /// One thread's part of the workspace.
-pub(super) struct Positions<'a> {
+pub(super) struct Band<'a> {
     /// Elements of a row.
     d: usize,
     /// q + bias_v, per group of rows and element.
@@ -60,7 +59,7 @@ pub(super) struct Positions<'a> {
     row: &'a mut [f32],
 }
 
-impl<'a> Positions<'a> {
+impl<'a> Band<'a> {
     /// f32 that one needs.
     pub(super) fn len(d: usize) -> usize {
         (GROUPS * (d + MORE) + BAND) * LANES + (WINDOW + 1) * d
@@ -72,7 +71,7 @@ impl<'a> Positions<'a> {
         let (q, lanes) = lanes.as_chunks_mut::<LANES>().0.split_at_mut(GROUPS * d);
         let (kept, band) = lanes.split_at_mut(GROUPS * MORE);
         let (window, row) = rest.split_at_mut(WINDOW * d);
-        Positions {
+        Band {
             d,
             q,
             kept: kept.as_chunks_mut().0,
@@ -159,6 +158,7 @@ impl<'a> Positions<'a> {
         mut load: impl FnMut(i64, &mut [f32]),
     ) {
         let (d, lane) = (self.d, n % LANES);
+        let mut sums = [0f32; BLOCK_N + SIDE];
         for (to, q) in self.row.iter_mut().zip(&self.q[n / LANES * d..][..d]) {
             *to = q[lane];
         }
@@ -167,7 +167,11 @@ impl<'a> Positions<'a> {
         }
         let q: &[f32] = self.row;
         let rows: &[f32] = &self.window[..s.len() * d];
-        with_isa!(isa, dots(q: &[f32], rows: &[f32], s: &mut [Lanes], lane: usize));
+        let sums: &mut [f32] = &mut sums[..s.len()];
+        with_isa!(isa, dots(q: &[f32], rows: &[f32], sums: &mut [f32]));
+        for (s, sum) in s.iter_mut().zip(&*sums) {
+            s[lane] = *sum;
+        }
     }
 }
 
@@ -205,30 +209,5 @@ fn diagonals_of_half(band: &[Lanes], at: usize, s: &mut [Lanes]) {
             (row, ones, twos) = (next, [ones[1], one], [twos[1], twos[2], twos[3], two]);
             s[at..][..HALF].copy_from_slice(&four);
         }
-    }
-}
-
-/// One lane of S: a row's products with the table's rows.
-#[inline(always)]
-fn dots<const FMA: bool>(q: &[f32], rows: &[f32], s: &mut [Lanes], lane: usize) {
-    for (s, row) in s.iter_mut().zip(rows.chunks_exact(q.len())) {
-        let mut sums = [0f32; LANES];
-        let (q, rest_q) = q.as_chunks::<LANES>();
-        let (row, rest) = row.as_chunks::<LANES>();
-        for (q, row) in q.iter().zip(row) {
-            for (sum, (q, row)) in sums.iter_mut().zip(q.iter().zip(row)) {
-                *sum = multiply_add::<FMA>(*q, *row, *sum);
-            }
-        }
-        let rest: f32 = rest_q.iter().zip(rest).map(|(q, row)| q * row).sum();
-        s[lane] = sums.iter().sum::<f32>() + rest;
-    }
-}
-
-/// A distance's row of the table, or zeros where no pair has it.
-pub(super) fn load_row<T: Element>(row: Option<&[T]>, to: &mut [f32]) {
-    match row {
-        Some(row) => T::load(row, to),
-        None => to.fill(0.0),
     }
 }
