@@ -20,7 +20,7 @@ impl BlockCache {
     /// The keys and values kept of the positions before, then `new`.
     pub fn joined(&self, new: [Tensor; 2]) -> [Tensor; 2] {
         let Some(old) = &self.own else { return new };
-        [0, 1].map(|i| ops::join_rows(&old[i], &new[i]))
+        [0, 1].map(|i| ops::concat(&[&old[i], &new[i]], 1))
     }
 
     /// How many positions before are kept.

@@ -75,7 +75,7 @@ impl Embeddings {
         if let Some((map, trigram)) = &self.widen {
             if *trigram {
                 let (next, last) = (ops::shift_rows(&x, 1), ops::shift_rows(&x, -1));
-                x = ops::concat_last(&[&next, &x, &last]);
+                x = ops::concat(&[&next, &x, &last], 2);
             }
             x = map.run(&x);
         }

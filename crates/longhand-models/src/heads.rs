@@ -72,7 +72,7 @@ impl TokenLogits {
 
 /// The first position of each sequence of `[batch, length, hidden]`.
 pub fn first_positions(h: &Tensor) -> Tensor {
-    ops::first_rows(h, 1).reshape(&[h.shape()[0], h.width()])
+    ops::cut(h, 1, 0..1).reshape(&[h.shape()[0], h.width()])
 }
 
 /// The mean binary cross entropy of a judge's logits over the positions that are not padding.

@@ -88,18 +88,13 @@ pub fn stream(
         Ok(out)
     };
     let parts: Vec<Tensor> = r.iter().enumerate().map(part).collect::<Result<_>>()?;
-    Ok(ops::stacked(&parts).reshape(q.shape()))
+    Ok(ops::concat(&parts, 0).reshape(q.shape()))
 }
 
 /// Part `n` of so many equal ones of a tensor's sequences.
 fn sequences(x: &Tensor, (n, parts): (usize, usize)) -> Tensor {
-    let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    if parts == 1 {
-        return x.clone();
-    }
-    let each = batch / parts;
-    let all = x.clone().reshape(&[1, batch, length * width]);
-    ops::rows_from(&all, n * each, each).reshape(&[each, length, width])
+    let each = x.shape()[0] / parts;
+    if parts == 1 { x.clone() } else { ops::cut(x, 0, n * each..(n + 1) * each) }
 }
 
 /// Part `n` of so many equal ones.

@@ -1,9 +1,10 @@
 //! Launches on CUDA: queued on one stream.
 
-use super::kernels::{Functions, Kernel, READS, WORDS, Words};
+use super::kernels::{Functions, Kernel, READS, WORDS};
 use super::{Buffer, Memory};
 use crate::{Error, Result};
 use longhand::cuda::{Context, DeviceBuffer, Function, Launch, Stream};
+use std::sync::Arc;
 
 pub(crate) struct Cuda {
     pub(crate) context: Context,
@@ -14,7 +15,7 @@ pub(crate) struct Cuda {
 impl Cuda {
     pub(super) fn new(context: Context) -> Result<Self> {
         let stream = Stream::new(&context)?;
-        Ok(Cuda { context, stream, functions: Functions::new() })
+        Ok(Cuda { context, stream, functions: Functions::default() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -33,19 +34,20 @@ impl Cuda {
     pub(super) fn launch(
         &self,
         kernel: Kernel,
-        reads: &[&Buffer],
+        reads: &[Arc<Buffer>],
         out: &Buffer,
-        words: &Words,
+        words: &[u32; WORDS],
     ) -> Result<()> {
         let mut params = Vec::with_capacity(8 * (READS + 1) + 4 * WORDS);
         for n in 0..READS {
-            params.extend_from_slice(&address(reads[n.min(reads.len() - 1)])?.to_ne_bytes());
+            params.extend_from_slice(&address(&reads[n.min(reads.len() - 1)])?.to_ne_bytes());
         }
         params.extend_from_slice(&address(out)?.to_ne_bytes());
         params.extend_from_slice(bytemuck::cast_slice(words));
-        let (entry, threads, shared) = kernel.launch();
-        let build = || Ok(self.context.function(kernel.ptx(), entry)?);
-        let function = self.functions.get(kernel, build)?;
+        let (text, entry, threads, shared) = kernel.ptx();
+        let build = || Ok(self.context.function(text, entry)?);
+        let function = self.functions[kernel as usize].get_or_init(build);
+        let function = function.as_ref().map_err(Error::clone)?;
         let launch = Launch::new([words[0], 1, 1], threads).dynamic_shared(shared);
         // SAFETY: the parameters are those of every kernel of the layer, the sizes in them are of the
         // tensors whose addresses they hold, and memory is written by later work of this stream only.

@@ -23,20 +23,15 @@ macro_rules! kernels {
                 }
             }
 
-            /// The PTX text.
+            /// The PTX text and its entry, the threads of its blocks and the bytes of shared memory
+            /// they have.
             #[cfg(feature = "cuda")]
-            pub(crate) fn ptx(self) -> &'static str {
+            pub(crate) fn ptx(self) -> (&'static str, &'static str, u32, u32) {
                 match self {
-                    $(Kernel::$kernel => include_str!(concat!("../../kernels/", $name, ".sm80.ptx")),)*
-                }
-            }
-
-            /// The PTX text's entry, the threads of its blocks and the bytes of shared memory they
-            /// have.
-            #[cfg(feature = "cuda")]
-            pub(crate) fn launch(self) -> (&'static str, u32, u32) {
-                match self {
-                    $(Kernel::$kernel => (concat!("model_", $name), $threads, $shared),)*
+                    $(Kernel::$kernel => {
+                        let text = include_str!(concat!("../../kernels/", $name, ".sm80.ptx"));
+                        (text, concat!("model_", $name), $threads, $shared)
+                    })*
                 }
             }
         }
@@ -61,25 +56,8 @@ kernels! {
 /// 32-bit words of a kernel's parameters.
 pub(crate) const WORDS: usize = 20;
 
-/// A kernel's parameters.
-pub(crate) type Words = [u32; WORDS];
-
-/// Kernels that a device has compiled, each when it is first launched.
-pub(crate) struct Functions<F>([OnceLock<F>; Kernel::COUNT]);
-
-impl<F> Functions<F> {
-    pub(crate) fn new() -> Self {
-        Functions(Default::default())
-    }
-
-    /// The kernel that `build` makes, once.
-    pub(crate) fn get(&self, kernel: Kernel, build: impl FnOnce() -> Result<F>) -> Result<&F> {
-        match self.0[kernel as usize].get() {
-            Some(function) => Ok(function),
-            None => build().map(|built| self.0[kernel as usize].get_or_init(|| built)),
-        }
-    }
-}
+/// What a device makes of the kernels, each when it is first launched.
+pub(crate) type Functions<F> = [OnceLock<Result<F>>; Kernel::COUNT];
 
 /// Tensors that a kernel reads.
 pub(crate) const READS: usize = 3;

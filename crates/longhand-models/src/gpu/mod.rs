@@ -21,10 +21,11 @@ mod kernels;
 #[cfg(feature = "webgpu")]
 pub(crate) mod webgpu;
 
-pub(crate) use kernels::{BLOCK, Kernel, TILE, WORDS, Words};
+use kernels::WORDS;
+pub(crate) use kernels::{BLOCK, Kernel, TILE};
 
 use crate::tensor::Data;
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, require};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -159,19 +160,9 @@ impl Gpu {
         self.inner.read_backs.load(Ordering::Relaxed)
     }
 
-    /// Keeps the first error.
-    fn fail(&self, error: Error) {
-        lock(&self.inner.failure).get_or_insert(error);
-    }
-
-    /// Keeps a request that no kernel computes as the device's error.
-    pub(crate) fn decline(&self, reason: String) {
-        self.fail(Error::Declined(reason));
-    }
-
-    /// What `result` holds, or nothing and the error kept.
+    /// What `result` holds, or nothing; the first error is kept.
     fn ok<T>(&self, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.fail(error)).ok()
+        result.map_err(|error| _ = lock(&self.inner.failure).get_or_insert(error)).ok()
     }
 
     /// Memory for `len` elements, holding anything.
@@ -195,11 +186,9 @@ impl Gpu {
     }
 
     fn memory(&self, data: &[u8], bytes: usize) -> Option<Memory> {
-        // Kernels count elements in 32 bits.
-        if bytes / 4 > i32::MAX as usize {
-            self.decline(format!("a tensor of {bytes} bytes: kernels count to 2^31 elements"));
-            return None;
-        }
+        let rule = "kernels count to 2^31 elements";
+        let large = || Error::declined(format_args!("a tensor of {bytes} bytes: {rule}"));
+        self.ok(require(bytes / 4 <= i32::MAX as usize, large))?;
         let size = size_for(bytes);
         self.ok(match self.inner.backend {
             #[cfg(feature = "webgpu")]
@@ -228,11 +217,20 @@ impl Gpu {
     }
 
     /// Queues a kernel that reads `reads` (as many as there are, the last one again for those that
-    /// are missing) and writes into `out`. The first word is the number of workgroups.
-    pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Buffer], out: &Buffer, words: &Words) {
-        if words[0] > 0 && lock(&self.inner.failure).is_none() {
+    /// are missing) and writes into `out`. The words are its sizes, offsets and bits of numbers, the
+    /// number of workgroups first; they fit 32 bits, since every tensor's elements do.
+    pub(crate) fn launch(
+        &self,
+        kernel: Kernel,
+        reads: &[Arc<Buffer>],
+        out: &Buffer,
+        words: &[usize],
+    ) {
+        if words[0] > 0 && out.bytes > 0 && lock(&self.inner.failure).is_none() {
+            let mut params = [0; WORDS];
+            params.iter_mut().zip(words).for_each(|(param, &word)| *param = word as u32);
             self.ok::<()>(on!(Backend: self.inner.backend, backend => {
-                backend.launch(kernel, reads, out, words)
+                backend.launch(kernel, reads, out, &params)
             }));
         }
     }

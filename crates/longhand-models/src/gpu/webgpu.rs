@@ -1,11 +1,11 @@
 //! Launches on WebGPU: gathered, and submitted together when something is read or enough of them are
 //! there.
 
-use super::kernels::{Functions, Kernel, READS, WORDS, Words};
+use super::kernels::{Functions, Kernel, READS, WORDS};
 use super::{Buffer, Memory, lock};
 use crate::{Error, Result};
 use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 pub(crate) struct Webgpu {
     pub(crate) context: Context,
@@ -19,7 +19,7 @@ const SUBMITTED: usize = 256;
 
 impl Webgpu {
     pub(super) fn new(context: Context) -> Self {
-        Webgpu { context, functions: Functions::new(), pending: Mutex::default() }
+        Webgpu { context, functions: Functions::default(), pending: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -34,14 +34,15 @@ impl Webgpu {
     pub(super) fn launch(
         &self,
         kernel: Kernel,
-        reads: &[&Buffer],
+        reads: &[Arc<Buffer>],
         out: &Buffer,
-        words: &Words,
+        words: &[u32; WORDS],
     ) -> Result<()> {
-        let read = |n: usize| binding(reads[n.min(reads.len() - 1)]);
+        let read = |n: usize| binding(&reads[n.min(reads.len() - 1)]);
         let bindings: Vec<Binding<'_>> = (0..READS).map(read).collect::<Result<_>>()?;
         let build = || Ok(self.context.function(kernel.wgsl(), READS, 4 * WORDS)?);
-        let function = self.functions.get(kernel, build)?;
+        let function = self.functions[kernel as usize].get_or_init(build);
+        let function = function.as_ref().map_err(Error::clone)?;
         let params = bytemuck::cast_slice(words);
         self.queue(function.bind(&bindings, binding(out)?, params, words[0].into())?)
     }

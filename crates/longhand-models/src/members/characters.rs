@@ -61,7 +61,7 @@ impl Convolutions {
                 false => self.activation.apply(ops::max_over_length(&y)),
             }
         };
-        Ok(ops::concat_last(&self.filters.iter().map(feature).collect::<Vec<_>>()))
+        Ok(ops::concat(&self.filters.iter().map(feature).collect::<Vec<_>>(), 1))
     }
 }
 

@@ -35,7 +35,7 @@ impl Cell {
         // reads it.
         let turn = |b: usize, i: usize| if backward { lengths[b].saturating_sub(1 + i) } else { i };
         let by_step = (0..length * batch).map(|i| i % batch * length + turn(i % batch, i / batch));
-        let x = ops::gather(x, &by_step.collect::<Vec<_>>(), &[1, length * batch]);
+        let x = ops::gather(x, &by_step.collect::<Vec<_>>(), &[length * batch]);
         let of_input = self.input.run(&x);
         let (cell, width) = (of_input.width() / 4, self.projection.weight.rows());
         let (tanh, sigmoid) = (Activation::Tanh, Activation::Sigmoid);
@@ -43,7 +43,7 @@ impl Cell {
         let mut h = Tensor::zeros(&[batch, width]).on(device);
         let mut states = Vec::with_capacity(length);
         for step in 0..length {
-            let own = ops::rows_from(&of_input, step * batch, batch).reshape(&[batch, 4 * cell]);
+            let own = ops::cut(&of_input, 0, step * batch..(step + 1) * batch);
             let gates = ops::add(self.state.run(&h), &own);
             let [input, forget, new, output] =
                 ops::split_last(&gates, &[cell; 4]).try_into().expect("four parts");
@@ -56,7 +56,7 @@ impl Cell {
         }
         let by_row = (0..batch * length).map(|i| turn(i / length, i % length) * batch + i / length);
         let by_row: Vec<usize> = by_row.collect();
-        let states = ops::gather(&ops::stacked(&states), &by_row, &[batch, length]);
+        let states = ops::gather(&ops::concat(&states, 0), &by_row, &[batch, length]);
         ops::keep_rows(states, |i| i % length < lengths[i / length])
     }
 }
@@ -123,7 +123,7 @@ impl Member for Elmo {
         let token =
             ops::keep_rows(x, there).reshape(&[batch, length, self.projection.weight.rows()]);
         let mut streams = [token.clone(), token.clone()];
-        let mut layers = vec![ops::concat_last(&[&token, &token])];
+        let mut layers = vec![ops::concat(&[&token, &token], 2)];
         for (depth, cells) in self.layers.iter().enumerate() {
             let ways = streams.iter_mut().zip(cells).zip([false, true]);
             for ((stream, cell), backward) in ways {
@@ -131,7 +131,7 @@ impl Member for Elmo {
                 // The state that is carried on is without the addition.
                 *stream = if self.skips && depth > 0 { ops::add(states, stream) } else { states };
             }
-            layers.push(ops::concat_last(&[&streams[0], &streams[1]]));
+            layers.push(ops::concat(&streams, 2));
         }
         let mut mixed = Tensor::zeros(layers[0].shape());
         for (layer, &share) in layers.iter().zip(self.mix.data()) {

@@ -206,8 +206,8 @@ impl Reformer {
             states.push(x2.clone());
             buckets.extend(hashed.map(|hashed| (i, hashed)));
         }
-        let cut = |x: &Tensor| ops::first_rows(x, given);
-        let last = self.norm.run(ops::concat_last(&[&cut(&x1), &cut(&x2)]));
+        let cut = |x: &Tensor| ops::cut(x, 1, 0..given);
+        let last = self.norm.run(ops::concat(&[&cut(&x1), &cut(&x2)], 2));
         let logits = self.head.run(&last);
         let states = states.iter().map(cut).collect();
         Ok(Pass { states, logits, buckets, padded: valid.is_some() })
@@ -296,13 +296,10 @@ fn in_chunks(x: &Tensor, chunk: usize, f: impl Fn(Tensor) -> Tensor) -> Tensor {
     if chunk == 0 || x.rows() <= chunk {
         return f(x.clone());
     }
-    let (rows, width) = (x.rows(), x.width());
-    let all = x.clone().reshape(&[1, rows, width]);
-    let parts = (0..rows).step_by(chunk).map(|start| {
-        let count = chunk.min(rows - start);
-        f(ops::rows_from(&all, start, count).reshape(&[count, width]))
-    });
-    let y = ops::stacked(&parts.collect::<Vec<_>>());
+    let all = x.clone().reshape(&[x.rows(), x.width()]);
+    let part = |start| f(ops::cut(&all, 0, start..x.rows().min(start + chunk)));
+    let parts: Vec<Tensor> = (0..x.rows()).step_by(chunk).map(part).collect();
+    let y = ops::concat(&parts, 0);
     let shape = ops::with_width(x.shape(), y.width());
     y.reshape(&shape)
 }

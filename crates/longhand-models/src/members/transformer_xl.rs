@@ -142,7 +142,7 @@ impl TransformerXl {
                     Some(all) => all,
                     None => own.positions.run(&self.distances(count)?.on(device)),
                 };
-                let r = ops::first_rows(kept.distances.insert(r), count);
+                let r = ops::cut(kept.distances.insert(r), 1, 0..count);
                 let (biases, options) = (own.biases.each_ref(), (window, self.clamp));
                 let (heads, rows, valid) = (&self.heads, [&q, &k, &v], valid.as_deref());
                 let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
@@ -191,7 +191,7 @@ impl TransformerXl {
             let h = cluster.out_of.as_ref().map_or_else(|| h.clone(), |map| map.run(h));
             let own = cluster.out.run(&h);
             match more {
-                Some(more) => ops::concat_last(&[own, more.run(&h)]),
+                Some(more) => ops::concat(&[own, more.run(&h)], 2),
                 None => own,
             }
         };
@@ -207,7 +207,7 @@ impl TransformerXl {
             let own = ops::log_softmax(logits(cluster, None));
             parts.push(ops::add_column(own, share));
         }
-        ops::concat_last(&parts)
+        ops::concat(&parts, 2)
     }
 }
 
@@ -227,7 +227,7 @@ impl Member for TransformerXl {
         for (s, (_, ids)) in segments.into_iter().enumerate() {
             let states = self.step(ids, &mut cache, device)?;
             for (memory, state) in memories.iter_mut().zip(&states) {
-                *memory = ops::last_rows(&ops::join_rows(memory, state), self.memory);
+                *memory = ops::last_rows(&ops::concat(&[&*memory, state], 1), self.memory);
             }
             let log_probs = self.log_probs(&states[states.len() - 1]);
             let name = format!("labels.{s}");

@@ -79,7 +79,7 @@ impl Wav2Vec2 {
             x = ops::keep_rows(x, |i| there[i] != 0);
         }
         // An even kernel gives a frame too many.
-        x = ops::add(ops::first_rows(&self.positional.run(&x), x.shape()[1]), &x);
+        x = ops::add(ops::cut(&self.positional.run(&x), 1, 0..x.shape()[1]), &x);
         if let Some(norm) = &self.norm {
             x = norm.run(x);
         }

@@ -175,7 +175,7 @@ impl XlNet {
             if let (Some((at, _)), Some(query)) = (targets, queries.last()) {
                 queries.push(stream(query, Some(at))?);
             }
-            let [k, v] = block.joined(new.map(|x| ops::first_rows(&x, kept)));
+            let [k, v] = block.joined(new.map(|x| ops::cut(&x, 1, 0..kept)));
             block.own = Some([newest(&k, cache.memory), newest(&v, cache.memory)]);
         }
         cache.read += kept;
@@ -272,7 +272,7 @@ impl Member for XlNet {
                 cache = self.start(batch);
             } else {
                 for (memory, states) in memories.iter_mut().zip(contents) {
-                    let all = ops::join_rows(memory, &ops::first_rows(states, kept));
+                    let all = ops::concat(&[&*memory, &ops::cut(states, 1, 0..kept)], 1);
                     *memory = newest(&all, self.memory);
                 }
                 out.put_each(format_args!("segment.{s}.mems"), &memories);

@@ -33,13 +33,14 @@ pub fn conv1d(
         // Weights lie channel by channel, windows step by step.
         let start = (group * own * part * width) as isize;
         let turned = Moved::dense([1, own, width, part], start, [0, part * width, 1, width]);
-        let turned = moves::together(place(&[x]), &[(weight, turned)], &[own, width * part]);
+        let turned = together(place(&[x]), &[(weight, turned)], &[own, width * part]);
         linear(&windows, &turned, Order::OutIn, None)
     };
     let parts: Vec<Tensor> = (0..groups).map(of_group).collect();
+    let y = concat(&parts, 2);
     match bias {
-        Some(bias) => add_row(concat_last(&parts), bias),
-        None => concat_last(&parts),
+        Some(bias) => add_row(y, bias),
+        None => y,
     }
 }
 
@@ -51,8 +52,8 @@ pub fn conv1d(
 /// If `x` has not three dimensions.
 pub fn max_over_length(x: &Tensor) -> Tensor {
     let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    if let Some(gpu) = place(&[x]) {
-        return launches::softmax(gpu, &turned(x), OfRow::Largest);
+    if let Some(most) = x.gpu().and_then(|_| of_rows(&turned(x), OfRow::Largest)) {
+        return most;
     }
     let mut most = vec![f32::NEG_INFINITY; batch * width];
     for i in 0..batch * length {

@@ -7,126 +7,64 @@
 
 mod activation;
 mod conv;
-mod launches;
+mod elements;
 mod loss;
 mod moves;
 mod norm;
 mod product;
-mod rounding;
 mod rows;
 mod softmax;
 
 pub use activation::Activation;
 pub use conv::{conv1d, max_over_length};
+pub use elements::{
+    add, add_column, add_row, clamp, in_units, keep_rows, map, multiply, round, scale, unit,
+};
 pub use loss::{
     binary_cross_entropy, cosine, dot, l1, labels_loss, mse, next_labels, nll, scored_rows,
     soft_cross_entropy,
 };
-pub use moves::turned;
+pub use moves::{concat, cut, last_rows, shift_rows, split_fused, split_last, turned};
 pub use norm::{NormKind, norm, weight_norm};
 pub use product::{Order, linear};
-pub use rounding::{in_units, largest, round, unit};
-pub use rows::{
-    argmax, argmax_rows, concat_last, first_rows, gather, gather_at, join_rows, keep_rows,
-    last_rows, put_row, rows_from, shift_rows, split_fused, split_last, stacked,
-};
-pub use softmax::{log_softmax, softmax};
+pub use rows::{argmax, argmax_rows, gather, gather_at, put_row};
+pub use softmax::{largest, log_softmax, softmax};
 
 // The imports here are what operations are made of; each file takes them all.
-use crate::gpu::Gpu;
+use crate::gpu::{BLOCK, Buffer, Gpu, Kernel};
 use crate::{Error, Ints, Result, Tensor, require};
-use launches::{Meets, Of, OfRow, place};
-use moves::Moved;
+use moves::{Moved, together};
 use rayon::prelude::*;
-use softmax::log_sum_exp;
+use softmax::{OfRow, log_sum_exp, of_rows};
+use std::sync::Arc;
 
-/// Rows that one task takes: about 16 k elements, so that small tensors stay on one thread.
-fn rows_of_task(width: usize) -> usize {
-    (1 << 14) / width.max(1) + 1
-}
+/// Elements that one task takes, so that small tensors stay on one thread.
+const TASK: usize = 1 << 14;
 
 /// `f` of every row of `x`, in place, on the threads of the pool.
-fn each_row(mut x: Tensor, f: impl Fn(&mut [f32]) + Sync) -> Tensor {
-    let width = x.width();
-    if width > 0 {
-        let task = width * rows_of_task(width);
-        x.data_mut()
-            .par_chunks_mut(task)
-            .for_each(|rows| rows.chunks_exact_mut(width).for_each(&f));
-    }
-    x
-}
-
-/// `f` of every element of `x`, in place, on the threads of the pool. Gradient: of `f`, times what
-/// comes in.
-pub fn map(mut x: Tensor, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
-    x.data_mut().par_chunks_mut(1 << 14).for_each(|part| part.iter_mut().for_each(|x| *x = f(*x)));
-    x
-}
-
-/// `a + b`, elementwise. Gradient: passes to both.
-///
-/// # Panics
-///
-/// If the shapes differ.
-pub fn add(a: Tensor, b: &Tensor) -> Tensor {
-    zip(Of::Add, a, b, |a, b| a + b)
-}
-
-/// `a · b`, elementwise. Gradient: to each, times the other.
-///
-/// # Panics
-///
-/// If the shapes differ.
-pub fn multiply(a: Tensor, b: &Tensor) -> Tensor {
-    zip(Of::Multiply, a, b, |a, b| a * b)
-}
-
-/// `c · x`. Gradient: times `c`.
-pub fn scale(x: Tensor, c: f32) -> Tensor {
-    match place(&[&x]) {
-        Some(gpu) => launches::elements(gpu, Of::Scale, &x, None, c),
-        None => map(x, |x| c * x),
-    }
-}
-
-/// `x`, at most `most` up or down. Gradient: passes where it is not clamped.
-pub fn clamp(x: Tensor, most: f32) -> Tensor {
-    match place(&[&x]) {
-        Some(gpu) => launches::elements(gpu, Of::Clamp, &x, None, most),
-        None => map(x, |x| x.clamp(-most, most)),
-    }
-}
-
-/// `x + row` for every row of `x`. Gradient: passes to `x`, summed over the rows to `row`.
-///
-/// # Panics
-///
-/// If `row` is not as long as a row of `x`.
-pub fn add_row(x: Tensor, row: &Tensor) -> Tensor {
-    assert_eq!(x.width(), row.len(), "a row to every row");
-    if let Some(gpu) = place(&[&x, row]) {
-        return launches::elements(gpu, Of::Add, &x, Some((row, Meets::Row)), 0.0);
-    }
-    each_row(x, |x| x.iter_mut().zip(row.data()).for_each(|(x, r)| *x += r))
-}
-
-/// `x + column[i]` for every element of row `i` of `x`. Gradient: passes to `x`, summed over the rows'
-/// elements to `column`.
-///
-/// # Panics
-///
-/// If `column` has not an element for each row of `x`.
-pub fn add_column(mut x: Tensor, column: &Tensor) -> Tensor {
-    assert_eq!(x.rows(), column.len(), "an element for every row");
-    if let Some(gpu) = place(&[&x, column]) {
-        return launches::elements(gpu, Of::Add, &x, Some((column, Meets::Column)), 0.0);
-    }
+fn each_row(mut x: Tensor, f: impl Fn(usize, &mut [f32]) + Sync) -> Tensor {
     let width = x.width().max(1);
-    for (row, c) in x.data_mut().chunks_exact_mut(width).zip(column.data()) {
-        row.iter_mut().for_each(|x| *x += c);
-    }
+    let rows = x.data_mut().par_chunks_exact_mut(width).with_min_len(TASK / width + 1);
+    rows.enumerate().for_each(|(i, row)| f(i, row));
     x
+}
+
+/// The GPU that an operand lies on: the operation runs there.
+fn place<'a>(operands: &[&'a Tensor]) -> Option<&'a Gpu> {
+    operands.iter().find_map(|tensor| tensor.gpu())
+}
+
+/// What a kernel makes of `reads`, a tensor of this shape; see [`Gpu::launch`] for the words.
+fn launch(
+    gpu: &Gpu,
+    kernel: Kernel,
+    reads: &[Arc<Buffer>],
+    words: &[usize],
+    shape: &[usize],
+) -> Tensor {
+    let out = gpu.empty(shape.iter().product());
+    gpu.launch(kernel, reads, &out, words);
+    Tensor::on_gpu(shape, out)
 }
 
 /// `shape` with another last dimension.
@@ -136,14 +74,4 @@ pub(crate) fn with_width(shape: &[usize], width: usize) -> Vec<usize> {
         *last = width;
     }
     shape
-}
-
-fn zip(of: Of, mut a: Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Tensor {
-    assert_eq!(a.shape(), b.shape(), "elementwise");
-    if let Some(gpu) = place(&[&a, b]) {
-        return launches::elements(gpu, of, &a, Some((b, Meets::Same)), 0.0);
-    }
-    let parts = a.data_mut().par_chunks_mut(1 << 14).zip(b.data().par_chunks(1 << 14));
-    parts.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b)));
-    a
 }

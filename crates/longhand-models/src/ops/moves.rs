@@ -2,6 +2,8 @@
 //! rows and columns says once where its elements lie, and it is done where they lie.
 
 use super::*;
+use std::borrow::Borrow;
+use std::ops::Range;
 
 /// A box of elements: where element (0, 0, 0, 0) lies in the source (before its beginning, if a guard
 /// keeps that from being read) and in the result, and the steps of each dimension.
@@ -26,6 +28,20 @@ impl Moved {
     /// The box out of `x`, as a tensor that lies where `x` does.
     pub(super) fn tensor(self, x: &Tensor, shape: &[usize]) -> Tensor {
         together(place(&[x]), &[(x, self)], shape)
+    }
+
+    /// On a GPU, into a buffer of the result's size.
+    fn launch(&self, gpu: &Gpu, x: &Tensor, out: &Buffer) {
+        let total = self.size.iter().product::<usize>();
+        let [_, s1, s2, s3] = self.size;
+        let [f0, f1, f2, f3] = self.from_steps;
+        let [t0, t1, t2, t3] = self.to_steps;
+        let (at, [g1, g2], end) = self.guard.unwrap_or((0, [0, 0], 1));
+        let (groups, from, at, to) =
+            (total.div_ceil(BLOCK), self.from as usize, at as usize, self.to);
+        let words =
+            [groups, total, s1, s2, s3, from, f0, f1, f2, f3, to, t0, t1, t2, t3, at, g1, g2, end];
+        gpu.launch(Kernel::Copy, &[x.buffer(gpu)], out, &words);
     }
 
     /// On the host, into zeros.
@@ -53,6 +69,19 @@ impl Moved {
     }
 }
 
+/// A tensor of the boxes out of several, which lies at `place`.
+pub(super) fn together(place: Option<&Gpu>, parts: &[(&Tensor, Moved)], shape: &[usize]) -> Tensor {
+    let len = shape.iter().product();
+    if let Some(gpu) = place {
+        let out = gpu.empty(len);
+        parts.iter().for_each(|(x, moved)| moved.launch(gpu, x, &out));
+        return Tensor::on_gpu(shape, out);
+    }
+    let mut out = vec![0.0; len];
+    parts.iter().for_each(|(x, moved)| moved.copy(x.data(), &mut out));
+    Tensor::new(shape, out)
+}
+
 /// `[batch, rows, columns]` to `[batch, columns, rows]`. Gradient: turned back.
 ///
 /// # Panics
@@ -64,15 +93,98 @@ pub fn turned(x: &Tensor) -> Tensor {
     Moved::dense([1, batch, columns, rows], 0, steps).tensor(x, &[batch, columns, rows])
 }
 
-/// A tensor of the boxes out of several, which lies at `place`.
-pub(super) fn together(place: Option<&Gpu>, parts: &[(&Tensor, Moved)], shape: &[usize]) -> Tensor {
-    let len = shape.iter().product();
-    if let Some(gpu) = place {
-        let out = gpu.empty(len);
-        parts.iter().for_each(|(x, moved)| launches::copy(gpu, moved, &x.buffer(gpu), &out));
-        return Tensor::on_gpu(shape, out);
+/// Of `[batch, length, width]`, the row `by` places further on (negative: before), zeros beyond
+/// the ends. Gradient: shifted back.
+///
+/// # Panics
+///
+/// If `x` has not three dimensions.
+pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
+    let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
+    let steps = [0, length * width, width, 1];
+    let shifted = Moved {
+        guard: Some((by, [0, 1], length)),
+        ..Moved::dense([1, batch, length, width], by * width as isize, steps)
+    };
+    shifted.tensor(x, x.shape())
+}
+
+/// Tensors one after another along a dimension. Gradient: cut apart again.
+///
+/// # Panics
+///
+/// If there is none, or they differ in another dimension.
+pub fn concat(parts: &[impl Borrow<Tensor>], axis: usize) -> Tensor {
+    let parts: Vec<&Tensor> = parts.iter().map(Borrow::borrow).collect();
+    if let [x] = parts[..] {
+        return x.clone();
     }
-    let mut out = vec![0.0; len];
-    parts.iter().for_each(|(x, moved)| moved.copy(x.data(), &mut out));
-    Tensor::new(shape, out)
+    let mut shape = parts[0].shape().to_vec();
+    shape[axis] = parts.iter().map(|x| x.shape()[axis]).sum();
+    let (outer, row) = (shape[..axis].iter().product(), shape[axis..].iter().product());
+    let mut start = 0;
+    let part = |x| {
+        let own = Tensor::shape(x);
+        assert!(own[..axis] == shape[..axis] && own[axis + 1..] == shape[axis + 1..], "{own:?}");
+        let width = own[axis..].iter().product();
+        let dense = Moved::dense([1, 1, outer, width], 0, [0, 0, width, 1]);
+        start += width;
+        (x, Moved { to: start - width, to_steps: [0, 0, row, 1], ..dense })
+    };
+    let moved: Vec<(&Tensor, Moved)> = parts.iter().copied().map(part).collect();
+    together(place(&parts), &moved, &shape)
+}
+
+/// A range of a dimension. Gradient: zeros for the others.
+///
+/// # Panics
+///
+/// If the dimension ends before it.
+pub fn cut(x: &Tensor, axis: usize, range: Range<usize>) -> Tensor {
+    let mut shape = x.shape().to_vec();
+    assert!(range.end <= shape[axis], "{range:?} of dimension {axis} of {shape:?}");
+    let (outer, whole) = (shape[..axis].iter().product(), shape[axis..].iter().product());
+    let inner: usize = shape[axis + 1..].iter().product();
+    shape[axis] = range.len();
+    let first = (range.start * inner) as isize;
+    let moved = Moved::dense([1, 1, outer, range.len() * inner], first, [0, 0, whole, 1]);
+    moved.tensor(x, &shape)
+}
+
+/// The last `count` rows of each sequence of `[batch, length, …]`, or all of fewer. Gradient: zeros
+/// for the others.
+pub fn last_rows(x: &Tensor, count: usize) -> Tensor {
+    let length = x.shape()[1];
+    cut(x, 1, length.saturating_sub(count)..length)
+}
+
+/// The last dimension cut into parts of these widths. Gradient: put together again.
+///
+/// # Panics
+///
+/// If the widths do not add up.
+pub fn split_last(x: &Tensor, widths: &[usize]) -> Vec<Tensor> {
+    assert_eq!(widths.iter().sum::<usize>(), x.width(), "widths of the parts");
+    let mut end = 0;
+    let part = |width: &usize| {
+        end += width;
+        cut(x, x.shape().len() - 1, end - width..end)
+    };
+    widths.iter().map(part).collect()
+}
+
+/// Columns of a fused projection, sorted into queries, keys and values of `heads · dim` each:
+/// column `part · steps[0] + head · steps[1] + element · steps[2]`. Gradient: sorted back.
+///
+/// # Panics
+///
+/// If a column is not below the width.
+pub fn split_fused(x: &Tensor, heads: usize, dim: usize, steps: [usize; 3]) -> [Tensor; 3] {
+    let shape = with_width(x.shape(), heads * dim);
+    let (rows, width) = (x.rows(), x.width());
+    [0, 1, 2].map(|part| {
+        let first = (part * steps[0]) as isize;
+        let moved = Moved::dense([1, rows, heads, dim], first, [0, width, steps[1], steps[2]]);
+        moved.tensor(x, &shape)
+    })
 }

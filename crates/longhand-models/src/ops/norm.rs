@@ -23,11 +23,14 @@ pub fn norm(x: Tensor, kind: NormKind, weight: &Tensor, bias: Option<&Tensor>, e
     assert_eq!(x.width(), weight.len(), "one weight a column");
     assert!(bias.is_none_or(|bias| bias.len() == x.width()), "one bias a column");
     if let Some(gpu) = place(&[&x]) {
-        return launches::norm(gpu, kind, &x, weight, bias, eps);
+        // The kernel knows the kinds by their order.
+        let words = [x.rows(), x.width(), kind as usize, (eps as f32).to_bits() as usize];
+        let reads = [&x, weight, bias.unwrap_or(weight)].map(|x| x.buffer(gpu));
+        return launch(gpu, Kernel::Norm, &reads, &words, x.shape());
     }
     let (weight, bias) = (weight.data(), bias.map(Tensor::data));
     let n = x.width() as f32;
-    each_row(x, |row| {
+    each_row(x, |_, row| {
         let mean = if kind == NormKind::Layer { sum(row, |x| x) / n } else { 0.0 };
         let rstd = match kind {
             NormKind::Affine => 1.0,

@@ -1,6 +1,7 @@
 //! Products of matrices, by the crate `gemm`.
 
 use super::*;
+use crate::gpu::TILE;
 
 /// How a matrix of a linear map is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +19,20 @@ pub enum Order {
 ///
 /// If the sizes do not fit.
 pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Tensor {
-    let (from, to) = match order {
-        Order::OutIn => (w.width(), w.rows()),
-        Order::InOut => (w.rows(), w.width()),
+    let (from, to, [in_step, out_step]) = match order {
+        Order::OutIn => (w.width(), w.rows(), [1, w.width()]),
+        Order::InOut => (w.rows(), w.width(), [w.width(), 1]),
     };
     assert_eq!(x.width(), from, "columns against rows");
     assert!(bias.is_none_or(|bias| bias.len() == to), "a bias for every column");
+    let shape = with_width(x.shape(), to);
     if let Some(gpu) = place(&[x]) {
-        return launches::linear(gpu, x, w, order, bias);
+        let tiles = to.div_ceil(TILE);
+        let groups = x.rows().div_ceil(TILE) * tiles;
+        let biased = usize::from(bias.is_some());
+        let words = [groups, x.rows(), to, from, out_step, in_step, biased, tiles];
+        let reads = [x, w, bias.unwrap_or(w)].map(|x| x.buffer(gpu));
+        return launch(gpu, Kernel::Linear, &reads, &words, &shape);
     }
     let (rows, weights) = (x.data(), w.data());
     let mut y = match bias {
@@ -33,10 +40,6 @@ pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Te
         None => vec![0.0; x.rows() * to],
     };
     if !y.is_empty() && from > 0 {
-        let (in_step, out_step) = match order {
-            Order::OutIn => (1, from as isize),
-            Order::InOut => (to as isize, 1),
-        };
         // Threads cost more than they bring below some hundred thousand multiplications.
         let threads = match x.rows() * from * to {
             0..200_000 => gemm_common::Parallelism::None,
@@ -58,8 +61,8 @@ pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Te
                 1,
                 from as isize,
                 weights.as_ptr(),
-                out_step,
-                in_step,
+                out_step as isize,
+                in_step as isize,
                 1.0,
                 1.0,
                 false,
@@ -69,5 +72,5 @@ pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Te
             );
         }
     }
-    Tensor::new(&super::with_width(x.shape(), to), y)
+    Tensor::new(&shape, y)
 }

@@ -53,6 +53,6 @@ impl Positions {
             let rows: Vec<usize> = (0..batch).flat_map(|_| 0..length).map(row).collect();
             ops::gather(&table.on(device), &rows, &[batch, length])
         };
-        ops::concat_last(&self.0.iter().map(axis).collect::<Vec<_>>())
+        ops::concat(&self.0.iter().map(axis).collect::<Vec<_>>(), 2)
     }
 }
