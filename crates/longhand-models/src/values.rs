@@ -205,6 +205,20 @@ impl Outputs {
         self.values.insert(name.into(), Value::Ints(ints));
     }
 
+    /// Adds a row, of this shape, to those that the result `name` has.
+    ///
+    /// # Panics
+    ///
+    /// If rows differ in shape.
+    pub fn add_row(&mut self, name: &str, shape: &[usize], row: impl IntoIterator<Item = i32>) {
+        let none = || Value::Ints(Ints::new(&[&[0], shape].concat(), Vec::new()));
+        if let Value::Ints(rows) = self.values.entry(name.to_owned()).or_insert_with(none) {
+            rows.data.extend(row);
+            rows.shape[0] += 1;
+            assert_eq!(rows.shape.iter().product::<usize>(), rows.data.len(), "rows of {name}");
+        }
+    }
+
     /// Adds a number, of shape `[1]`.
     pub fn put_scalar(&mut self, name: impl Into<String>, x: f64) {
         self.put(name, Tensor::scalar(x));

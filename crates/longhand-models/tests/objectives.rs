@@ -2,7 +2,7 @@
 
 use longhand_models::members;
 use longhand_models::objectives::{
-    self, Corrupted, NOT_SCORED, Random, audio, bart, ernie, mass, mlm, negatives, pairs,
+    self, Actions, Corrupted, NOT_SCORED, Random, audio, bart, ernie, mass, mlm, negatives, pairs,
     structbert, t5, xlnet,
 };
 use proptest::prelude::*;
@@ -52,12 +52,10 @@ fn masked_language_modelling_has_berts_rates() {
     let mut random = Random::new(1);
     let n = 200_000;
     let ids = ids(&mut random, n);
-    let (select, actions) = (uniforms(&mut random, n), uniforms(&mut random, n));
-    let tokens = vec![5; n];
-    let masking = mlm::Masking { mask_id: MASK, mask_share: 0.8, random_share: 0.1 };
+    let (select, uniforms) = (uniforms(&mut random, n), uniforms(&mut random, n));
     let chosen = mlm::choose_each(&vec![true; n], 0.15, &select);
-    let actions = mlm::Actions { uniforms: &actions, random_tokens: &tokens };
-    let out = mlm::mask(&ids, &chosen, &masking, actions);
+    let actions = Actions { mask_id: MASK, uniforms, random_tokens: vec![5; n] };
+    let out = mlm::mask(&ids, &chosen, [0.8, 0.1], &actions);
     let share = |of: &dyn Fn(usize) -> bool, all: usize| {
         (0..n).filter(|&i| of(i)).count() as f64 / all as f64
     };
@@ -112,9 +110,8 @@ fn ties_and_ends_are_the_published_ones() {
     let keep = negatives::keep_probabilities(&[100, 300], 0.01);
     assert!((keep[0] - (5.0 + 1.0) * 0.04).abs() < 1e-12, "{keep:?}");
     // Spans of no length count as long as the budget is not spent.
-    let spans = bart::Spans::covering(4, &[0, 2, 0, 3, 0]);
-    assert_eq!(spans, Some(bart::Spans { lengths: vec![2, 2], inserts: 2 }));
-    assert_eq!(bart::Spans::covering(4, &[3, 0]), None);
+    assert_eq!(bart::covering(4, &[0, 2, 0, 3, 0]), Some(vec![0, 2, 0, 2]));
+    assert_eq!(bart::covering(4, &[3, 0]), None);
     assert_eq!(t5::counts(30, 0.15, 3.0), Ok([4, 1]), "4.5 is rounded to the even number");
     assert!(t5::counts(1, 0.15, 3.0).is_err() && t5::counts(10, 0.9, 1.0).is_err());
 }
@@ -154,10 +151,8 @@ proptest! {
         let words: Vec<i32> = (0..n).map(|i| if free[i] { i as i32 / 3 } else { -1 }).collect();
         let budget = mlm::budget(n, p, 12);
         prop_assert!((1..=12).contains(&budget) && budget as f64 <= (n as f64 * p + 0.5).max(1.0));
-        let (draws, tokens) = (uniforms(random, n), ids.clone());
-        let actions = mlm::Actions { uniforms: &draws, random_tokens: &tokens };
-        let masking = mlm::Masking { mask_id: MASK, mask_share: 0.8, random_share: 0.1 };
-        let (order, word_order) = (random.order(n), random.order(n));
+        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: ids.clone() };
+            let (order, word_order) = (random.order(n), random.order(n));
         let each = mlm::choose_each(&free, p, &uniforms(random, n));
         let first = mlm::choose_first(&free, budget, &order);
         let whole = mlm::choose_words(&free, &words, budget, &word_order);
@@ -170,7 +165,7 @@ proptest! {
             prop_assert!(chosen == size(word) || chosen == 0 && size(word) > budget - whole.len());
         }
         for chosen in [each, first, whole] {
-            let out = mlm::mask(&ids, &chosen, &masking, actions);
+            let out = mlm::mask(&ids, &chosen, [0.8, 0.1], &actions);
             prop_assert_eq!(&restored(&out), &ids);
             for i in 0..n {
                 prop_assert_eq!(out.labels[i] != NOT_SCORED, chosen.contains(&i));
@@ -192,33 +187,33 @@ proptest! {
         let covered: Vec<usize> = units.iter().cloned().flatten().collect();
         prop_assert_eq!(covered, (0..n).filter(|&i| labels[i] >= 0).collect::<Vec<_>>());
         prop_assert!(units.iter().all(|unit| labels[unit.start] == 0));
-        let draws = uniforms(random, n);
-        let actions = mlm::Actions { uniforms: &draws, random_tokens: &ids };
-        let out = ernie::mask_units(&ids, &units, 0.4, MASK, actions);
+        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: ids.clone() };
+        let out = ernie::mask_units(&ids, &units, 0.4, &actions);
         prop_assert_eq!(&restored(&out), &ids);
         for unit in units {
             let scored = unit.clone().filter(|&i| out.labels[i] != NOT_SCORED).count();
-            let chosen = draws[unit.start] <= 0.4;
+            let chosen = actions.uniforms[unit.start] <= 0.4;
             prop_assert_eq!(scored, if chosen { unit.len() } else { 0 });
         }
     }
 
     #[test]
-    fn mass_takes_one_span_that_the_decoder_gets(seed: u64, n in 2usize..60, ratio in 0.0..=1.0) {
+    fn mass_masks_one_span(seed: u64, n in 2usize..60, ratio in 0.0..=1.0) {
         let random = &mut Random::new(seed);
         let ids = ids(random, n);
         let count = mass::span_length(n, ratio);
         let span = mass::span(n, count, random.uniform());
         prop_assert!(span.start >= 1 && span.end <= n && span.len() == count);
-        let draws = uniforms(random, n);
-        let actions = mlm::Actions { uniforms: &draws, random_tokens: &ids };
-        let out = mass::mask_span(&ids, span.clone(), MASK, actions);
-        let mut whole = out.source.clone();
-        whole[span.clone()].copy_from_slice(&out.target);
-        prop_assert_eq!(&whole, &ids);
-        for (k, &at) in out.decoder_positions.iter().enumerate() {
-            prop_assert_eq!(at as usize + 1, span.start + k);
-            prop_assert_eq!(out.decoder_input_ids[k], ids[at as usize]);
+        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: vec![6; n] };
+        let source = mass::mask_span(&ids, span.clone(), &actions);
+        for i in 0..n {
+            let token = match actions.uniforms[i] {
+                _ if !span.contains(&i) => ids[i],
+                u if u < 0.8 => MASK,
+                u if u < 0.9 => ids[i],
+                _ => 6,
+            };
+            prop_assert_eq!(source[i], token);
         }
     }
 
@@ -259,39 +254,39 @@ proptest! {
         let random = &mut Random::new(seed);
         let mut text = ids(random, n);
         (text[0], text[n - 1]) = (0, 2);
-        let noise = bart::Noise { mask_id: MASK, full_stop_id: 11, random_ratio: 0.2 };
-        let (order, draws) = (random.order(n - 2), uniforms(random, n));
+        let order = random.order(n - 2);
+        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: vec![6; n] };
         let budget = bart::budget(&text, ratio);
         prop_assert!(budget <= n - 2);
-        let random_tokens = vec![6; n];
         let is_noise = |&&t: &&i32| t == MASK || t == 6;
         let ends = |x: &[i32]| [x.first().copied(), x.last().copied()];
 
-        let words = bart::Words { order: &order, uniforms: &draws, random_tokens: &random_tokens };
-        let masked = noise.mask(&text, budget, words);
+        let masked = bart::mask(&text, &order[..budget], 0.2, &actions);
         prop_assert_eq!((masked.len(), masked.iter().filter(is_noise).count()), (n, budget));
-        let deleted = bart::Noise::delete(&text, budget, &order);
+        let deleted = bart::delete(&text, &order[..budget]);
         prop_assert_eq!(deleted.len(), n - budget);
         prop_assert!(is_subsequence(&deleted, &text));
 
         let lengths = bart::span_lengths(lambda, &uniforms(random, 4 * n + 64));
-        let spans = bart::Spans::covering(budget, &lengths).unwrap();
-        prop_assert_eq!(spans.lengths.iter().sum::<usize>(), budget);
-        prop_assert!(spans.lengths.iter().all(|&n| n > 0));
-        let short = noise.shrink(&text, &spans.lengths, words);
+        let spans = bart::covering(budget, &lengths).unwrap();
+        prop_assert_eq!(spans.iter().sum::<usize>(), budget);
+        let (spans, empty): (Vec<_>, Vec<_>) = spans.into_iter().partition(|&n| n > 0);
+        let begun = bart::mask(&text, &order[..spans.len()], 0.2, &actions);
+        let short = bart::shrink(&begun, &spans, &order);
         let words: Vec<i32> = short.iter().filter(|t| !is_noise(t)).copied().collect();
         prop_assert!(is_subsequence(&words, &text) && words.len() >= n - budget);
-        prop_assert!(short.len() - words.len() <= spans.lengths.len());
-        prop_assert!((0..=1).contains(&(spans.inserts_into(short.len()) - spans.inserts)));
+        prop_assert!(short.len() - words.len() <= spans.len());
+        let inserts = bart::inserts(empty.len(), short.len());
+        prop_assert!((0..=1).contains(&(inserts - empty.len())));
 
         let places = random.order(n + budget - 2);
-        let longer = noise.insert(&text, &places[..budget], &random_tokens[..budget / 3]);
+        let longer = bart::insert(&text, &places[..budget], &actions.random_tokens[..budget / 3], MASK);
         prop_assert_eq!(longer.iter().filter(|t| **t == 6).count(), budget / 3);
         let words: Vec<i32> = longer.iter().filter(|t| !is_noise(t)).copied().collect();
         prop_assert_eq!((longer.len(), &words), (n + budget, &text));
 
         let offset = 1 + random.below(n - 1);
-        let mut turned = bart::Noise::rotate(&text, offset);
+        let mut turned = bart::rotate(&text, offset);
         prop_assert!(offset == n - 1 || turned[1] == text[offset]);
         for x in [&masked, &deleted, &short, &longer, &turned] {
             prop_assert_eq!(ends(x), ends(&text));
@@ -306,11 +301,10 @@ proptest! {
         let mut text = ids(random, n);
         (0..n).for_each(|i| if random.uniform() < 0.2 { text[i] = 11 });
         (text[0], text[n - 1]) = (0, 2);
-        let noise = bart::Noise { mask_id: MASK, full_stop_id: 11, random_ratio: 0.0 };
-        let ends = noise.sentence_ends(&text);
+        let ends = bart::sentence_ends(&text, 11);
         let count = random.below(ends.len() + 1);
         let (moved, order) = (random.order(ends.len()), random.order(count));
-        let out = bart::Noise::permute(&text, &ends, &moved[..count], &order);
+        let out = bart::permute(&text, &ends, &moved[..count], &order);
         let cut = |text: &[i32], ends: &[usize]| -> Vec<Vec<i32>> {
             let starts = [1].iter().chain(ends);
             starts.zip(ends).map(|(&a, &b)| text[a..b].to_vec()).collect()
@@ -359,17 +353,18 @@ proptest! {
     ) {
         let random = &mut Random::new(seed);
         let [first, next, other] = sizes.map(|n| ids(random, n));
-        let s = pairs::Sentences { first: &first, next: &next, random: &other };
+        let s = [&first[..], &next[..], &other[..]];
         let u = random.uniform();
         let order = |pair: &pairs::Pair<'_>| match (pair.first == first, pair.second == next) {
             (true, true) => "next",
             (true, false) => "random",
             _ => "previous",
         };
-        let whole = [pairs::next_sentence(&s, u), pairs::sentence_order(&s, u)];
+        let chosen = |question| pairs::Pair::chosen(s, question, u);
+        let whole = [chosen(pairs::NEXT_SENTENCE), chosen(pairs::SENTENCE_ORDER)];
         prop_assert_eq!(order(&whole[0]), ["next", "random"][whole[0].label as usize]);
         prop_assert_eq!(order(&whole[1]), ["next", "previous"][whole[1].label as usize]);
-        let third = pairs::structural(&s, u);
+        let third = chosen(pairs::STRUCTURAL);
         prop_assert_eq!(order(&third), ["random", "next", "previous"][third.label as usize]);
         for pair in whole.into_iter().chain([third]) {
             let cut = pair.clone().truncated(most, &uniforms(random, 60));

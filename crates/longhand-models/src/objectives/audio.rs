@@ -109,24 +109,20 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let dice = draws.uniforms("dice", &[rows])?;
         let epsilon = draws.uniforms("epsilon", &[1])?[0];
         let uniforms = draws.uniforms("negative_uniforms", &[rows, total, count])?;
-        let (mut label, mut source) = (Vec::new(), Vec::new());
-        let (mut mask, mut negatives) = (Vec::new(), Vec::new());
-        for r in 0..rows {
-            let orders = [row(&starts, r, total), row(&random, r, total)];
-            let runs = frame_runs(lengths[r], run, proportion);
-            let frames = mask_frames(lengths[r], run, runs, dice[r], orders);
-            label.extend(frames.masked.iter().map(|&x| i32::from(x)));
-            source.extend(frames.source.iter().map(|from| from.map_or(-1, |i| i as i32)));
-            let chances = [probability, epsilon];
-            let masked = mask_spans(lengths[r], span, chances, least, row(&spans, r, total));
-            let others = distractors(&masked, row(&uniforms, r, total * count))?;
-            mask.extend(masked.into_iter().map(i32::from));
-            negatives.extend(others.into_iter().map(|i| (i + r * total) as i32));
+        for (r, &length) in lengths.iter().enumerate() {
+            let own = r * total..(r + 1) * total;
+            let [starts, random, spans] = [&starts, &random, &spans].map(|x| &x[own.clone()]);
+            let runs = frame_runs(length, run, proportion);
+            let frames = mask_frames(length, run, runs, dice[r], [starts, random]);
+            let source = frames.source.iter().map(|from| from.map_or(-1, |i| i as i32));
+            let masked = mask_spans(length, span, [probability, epsilon], least, spans);
+            let others = distractors(&masked, &uniforms[own.start * count..own.end * count])?;
+            let others = others.into_iter().map(|i| (i + own.start) as i32);
+            out.add_row("mockingjay_label", &[total], frames.masked.into_iter().map(i32::from));
+            out.add_row("mockingjay_source_frame", &[total], source);
+            out.add_row("wav2vec2_mask", &[total], masked.into_iter().map(i32::from));
+            out.add_row("wav2vec2_negatives", &[total, count], others);
         }
-        out.put_ints("mockingjay_label", Ints::new(&shape, label));
-        out.put_ints("mockingjay_source_frame", Ints::new(&shape, source));
-        out.put_ints("wav2vec2_mask", Ints::new(&shape, mask));
-        out.put_ints("wav2vec2_negatives", Ints::new(&[rows, total, count], negatives));
         Ok(())
     })
 }

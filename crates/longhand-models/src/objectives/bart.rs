@@ -5,141 +5,95 @@
 
 use super::*;
 
-/// Tokens and shares that all kinds of noise use.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Noise {
-    /// Stands for what was taken out.
-    pub mask_id: i32,
-    /// Ends a sentence.
-    pub full_stop_id: i32,
-    /// The share of masks that are random tokens instead.
-    pub random_ratio: f64,
-}
-
-/// Which words noise takes, and what is put in their place.
-#[derive(Debug, Clone, Copy)]
-pub struct Words<'a> {
-    /// A permutation of the words, bos not counted.
-    pub order: &'a [usize],
-    /// In [0, 1), one for each word taken.
-    pub uniforms: &'a [f64],
-    /// One for each word taken at most.
-    pub random_tokens: &'a [i32],
-}
-
 /// Words that a share of them chooses: ⌈ratio · words⌉.
 pub fn budget(tokens: &[i32], ratio: f64) -> usize {
     (ratio * tokens.len().saturating_sub(2) as f64).ceil() as usize
 }
 
-impl Noise {
-    /// Token masking: the first `count` words drawn become the mask, or the next random token
-    /// where the draw says so.
-    pub fn mask(&self, tokens: &[i32], count: usize, draws: Words<'_>) -> Vec<i32> {
-        let mut out = tokens.to_vec();
-        let mut random = draws.random_tokens.iter();
-        for (&word, &u) in draws.order.iter().zip(draws.uniforms).take(count) {
-            out[word + 1] = match u < self.random_ratio {
-                true => random.next().copied().unwrap_or(self.mask_id),
-                false => self.mask_id,
-            };
-        }
-        out
+/// Token masking: `words` become the mask, or the next random token where the draw of the next word
+/// is below `random_ratio`.
+pub fn mask(tokens: &[i32], words: &[usize], random_ratio: f64, actions: &Actions) -> Vec<i32> {
+    let mut out = tokens.to_vec();
+    let mut random = actions.random_tokens.iter();
+    for (&word, &u) in words.iter().zip(&actions.uniforms) {
+        let token = if u < random_ratio { random.next() } else { None };
+        out[word + 1] = token.copied().unwrap_or(actions.mask_id);
     }
-
-    /// Token deletion: without the first `count` words of `order`.
-    pub fn delete(tokens: &[i32], count: usize, order: &[usize]) -> Vec<i32> {
-        let mut keep = vec![true; tokens.len()];
-        order.iter().take(count).for_each(|&word| keep[word + 1] = false);
-        kept(tokens, &keep)
-    }
-
-    /// Text infilling, the spans: each shrinks to one mask, which stands at the next word
-    /// drawn. Those of no length are to be inserted after: [`Spans::inserts_into`].
-    pub fn shrink(&self, tokens: &[i32], lengths: &[usize], draws: Words<'_>) -> Vec<i32> {
-        let masked = self.mask(tokens, lengths.len(), draws);
-        let mut keep = vec![true; tokens.len()];
-        for (&word, &length) in draws.order.iter().zip(lengths) {
-            // A span ends at eos; one that runs into another's mask deletes it too.
-            let end = (word + 1 + length).min(tokens.len() - 1);
-            keep[word + 2..end.max(word + 2)].fill(false);
-        }
-        kept(&masked, &keep)
-    }
-
-    /// Insertion of masks at these places of the longer text, its ends not counted. The first of them
-    /// are the `random` tokens.
-    pub fn insert(&self, tokens: &[i32], places: &[usize], random: &[i32]) -> Vec<i32> {
-        let mut out = vec![None; tokens.len() + places.len()];
-        for (k, &place) in places.iter().enumerate() {
-            out[place + 1] = Some(random.get(k).copied().unwrap_or(self.mask_id));
-        }
-        let mut old = tokens.iter();
-        out.into_iter().filter_map(|new| new.or_else(|| old.next().copied())).collect()
-    }
-
-    /// Where sentences end: behind a full stop (the first of a run) and before eos.
-    pub fn sentence_ends(&self, tokens: &[i32]) -> Vec<usize> {
-        let last = tokens.len().saturating_sub(2);
-        let stops = |i: usize| i == last || tokens[i] == self.full_stop_id;
-        (1..=last).filter(|&i| stops(i) && !stops(i - 1)).map(|i| i + 1).collect()
-    }
-
-    /// Sentence permutation: the sentences that `moved` lists trade places, as `order` (of them)
-    /// says.
-    pub fn permute(tokens: &[i32], ends: &[usize], moved: &[usize], order: &[usize]) -> Vec<i32> {
-        let mut from: Vec<usize> = (0..ends.len()).collect();
-        moved.iter().zip(order).for_each(|(&to, &k)| from[to] = moved[k]);
-        let sentence = |&i: &usize| {
-            let start = if i > 0 { ends[i - 1] } else { 1 };
-            &tokens[start..ends[i]]
-        };
-        let tail = ends.last().copied().unwrap_or(1);
-        let mut out = tokens[..1].to_vec();
-        from.iter().for_each(|i| out.extend(sentence(i)));
-        out.extend(&tokens[tail..]);
-        out
-    }
-
-    /// Document rotation: begins with the token at `offset`.
-    pub fn rotate(tokens: &[i32], offset: usize) -> Vec<i32> {
-        let mut out = tokens.to_vec();
-        let last = tokens.len() - 1;
-        out[1..last].rotate_left(offset - 1);
-        out
-    }
+    out
 }
 
-/// Spans to be filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spans {
-    /// Lengths from 1.
-    pub lengths: Vec<usize>,
-    /// How many have no length.
-    pub inserts: usize,
+/// Token deletion: without these words.
+pub fn delete(tokens: &[i32], words: &[usize]) -> Vec<i32> {
+    let mut keep = vec![true; tokens.len()];
+    words.iter().for_each(|&word| keep[word + 1] = false);
+    kept(tokens, &keep)
 }
 
-impl Spans {
-    /// The first lengths that cover `budget` words, the last cut to fit; none if they do not.
-    pub fn covering(budget: usize, lengths: &[usize]) -> Option<Self> {
-        let mut spans = Spans { lengths: Vec::new(), inserts: 0 };
-        let (mut left, mut lengths) = (budget, lengths.iter());
-        while left > 0 {
-            let length = left.min(*lengths.next()?);
-            left -= length;
-            match length {
-                0 => spans.inserts += 1,
-                n => spans.lengths.push(n),
-            }
-        }
-        Some(spans)
+/// Text infilling, the spans: each shrinks to its first word, which is masked already. Those of no
+/// length are to be inserted after.
+pub fn shrink(tokens: &[i32], lengths: &[usize], words: &[usize]) -> Vec<i32> {
+    let mut keep = vec![true; tokens.len()];
+    for (&word, &length) in words.iter().zip(lengths) {
+        // A span ends at eos; one that runs into another's mask deletes it too.
+        let end = (word + 1 + length).min(tokens.len() - 1);
+        keep[word + 2..end.max(word + 2)].fill(false);
     }
+    kept(tokens, &keep)
+}
 
-    /// Masks for them in a text of `length`: the published program computes their share of it, and
-    /// from that again their number.
-    pub fn inserts_into(&self, length: usize) -> usize {
-        (length as f64 * (self.inserts as f64 / length as f64)).ceil() as usize
+/// Insertion of masks at these places of the longer text, its ends not counted. The first of them
+/// are the `random` tokens.
+pub fn insert(tokens: &[i32], places: &[usize], random: &[i32], mask_id: i32) -> Vec<i32> {
+    let mut out = vec![None; tokens.len() + places.len()];
+    for (k, &place) in places.iter().enumerate() {
+        out[place + 1] = Some(random.get(k).copied().unwrap_or(mask_id));
     }
+    let mut old = tokens.iter();
+    out.into_iter().filter_map(|new| new.or_else(|| old.next().copied())).collect()
+}
+
+/// Where sentences end: behind a full stop (the first of a run) and before eos.
+pub fn sentence_ends(tokens: &[i32], full_stop_id: i32) -> Vec<usize> {
+    let last = tokens.len().saturating_sub(2);
+    let stops = |i: usize| i == last || tokens[i] == full_stop_id;
+    (1..=last).filter(|&i| stops(i) && !stops(i - 1)).map(|i| i + 1).collect()
+}
+
+/// Sentence permutation: the sentences that `moved` lists trade places, as `order` (of them)
+/// says.
+pub fn permute(tokens: &[i32], ends: &[usize], moved: &[usize], order: &[usize]) -> Vec<i32> {
+    let starts = [1].iter().chain(ends);
+    let old: Vec<&[i32]> = starts.zip(ends).map(|(&start, &end)| &tokens[start..end]).collect();
+    let mut new = old.clone();
+    moved.iter().zip(order).for_each(|(&to, &k)| new[to] = old[moved[k]]);
+    let tail = ends.last().copied().unwrap_or(1);
+    [&tokens[..1], &new.concat(), &tokens[tail..]].concat()
+}
+
+/// Document rotation: begins with the token at `offset`.
+pub fn rotate(tokens: &[i32], offset: usize) -> Vec<i32> {
+    let mut out = tokens.to_vec();
+    let last = tokens.len() - 1;
+    out[1..last].rotate_left(offset - 1);
+    out
+}
+
+/// The first lengths that cover `budget` words, the last cut to fit; none if they do not.
+pub fn covering(budget: usize, lengths: &[usize]) -> Option<Vec<usize>> {
+    let (mut left, mut lengths) = (budget, lengths.iter());
+    let mut spans = Vec::new();
+    while left > 0 {
+        let length = left.min(*lengths.next()?);
+        left -= length;
+        spans.push(length);
+    }
+    Some(spans)
+}
+
+/// Masks for so many spans of no length in a text of `length`: the published program computes their
+/// share of it, and from that again their number.
+pub fn inserts(spans: usize, length: usize) -> usize {
+    (length as f64 * (spans as f64 / length as f64)).ceil() as usize
 }
 
 /// The lengths that draws choose by a Poisson distribution: its table ends with the first
@@ -165,55 +119,56 @@ fn kept(tokens: &[i32], keep: &[bool]) -> Vec<i32> {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
-    let noise = Noise {
-        mask_id: token(config, "mask_id", vocab)?,
-        full_stop_id: token(config, "full_stop_id", vocab)?,
-        random_ratio: share(config, "random_ratio")?,
-    };
-    let ends = [token(config, "bos_id", vocab)?, token(config, "eos_id", vocab)?];
+    let tokens = ["mask_id", "full_stop_id", "bos_id", "eos_id"];
+    let [mask_id, full_stop, bos, eos] = each(tokens, |key| token(config, key, vocab))?;
     let ratio = |name| share(config, name);
     let ratios = each(["mask_ratio", "delete_ratio", "infill_ratio"], ratio)?;
-    let [inserted, permuted] = each(["insert_ratio", "permute_ratio"], ratio)?;
+    let others = ["insert_ratio", "permute_ratio", "random_ratio"];
+    let [inserted, permuted, random_ratio] = each(others, ratio)?;
     // The table ends at the first probability below 1e-7; above 16 that is the first of all.
     let lambda = config.number_in("poisson_lambda", 1e-3..=16.0)?;
     // A text has no padding.
     config.ignore("pad_id");
     rule(move |draws, out| {
-        let tokens = text(draws, vocab, ends)?;
+        let tokens = text(draws, vocab, [bos, eos])?;
         let length = tokens.len();
         let order = draws.orders("word_order", &[length - 2])?;
-        let uniforms = draws.uniforms("mask_uniforms", &[length])?;
-        let random = draws.below("random_tokens", &[length], vocab)?;
-        let words = Words { order: &order, uniforms: &uniforms, random_tokens: &random };
-        let insert = |tokens: &[i32], count: usize| -> Result<Vec<i32>> {
-            let lucky = (count as f64 * noise.random_ratio).ceil() as usize;
+        let actions = Actions {
+            mask_id,
+            uniforms: draws.uniforms("mask_uniforms", &[length])?,
+            random_tokens: draws.below("random_tokens", &[length], vocab)?,
+        };
+        let inserting = |tokens: &[i32], count: usize| -> Result<Vec<i32>> {
+            let lucky = (count as f64 * random_ratio).ceil() as usize;
             let order = draws.orders("insert_order", &[tokens.len() + count - 2])?;
             let random = draws.below("random_tokens", &[lucky], vocab)?;
-            Ok(noise.insert(tokens, &order[..count], &random))
+            Ok(insert(tokens, &order[..count], &random, mask_id))
         };
-        let [masked, deleted, infilled] = ratios.map(|ratio| budget(tokens, ratio));
+        let [masked, deleted, infilled] = ratios.map(|ratio| &order[..budget(tokens, ratio)]);
 
         let lengths = span_lengths(lambda, &span_draws(draws, length, lambda)?);
-        let spans = Spans::covering(infilled, &lengths).ok_or_else(|| {
+        let spans = covering(infilled.len(), &lengths).ok_or_else(|| {
             let sum: usize = lengths.iter().sum();
-            let rule = format!("must cover {infilled} words");
+            let rule = format!("must cover {} words", infilled.len());
             Error::invalid("the spans that \"span_uniforms\" draws", sum, rule)
         })?;
-        let shrunk = noise.shrink(tokens, &spans.lengths, words);
+        let (spans, empty): (Vec<_>, Vec<_>) = spans.into_iter().partition(|&length| length > 0);
+        let begun = mask(tokens, &order[..spans.len()], random_ratio, &actions);
+        let shrunk = shrink(&begun, &spans, &order);
 
-        let ends = noise.sentence_ends(tokens);
+        let ends = sentence_ends(tokens, full_stop);
         let moved = (ends.len() as f64 * 2.0 * permuted / 2.0).ceil() as usize;
         let sentences = draws.orders("sentence_order", &[ends.len()])?;
         let places = draws.orders("sentence_order2", &[moved])?;
-        let permutation = Noise::permute(tokens, &ends, &sentences[..moved], &places);
+        let permutation = permute(tokens, &ends, &sentences[..moved], &places);
 
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
-        put("masking", noise.mask(tokens, masked, words));
-        put("deletion", Noise::delete(tokens, deleted, &order));
-        put("infilling", insert(&shrunk, spans.inserts_into(shrunk.len()))?);
-        put("insertion", insert(tokens, (length as f64 * inserted).ceil() as usize)?);
+        put("masking", mask(tokens, masked, random_ratio, &actions));
+        put("deletion", delete(tokens, deleted));
+        put("infilling", inserting(&shrunk, inserts(empty.len(), shrunk.len()))?);
+        put("insertion", inserting(tokens, (length as f64 * inserted).ceil() as usize)?);
         put("sentence_permutation", permutation);
-        put("rotation", Noise::rotate(tokens, offset(draws, length)?));
+        put("rotation", rotate(tokens, offset(draws, length)?));
         put("span_lengths", lengths.iter().map(|&n| n as i32).collect());
         put("sentence_ends", ends.iter().map(|&n| n as i32).collect());
         Ok(())

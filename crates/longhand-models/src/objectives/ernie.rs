@@ -1,7 +1,6 @@
 //! Knowledge masking: ERNIE (Sun et al., 2019, §3.2), as its published data program does it.
 
 use super::*;
-use crate::objectives::mlm::Actions;
 use std::ops::Range;
 
 /// The units (words, phrases, entities) of a row of labels: 0 begins one, 1 continues it, −1 is
@@ -24,20 +23,18 @@ pub fn mask_units(
     ids: &[i32],
     units: &[Range<usize>],
     probability: f64,
-    mask_id: i32,
-    actions: Actions<'_>,
+    actions: &Actions,
 ) -> Corrupted {
     let mut out = Corrupted::unchanged(ids);
     for unit in units.iter().filter(|unit| actions.uniforms[unit.start] <= probability) {
         for i in unit.clone() {
             let base = if i == unit.start { probability } else { 1.0 };
-            let u = actions.uniforms[i];
-            out.labels[i] = ids[i];
-            if u > 0.2 * base {
-                out.input_ids[i] = mask_id;
-            } else if u > 0.1 * base {
-                out.input_ids[i] = actions.random_tokens[i];
-            }
+            let token = match actions.uniforms[i] {
+                u if u > 0.2 * base => actions.mask_id,
+                u if u > 0.1 * base => actions.random_tokens[i],
+                _ => ids[i],
+            };
+            out.put(i, token);
         }
     }
     out
@@ -48,10 +45,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let mask_id = token(config, "mask_id", vocab)?;
     let probability = share(config, "unit_probability")?;
     rule(move |draws, out| {
-        let batch = Batch::read(draws, ["input_ids", "uniforms"], vocab)?;
-        let shape @ [rows, len] = batch.shape;
+        let (shape @ [count, len], rows) = batch(draws, ["input_ids", "uniforms"], vocab, mask_id)?;
         let labels = &draws.inputs.ints_shaped("unit_labels", &shape)?.data;
-        let by_word = flags(draws.inputs, "word_level", &[rows])?;
+        let by_word = flags(draws.inputs, "word_level", &[count])?;
         let bad = |&i: &usize| match labels[i] {
             -1 | 0 => false,
             1 => i % len == 0 || labels[i - 1] == -1,
@@ -60,11 +56,11 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let rule = "must be 0 (a unit begins), 1 (it goes on) or -1 (none)";
         let error = |i| Error::invalid(format!("unit_labels[{i}]"), labels[i], rule);
         reject((0..labels.len()).find(bad), error)?;
-        let corrupt = |(r, (ids, actions)): (usize, (&[i32], _))| {
-            let units = units(row(labels, r, len), !by_word[r]);
-            mask_units(ids, &units, probability, mask_id, actions)
-        };
-        out.absorb("", corrupted(&shape, batch.rows().enumerate().map(corrupt)));
+        let own = labels.chunks(len).zip(by_word);
+        for ((ids, actions), (labels, by_word)) in rows.iter().zip(own) {
+            let units = units(labels, !by_word);
+            mask_units(ids, &units, probability, actions).add_to(out, "");
+        }
         Ok(())
     })
 }

@@ -1,21 +1,7 @@
 //! One masked span: MASS (Song et al., 2019, §3.1), as its published data program does it.
 
 use super::*;
-use crate::objectives::mlm::Actions;
 use std::ops::Range;
-
-/// A sentence, its span taken from the encoder and given to the decoder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Masked {
-    /// What the encoder reads, `[length]`.
-    pub source: Vec<i32>,
-    /// What the decoder reads: the span one place to the left, `[span]`.
-    pub decoder_input_ids: Vec<i32>,
-    /// Where that stood, `[span]`.
-    pub decoder_positions: Vec<i32>,
-    /// What it writes, `[span]`.
-    pub target: Vec<i32>,
-}
 
 /// Tokens in the span: ⌊(length − 1) · ratio⌋. The first token is never in it.
 pub fn span_length(length: usize, ratio: f64) -> usize {
@@ -28,23 +14,17 @@ pub fn span(length: usize, count: usize, uniform: f64) -> Range<usize> {
     start..start + count
 }
 
-/// Masks the span for the encoder: of ten tokens eight are masked, one stays, one is random.
-pub fn mask_span(tokens: &[i32], span: Range<usize>, mask_id: i32, actions: Actions<'_>) -> Masked {
+/// What the encoder reads: of ten tokens of the span eight are masked, one stays, one is random.
+pub fn mask_span(tokens: &[i32], span: Range<usize>, actions: &Actions) -> Vec<i32> {
     let mut source = tokens.to_vec();
-    for i in span.clone() {
+    for i in span {
         match actions.uniforms[i] {
-            u if u < 0.8 => source[i] = mask_id,
+            u if u < 0.8 => source[i] = actions.mask_id,
             u if u < 0.9 => {}
             _ => source[i] = actions.random_tokens[i],
         }
     }
-    let before = span.start - 1..span.end - 1;
-    Masked {
-        source,
-        decoder_input_ids: tokens[before.clone()].to_vec(),
-        decoder_positions: before.map(|i| i as i32).collect(),
-        target: tokens[span].to_vec(),
-    }
+    source
 }
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
@@ -54,27 +34,21 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     // The sentences of a batch are of one length.
     config.ignore("pad_id");
     rule(move |draws, out| {
-        let batch = Batch::read(draws, ["tokens", "action_uniforms"], vocab)?;
-        let [rows, len] = batch.shape;
-        let count = span_length(len, ratio);
+        let ([count, len], rows) = batch(draws, ["tokens", "action_uniforms"], vocab, mask_id)?;
+        let size = span_length(len, ratio);
         let rule = format!("a span of no tokens in sentences of {len}");
-        ensure(count > 0, "config: mask_ratio", ratio, rule)?;
-        let starts = draws.uniforms("start_uniforms", &[rows])?;
-        let spans: Vec<_> = starts.iter().map(|&u| span(len, count, u)).collect();
-        let masked = batch.rows().zip(&spans);
-        let all: Vec<Masked> = masked
-            .map(|((ids, actions), span)| mask_span(ids, span.clone(), mask_id, actions))
-            .collect();
-        let mut put = |name: &str, width, of: fn(&Masked) -> &Vec<i32>| {
-            let data = all.iter().flat_map(of).copied().collect();
-            out.put_ints(name, Ints::new(&[rows, width], data));
-        };
-        put("source", len, |m| &m.source);
-        put("target", count, |m| &m.target);
-        put("decoder_input_ids", count, |m| &m.decoder_input_ids);
-        put("decoder_positions", count, |m| &m.decoder_positions);
-        let starts = spans.iter().map(|span| span.start as i32).collect();
-        out.put_ints("span_start", Ints::new(&[rows], starts));
+        ensure(size > 0, "config: mask_ratio", ratio, rule)?;
+        let starts = draws.uniforms("start_uniforms", &[count])?;
+        for ((tokens, actions), &uniform) in rows.iter().zip(&starts) {
+            let span = span(len, size, uniform);
+            // The decoder writes the span and reads it one place to the left.
+            let before = span.start - 1..span.end - 1;
+            out.add_row("source", &[len], mask_span(tokens, span.clone(), actions));
+            out.add_row("target", &[size], tokens[span.clone()].iter().copied());
+            out.add_row("decoder_input_ids", &[size], tokens[before.clone()].iter().copied());
+            out.add_row("decoder_positions", &[size], before.map(|i| i as i32));
+            out.add_row("span_start", &[], [span.start as i32]);
+        }
         Ok(())
     })
 }

@@ -3,41 +3,26 @@
 
 use super::*;
 
-/// What becomes of a chosen token: BERT's 80/10/10.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Masking {
-    /// The token `[MASK]`.
-    pub mask_id: i32,
-    /// The share of chosen tokens that it replaces.
-    pub mask_share: f64,
-    /// The share that a random token replaces; the rest stays.
-    pub random_share: f64,
-}
-
-/// Draws for every position: one that decides, and a token.
-#[derive(Debug, Clone, Copy)]
-pub struct Actions<'a> {
-    /// In [0, 1), `[length]`.
-    pub uniforms: &'a [f64],
-    /// `[length]`.
-    pub random_tokens: &'a [i32],
-}
-
-/// Masks the chosen positions; each of them is scored, changed or not.
+/// Masks the chosen positions: `mask_share` of them become the mask, `random_share` a random token,
+/// the rest stays (BERT: 0.8 and 0.1). Each of them is scored.
 ///
 /// # Panics
 ///
 /// If a position is beyond the sequence or the draws.
-pub fn mask(ids: &[i32], chosen: &[usize], masking: &Masking, actions: Actions<'_>) -> Corrupted {
+pub fn mask(
+    ids: &[i32],
+    chosen: &[usize],
+    [mask_share, random_share]: [f64; 2],
+    actions: &Actions,
+) -> Corrupted {
     let mut out = Corrupted::unchanged(ids);
     for &i in chosen {
-        out.labels[i] = ids[i];
-        let u = actions.uniforms[i];
-        if u < masking.mask_share {
-            out.input_ids[i] = masking.mask_id;
-        } else if u < masking.mask_share + masking.random_share {
-            out.input_ids[i] = actions.random_tokens[i];
-        }
+        let token = match actions.uniforms[i] {
+            u if u < mask_share => actions.mask_id,
+            u if u < mask_share + random_share => actions.random_tokens[i],
+            _ => ids[i],
+        };
+        out.put(i, token);
     }
     out
 }
@@ -92,42 +77,38 @@ pub fn replace_tokens(
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
-    let masking = Masking {
-        mask_id: token(config, "mask_id", vocab)?,
-        mask_share: share(config, "mask_share")?,
-        random_share: share(config, "random_share")?,
-    };
+    let mask_id = token(config, "mask_id", vocab)?;
+    let shares @ [mask, random] = each(["mask_share", "random_share"], |x| share(config, x))?;
     let most = "must be at most 1 with mask_share";
-    let fits = masking.mask_share + masking.random_share <= 1.0;
-    ensure(fits, "config: random_share", masking.random_share, most)?;
+    ensure(mask + random <= 1.0, "config: random_share", random, most)?;
     let probability = share(config, "probability")?;
     let most = config.positive("max_predictions")?;
     let rule_of = "must be a list of tokens";
     let special: Vec<i32> =
         config.list("special_ids", rule_of, |id| id.as_i64()?.try_into().ok())?;
     rule(move |draws, out| {
-        let batch = Batch::read(draws, ["input_ids", "action_uniforms"], vocab)?;
-        let shape @ [_, len] = batch.shape;
+        let (shape @ [_, len], rows) =
+            batch(draws, ["input_ids", "action_uniforms"], vocab, mask_id)?;
         let select = draws.uniforms("select_uniforms", &shape)?;
-        let tokens = draws.orders("token_order", &shape)?;
-        let words = draws.orders("word_order", &shape)?;
+        let [tokens, words] = each(["token_order", "word_order"], |x| draws.orders(x, &shape))?;
         let word_ids = &draws.inputs.ints_shaped("word_ids", &shape)?.data;
         let rule = format!("must be -1 or below {len}");
         let bad = |word| Error::invalid("an element of \"word_ids\"", word, rule);
         reject(word_ids.iter().find(|&&w| w < -1 || w >= len as i32), bad)?;
         let budget = budget(len, probability, most);
-        let mut put = |prefix, choose: &dyn Fn(usize, &[bool]) -> Vec<usize>| {
-            let corrupt = |(r, (ids, actions)): (usize, (&[i32], _))| {
-                let free: Vec<bool> = ids.iter().map(|id| !special.contains(id)).collect();
-                mask(ids, &choose(r, &free), &masking, actions)
-            };
-            out.absorb(prefix, corrupted(&shape, batch.rows().enumerate().map(corrupt)));
-        };
-        put("dynamic.", &|r, free| choose_each(free, probability, row(&select, r, len)));
-        put("static.", &|r, free| choose_first(free, budget, row(&tokens, r, len)));
-        put("whole_word.", &|r, free| {
-            choose_words(free, row(word_ids, r, len), budget, row(&words, r, len))
-        });
+        for (r, (ids, actions)) in rows.iter().enumerate() {
+            let free: Vec<bool> = ids.iter().map(|id| !special.contains(id)).collect();
+            let own = r * len..(r + 1) * len;
+            let [tokens, words] = [&tokens, &words].map(|order| &order[own.clone()]);
+            let of_words = choose_words(&free, &word_ids[own.clone()], budget, words);
+            for (prefix, chosen) in [
+                ("dynamic.", choose_each(&free, probability, &select[own])),
+                ("static.", choose_first(&free, budget, tokens)),
+                ("whole_word.", of_words),
+            ] {
+                self::mask(ids, &chosen, shares, actions).add_to(out, prefix);
+            }
+        }
         Ok(())
     })
 }

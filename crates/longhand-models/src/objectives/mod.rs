@@ -36,7 +36,6 @@ use crate::traits::Traits;
 use crate::{
     Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure, reject, require,
 };
-use mlm::Actions;
 
 /// The label of a position that is not scored.
 pub const NOT_SCORED: i32 = -100;
@@ -55,25 +54,34 @@ impl Corrupted {
     pub fn unchanged(ids: &[i32]) -> Self {
         Corrupted { input_ids: ids.to_vec(), labels: vec![NOT_SCORED; ids.len()] }
     }
+
+    /// Puts a token in the place of another, which is to be told.
+    pub fn put(&mut self, i: usize, token: i32) {
+        self.labels[i] = std::mem::replace(&mut self.input_ids[i], token);
+    }
+
+    /// One more row of the results `input_ids` and `labels`.
+    fn add_to(self, out: &mut Outputs, prefix: &str) {
+        let len = self.labels.len();
+        out.add_row(&format!("{prefix}input_ids"), &[len], self.input_ids);
+        out.add_row(&format!("{prefix}labels"), &[len], self.labels);
+    }
 }
 
-/// The corrupted rows of a batch as `input_ids` and `labels`.
-fn corrupted(shape: &[usize; 2], rows: impl Iterator<Item = Corrupted>) -> Outputs {
-    let (ids, labels): (Vec<_>, Vec<_>) = rows.map(|row| (row.input_ids, row.labels)).unzip();
-    let mut out = Outputs::default();
-    out.put_ints("input_ids", Ints::new(shape, ids.concat()));
-    out.put_ints("labels", Ints::new(shape, labels.concat()));
-    out
+/// What may take a token's place, and draws for every position: one that decides, and a token.
+#[derive(Debug, Clone)]
+pub struct Actions {
+    /// The token `[MASK]`.
+    pub mask_id: i32,
+    /// In [0, 1), `[length]`.
+    pub uniforms: Vec<f64>,
+    /// `[length]`.
+    pub random_tokens: Vec<i32>,
 }
 
 /// A rule as a member of the family.
 fn rule(apply: impl Fn(&Draws<'_>, &mut Outputs) -> Result<()> + Send + Sync + 'static) -> Built {
     member(move |inputs, _, out| apply(&Draws::new(inputs)?, out))
-}
-
-/// Row `i` of rows of `width`.
-fn row<T>(x: &[T], i: usize, width: usize) -> &[T] {
-    &x[i * width..][..width]
 }
 
 /// An option that is a share: a number from 0 to 1.
@@ -94,28 +102,23 @@ fn tokens<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<(&'a [i32]
     Ok((&ids.data, shape))
 }
 
-/// Sequences of one length, and what becomes of each of their tokens that is chosen.
-struct Batch<'a> {
-    ids: &'a [i32],
-    shape: [usize; 2],
-    uniforms: Vec<f64>,
-    random_tokens: Vec<i32>,
-}
-
-impl<'a> Batch<'a> {
-    fn read(draws: &Draws<'a>, [ids, uniforms]: [&str; 2], vocab: usize) -> Result<Self> {
-        let (ids, shape) = tokens(draws.inputs, ids, vocab)?;
-        let uniforms = draws.uniforms(uniforms, &shape)?;
-        let random_tokens = draws.below("random_tokens", &shape, vocab)?;
-        Ok(Batch { ids, shape, uniforms, random_tokens })
-    }
-
-    fn rows(&self) -> impl Iterator<Item = (&[i32], Actions<'_>)> {
-        let len = self.shape[1];
-        let draws = self.uniforms.chunks(len).zip(self.random_tokens.chunks(len));
-        let actions = draws.map(|(uniforms, random_tokens)| Actions { uniforms, random_tokens });
-        self.ids.chunks(len).zip(actions)
-    }
+/// Sequences of one length and their [`Actions`].
+fn batch<'a>(
+    draws: &Draws<'a>,
+    [ids, uniforms]: [&str; 2],
+    vocab: usize,
+    mask_id: i32,
+) -> Result<([usize; 2], Vec<(&'a [i32], Actions)>)> {
+    let (ids, shape @ [_, len]) = tokens(draws.inputs, ids, vocab)?;
+    let uniforms = draws.uniforms(uniforms, &shape)?;
+    let random_tokens = draws.below("random_tokens", &shape, vocab)?;
+    let of_rows = uniforms.chunks(len).zip(random_tokens.chunks(len));
+    let actions = of_rows.map(|(uniforms, tokens)| Actions {
+        mask_id,
+        uniforms: uniforms.to_vec(),
+        random_tokens: tokens.to_vec(),
+    });
+    Ok((shape, ids.chunks(len).zip(actions).collect()))
 }
 
 /// The rows of the input `name`, `[rows, length]`, each of the vocabulary, without the −1 behind

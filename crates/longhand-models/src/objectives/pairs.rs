@@ -2,6 +2,7 @@
 //! al., 2020, §3.1), previous, next or random (StructBERT, Wang et al., 2020, §2.2.2).
 
 use super::*;
+use std::ops::Range;
 
 /// Two sentences and how the second relates to the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,43 +15,34 @@ pub struct Pair<'a> {
     pub label: i32,
 }
 
-/// A sentence, the one that follows it, and one from elsewhere.
-#[derive(Debug, Clone, Copy)]
-pub struct Sentences<'a> {
-    /// The sentence.
-    pub first: &'a [i32],
-    /// The next one of its text.
-    pub next: &'a [i32],
-    /// One of another text.
-    pub random: &'a [i32],
-}
+/// A sentence, the one that follows it in its text, and one of another text.
+pub type Sentences<'a> = [&'a [i32]; 3];
+const FIRST: usize = 0;
+const NEXT: usize = 1;
+const RANDOM: usize = 2;
+
+/// What is asked about pairs: for draws below each bound, which two of [`Sentences`], and the label.
+pub type Question = &'static [(f64, [usize; 2], i32)];
 
 /// BERT's: label 0 the next sentence, 1 a random one.
-pub fn next_sentence<'a>(s: &Sentences<'a>, uniform: f64) -> Pair<'a> {
-    match uniform < 0.5 {
-        true => Pair { first: s.first, second: s.random, label: 1 },
-        false => Pair { first: s.first, second: s.next, label: 0 },
-    }
-}
+pub const NEXT_SENTENCE: Question = &[(0.5, [FIRST, RANDOM], 1), (1.0, [FIRST, NEXT], 0)];
 
 /// ALBERT's: label 0 in order, 1 swapped.
-pub fn sentence_order<'a>(s: &Sentences<'a>, uniform: f64) -> Pair<'a> {
-    match uniform < 0.5 {
-        true => Pair { first: s.next, second: s.first, label: 1 },
-        false => Pair { first: s.first, second: s.next, label: 0 },
-    }
-}
+pub const SENTENCE_ORDER: Question = &[(0.5, [NEXT, FIRST], 1), (1.0, [FIRST, NEXT], 0)];
 
 /// StructBERT's: label 0 a random sentence, 1 the next, 2 the previous.
-pub fn structural<'a>(s: &Sentences<'a>, uniform: f64) -> Pair<'a> {
-    match uniform {
-        u if u < 1.0 / 3.0 => Pair { first: s.first, second: s.random, label: 0 },
-        u if u < 2.0 / 3.0 => Pair { first: s.first, second: s.next, label: 1 },
-        _ => Pair { first: s.next, second: s.first, label: 2 },
-    }
-}
+pub const STRUCTURAL: Question =
+    &[(1.0 / 3.0, [FIRST, RANDOM], 0), (2.0 / 3.0, [FIRST, NEXT], 1), (1.0, [NEXT, FIRST], 2)];
 
 impl<'a> Pair<'a> {
+    /// The pair that a draw chooses.
+    pub fn chosen(sentences: Sentences<'a>, question: Question, uniform: f64) -> Self {
+        let below = question.partition_point(|&(bound, ..)| bound <= uniform);
+        let (_, pair, label) = question[below.min(question.len() - 1)];
+        let [first, second] = pair.map(|i| sentences[i]);
+        Pair { first, second, label }
+    }
+
     /// Both cut to `most` tokens: one at a time from the longer (the second, if none is), in front
     /// where the next draw is below 0.5, else at its end. Takes as many draws as tokens are cut.
     pub fn truncated(mut self, most: usize, uniforms: &[f64]) -> Self {
@@ -66,10 +58,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-type Choose = for<'a> fn(&Sentences<'a>, f64) -> Pair<'a>;
-
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
-    let tokens = each(["cls_id", "sep_id", "pad_id"], |key| Ok(config.size(key)? as i32))?;
+    let [cls, sep, pad] = each(["cls_id", "sep_id", "pad_id"], |key| Ok(config.size(key)? as i32))?;
     // Two tokens and three marks at least.
     let length = config.size_in("max_length", 5..=1 << 20)?;
     rule(move |draws, out| {
@@ -83,46 +73,35 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let alike = sizes == [first.len(); 3];
         ensure(alike, "rows of first, next, random", format!("{sizes:?}"), "must be as many")?;
         let uniforms = draws.uniforms("uniforms", &[first.len()])?;
-        let kinds: [(&str, Choose); 3] =
-            [("nsp", next_sentence), ("sop", sentence_order), ("structural", structural)];
-        for (name, choose) in kinds {
-            let pair = |(r, &u): (usize, &f64)| {
-                choose(&Sentences { first: first[r], next: next[r], random: random[r] }, u)
-            };
-            let pairs = uniforms.iter().enumerate().map(pair).collect();
-            out.absorb(&format!("{name}."), pack(draws, pairs, tokens, length)?);
+        for (name, question) in
+            [("nsp.", NEXT_SENTENCE), ("sop.", SENTENCE_ORDER), ("structural.", STRUCTURAL)]
+        {
+            let pair =
+                |(r, &u): (usize, &f64)| Pair::chosen([first[r], next[r], random[r]], question, u);
+            let pairs: Vec<Pair<'_>> = uniforms.iter().enumerate().map(pair).collect();
+            let over =
+                |pair: &Pair<'_>| (pair.first.len() + pair.second.len() + 3).saturating_sub(length);
+            // One at least, so that a file without them is always told so.
+            let steps = pairs.iter().map(over).fold(1, usize::max);
+            let cuts = draws.uniforms("truncate_uniforms", &[pairs.len(), steps])?;
+            for (pair, cuts) in pairs.into_iter().zip(cuts.chunks(steps)) {
+                let pair = pair.truncated(length - 3, cuts);
+                // What BERT reads: `[CLS] first [SEP] second [SEP]`, padded.
+                let mut ids = [&[cls], pair.first, &[sep], pair.second, &[sep]].concat();
+                let (front, end) = (pair.first.len() + 2, ids.len());
+                let mut put = |what, shape: &[usize], row: Vec<i32>| {
+                    out.add_row(&format!("{name}{what}"), shape, row)
+                };
+                let inside = |range: Range<usize>| {
+                    (0..length).map(|i| i32::from(range.contains(&i))).collect()
+                };
+                ids.resize(length, pad);
+                put("labels", &[], vec![pair.label]);
+                put("input_ids", &[length], ids);
+                put("token_type_ids", &[length], inside(front..end));
+                put("attention_mask", &[length], inside(0..end));
+            }
         }
         Ok(())
     })
-}
-
-/// What BERT reads of pairs: `[CLS] first [SEP] second [SEP]`, padded.
-fn pack(
-    draws: &Draws<'_>,
-    pairs: Vec<Pair<'_>>,
-    [cls, sep, pad]: [i32; 3],
-    length: usize,
-) -> Result<Outputs> {
-    let size = |pair: &Pair<'_>| (pair.first.len() + pair.second.len() + 3).saturating_sub(length);
-    // One at least, so that a file without them is always told so.
-    let steps = pairs.iter().map(size).fold(1, usize::max);
-    let shape = [pairs.len(), length];
-    let uniforms = draws.uniforms("truncate_uniforms", &[pairs.len(), steps])?;
-    let labels = pairs.iter().map(|pair| pair.label).collect();
-    let (mut ids, mut types, mut mask) = (Vec::new(), Vec::new(), Vec::new());
-    for (pair, uniforms) in pairs.into_iter().zip(uniforms.chunks(steps)) {
-        let pair = pair.truncated(length - 3, uniforms);
-        let front = pair.first.len() + 2;
-        let mut row = [&[cls], pair.first, &[sep], pair.second, &[sep]].concat();
-        mask.extend((0..length).map(|i| i32::from(i < row.len())));
-        types.extend((0..length).map(|i| i32::from((front..row.len()).contains(&i))));
-        row.resize(length, pad);
-        ids.append(&mut row);
-    }
-    let mut out = Outputs::default();
-    out.put_ints("labels", Ints::new(&shape[..1], labels));
-    out.put_ints("input_ids", Ints::new(&shape, ids));
-    out.put_ints("token_type_ids", Ints::new(&shape, types));
-    out.put_ints("attention_mask", Ints::new(&shape, mask));
-    Ok(out)
 }

@@ -31,13 +31,12 @@ pub fn shuffle(
 ) -> Corrupted {
     let mut out = Corrupted::unchanged(ids);
     for i in (0..ids.len()).filter(|&i| masked[i]) {
-        (out.input_ids[i], out.labels[i]) = (mask_id, ids[i]);
+        out.put(i, mask_id);
     }
     let size = permutations.len() / runs.len().max(1);
     for (&start, permutation) in runs.iter().zip(permutations.chunks(size.max(1))) {
         for (i, &from) in permutation.iter().enumerate() {
-            out.input_ids[start + i] = ids[start + from];
-            out.labels[start + i] = ids[start + i];
+            out.put(start + i, ids[start + from]);
         }
     }
     out
@@ -53,16 +52,15 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let masked = flags(draws.inputs, "masked", &shape)?;
         let order = draws.orders("start_order", &shape)?;
         let budget = budget(len, share);
-        let runs: Vec<Vec<usize>> = (0..rows)
-            .map(|r| runs(row(&masked, r, len), size, budget, row(&order, r, len)))
-            .collect();
+        let own = masked.chunks(len).zip(order.chunks(len));
+        let runs: Vec<_> = own.map(|(masked, order)| runs(masked, size, budget, order)).collect();
         let most = runs.iter().map(Vec::len).max().unwrap_or(0);
         let permutations = draws.orders("permutations", &[rows, most, size])?;
-        let corrupt = |(r, runs): (usize, &Vec<usize>)| {
-            let permutations = &row(&permutations, r, most * size)[..runs.len() * size];
-            shuffle(row(ids, r, len), row(&masked, r, len), mask_id, runs, permutations)
-        };
-        out.absorb("", corrupted(&shape, runs.iter().enumerate().map(corrupt)));
+        let own = ids.chunks(len).zip(masked.chunks(len)).zip(&runs);
+        for (r, ((ids, masked), runs)) in own.enumerate() {
+            let permutations = &permutations[r * most * size..][..runs.len() * size];
+            shuffle(ids, masked, mask_id, runs, permutations).add_to(out, "");
+        }
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! Orders of factorisation: XLNet (Yang et al., 2019, §2.2), as its published data program does it.
 
 use super::*;
+use std::iter::repeat_n;
 
 /// Which positions may not be seen, `[length, length]`: row i does not see column j where this is
 /// true.
@@ -29,25 +30,21 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let is_mark: Vec<bool> = ids.iter().map(|id| marks.contains(id)).collect();
         let is_target = flags(draws.inputs, "is_target", &shape)?;
         let ranks = draws.orders("permutation", &shape)?;
-        // Fewer targets than `num_predict`: the rest stands at position 0 and is not scored.
-        let mut positions = vec![0; rows * count];
-        let mut labels = vec![NOT_SCORED; rows * count];
-        let mut mask = Vec::with_capacity(rows * len * len);
-        for r in 0..rows {
-            let targets = row(&is_target, r, len);
-            let hidden = hidden(row(&ranks, r, len), targets, row(&is_mark, r, len));
-            mask.extend(hidden.into_iter().map(i32::from));
+        let own = ids.chunks(len).zip(is_mark.chunks(len));
+        let own = own.zip(is_target.chunks(len).zip(ranks.chunks(len)));
+        for (r, ((ids, marks), (targets, ranks))) in own.enumerate() {
+            let mask = hidden(ranks, targets, marks).into_iter().map(i32::from);
+            out.add_row("perm_mask", &[len, len], mask);
             let told: Vec<usize> = (0..len).filter(|&i| targets[i]).collect();
             let rule = format!("num_predict is {count}");
             ensure(told.len() <= count, format_args!("targets of row {r}"), told.len(), rule)?;
-            for (k, &i) in told.iter().enumerate() {
-                positions[r * count + k] = i as i32;
-                labels[r * count + k] = ids[r * len + i];
-            }
+            // Fewer targets than `num_predict`: the rest stands at position 0 and is not scored.
+            let rest = count - told.len();
+            let positions = told.iter().map(|&i| i as i32).chain(repeat_n(0, rest));
+            out.add_row("target_positions", &[count], positions);
+            let labels = told.iter().map(|&i| ids[i]).chain(repeat_n(NOT_SCORED, rest));
+            out.add_row("labels", &[count], labels);
         }
-        out.put_ints("perm_mask", Ints::new(&[rows, len, len], mask));
-        out.put_ints("target_positions", Ints::new(&[rows, count], positions));
-        out.put_ints("labels", Ints::new(&[rows, count], labels));
         Ok(())
     })
 }
