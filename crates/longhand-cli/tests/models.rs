@@ -128,10 +128,14 @@ fn what_is_no_model_or_no_input_is_refused_and_leaves_the_output_alone() {
     assert_refused(&run(&gpt, &other, &output, "cpu"), &["input_ids", "absent"]);
     assert_eq!(std::fs::read(&output).expect("a file"), b"kept");
     let text = scratch("lines.txt");
-    std::fs::write(&text, b"caf\xe9\n").expect("a file");
+    std::fs::write(&text, b"tea\nmilk\ncaf\xe9\n").expect("a file");
     let text = text.to_str().expect("UTF-8");
     let folder = bert.to_str().expect("UTF-8");
-    assert_refused(&model(&["nearest", folder, "--text", text, "--query", "x"]), &["UTF-8"]);
+    let words = ["lines.txt", "UTF-8", "line 3"];
+    assert_refused(&model(&["nearest", folder, "--text", text, "--query", "x"]), &words);
+    let absent = scratch("no text");
+    let none = absent.to_str().expect("UTF-8");
+    assert_refused(&model(&["nearest", folder, "--text", none, "--query", "x"]), &["no text"]);
     std::fs::write(text, "coffee\n").expect("a file");
     assert_refused(&model(&["nearest", folder, "--text", text, "--query", "x"]), &["modules.json"]);
 }

@@ -1,9 +1,15 @@
 //! What can go wrong, in words that name the file, the tensor or the option, and the rule.
 
 use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is behind a mutex, whatever became of the thread that held it before.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What `read` gives, if it is asked for.
 pub(crate) fn when<T>(asked: bool, read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {

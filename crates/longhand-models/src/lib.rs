@@ -47,12 +47,12 @@ pub use cache::{BlockCache, Cache, KeysValues};
 pub use config::Config;
 pub use device::Device;
 pub use error::{Error, Result};
-pub(crate) use error::{each, ensure, reject, require, when};
+pub(crate) use error::{each, ensure, lock, reject, require, when};
 pub use generate::{Begun, Generation, Generator};
 pub use gpu::Gpu;
 pub use model::Model;
 #[cfg(feature = "text")]
-pub use sentence::{SentenceEncoder, read_lines};
+pub use sentence::SentenceEncoder;
 pub use tensor::{Ints, Tensor};
 #[cfg(feature = "text")]
 pub use text::{Reading, TextModel};

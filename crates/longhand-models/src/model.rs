@@ -38,10 +38,9 @@ impl Model {
         require(folder.is_dir(), || at(Error::input("not a folder")))?;
         let config = Config::open(folder)?;
         let weights = match family::row(&config).map_err(at)?.has_weights {
-            true => Weights::open(folder)?,
+            true => Weights::open(folder, each)?,
             false => Weights::none(),
         };
-        weights.on_progress(each);
         let mut model = Model::read(&config, &weights).map_err(at)?;
         let name = "generation_config.json";
         if folder.join(name).is_file() {

@@ -1,8 +1,8 @@
 //! 8-bit linear maps, Q8BERT's: symmetric, one scale a tensor, ranges tracked while training.
 
 use crate::ops::{self, Order};
-use crate::{Ints, Tensor};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::{Ints, Tensor, lock};
+use std::sync::Mutex;
 
 /// The largest 8-bit magnitude that is used: −128 is not.
 const MOST: f32 = 127.0;
@@ -58,30 +58,26 @@ impl Quantiser {
         Quantiser { weight, state: Mutex::default(), decay, requantises }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Forgets the ranges; the next products are for training.
     pub fn reset(&self) {
-        *self.state() = State::default();
+        *lock(&self.state) = State::default();
     }
 
     /// The next products are for inference.
     pub fn infer(&self) {
-        self.state().infers = true;
+        lock(&self.state).infers = true;
     }
 
     /// The largest magnitudes of input and output so far, `[1]`.
     pub fn ranges(&self) -> [Option<Tensor>; 2] {
-        let state = self.state();
+        let state = lock(&self.state);
         [state.input.clone(), state.output.clone()]
     }
 
     /// `x Wᵀ + b` of quantised `x` and `W`. Gradient: passes as if nothing were rounded, also where
     /// a value is clamped; the ranges get none.
     pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let State { infers, input, output } = &mut *self.state();
+        let State { infers, input, output } = &mut *lock(&self.state);
         let x = self.quantised(x, input, *infers);
         let product = ops::multiply(x.unit, &self.weight.unit);
         // Sums of 8-bit products are exact in f32 up to a width of 1,040.

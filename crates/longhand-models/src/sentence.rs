@@ -184,22 +184,6 @@ fn read_pooling(config: &Config) -> Result<Vec<Pooling>> {
     if modes.is_empty() { Err(Error::input("no pooling mode is true")) } else { Ok(modes) }
 }
 
-/// The lines of a text file.
-///
-/// # Errors
-///
-/// If it cannot be read or is not UTF-8.
-pub fn read_lines(path: &Path) -> Result<Vec<String>> {
-    let at = |e: Error| e.at(path.display());
-    let bytes = std::fs::read(path).map_err(|e| at(Error::input(e)))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let valid = e.utf8_error().valid_up_to();
-        let line = e.as_bytes()[..valid].iter().filter(|&&b| b == b'\n').count() + 1;
-        at(Error::input(format!("not UTF-8 at byte {valid} (line {line})")))
-    })?;
-    Ok(text.lines().map(str::to_owned).collect())
-}
-
 #[test]
 fn modes_pool_the_tokens_and_no_padding() {
     let states = Tensor::new(&[2, 3, 2], vec![0., 0., 0., 0., 0., 0., 1., -4., 3., 2., 9., 9.]);

@@ -2,14 +2,14 @@
 
 use crate::config::read_json;
 use crate::values::Value;
-use crate::{Error, Ints, Result, Tensor, reject, require};
+use crate::{Error, Ints, Result, Tensor, lock, reject, require};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Parameters by name, or those under a prefix.
 #[derive(Clone)]
@@ -26,14 +26,15 @@ type Entries = BTreeMap<String, Entry>;
 
 struct Shared {
     entries: Entries,
+    /// Bytes of all of them.
+    total: u64,
     loaded: Mutex<Loaded>,
 }
 
-#[derive(Default)]
 struct Loaded {
     names: BTreeSet<String>,
     bytes: u64,
-    each: Option<Progress>,
+    each: Progress,
 }
 
 struct Entry {
@@ -45,30 +46,24 @@ struct Entry {
 
 impl Weights {
     /// Maps `model.safetensors` of a folder, or the files that `model.safetensors.index.json` names.
+    /// `each` hears of every parameter that is read.
     ///
     /// # Errors
     ///
     /// If there is neither, or a file is damaged.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, each: Progress) -> Result<Self> {
         let mut entries = Entries::new();
         for path in files(folder)? {
             map_file(&path, &mut entries).map_err(|e| e.at(path.display()))?;
         }
-        Ok(Weights::of(entries))
+        Ok(Weights::of(entries, each))
     }
 
-    fn of(entries: Entries) -> Self {
-        let shared = Arc::new(Shared { entries, loaded: Mutex::default() });
+    fn of(entries: Entries, each: Progress) -> Self {
+        let total = entries.values().map(|entry| entry.bytes.len() as u64).sum();
+        let loaded = Mutex::new(Loaded { names: BTreeSet::new(), bytes: 0, each });
+        let shared = Arc::new(Shared { entries, total, loaded });
         Weights { shared, prefix: String::new() }
-    }
-
-    /// Tells `each` of every parameter that is read from now on.
-    pub fn on_progress(&self, each: Progress) {
-        self.loaded().each = Some(each);
-    }
-
-    fn loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The parameters in the contents of a `model.safetensors`.
@@ -77,12 +72,12 @@ impl Weights {
     ///
     /// If they are damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Ok(Weights::of(copied(bytes)?))
+        Ok(Weights::of(copied(bytes)?, Box::new(|_, _| ())))
     }
 
     /// No parameters, for what has none.
     pub fn none() -> Self {
-        Weights::of(Entries::new())
+        Weights::of(Entries::new(), Box::new(|_, _| ()))
     }
 
     /// Those whose names begin with `prefix` more.
@@ -124,19 +119,11 @@ impl Weights {
         let misshapen = || Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule());
         require(entry.shape == shape, misshapen)?;
         let tensor = entry.floats(&full)?;
-        self.count(full, entry.bytes.len() as u64);
-        Ok(tensor)
-    }
-
-    fn count(&self, name: String, bytes: u64) {
-        let mut loaded = self.loaded();
-        let Loaded { names, bytes: so_far, each } = &mut *loaded;
+        let Loaded { names, bytes, each } = &mut *lock(&self.shared.loaded);
         // A tied parameter is read twice.
-        *so_far += if names.insert(name) { bytes } else { 0 };
-        if let Some(each) = each {
-            let of_all = |entry: &Entry| entry.bytes.len() as u64;
-            each(*so_far, self.shared.entries.values().map(of_all).sum());
-        }
+        *bytes += if names.insert(full) { entry.bytes.len() as u64 } else { 0 };
+        each(*bytes, self.shared.total);
+        Ok(tensor)
     }
 
     /// Rejects parameters that nobody asked for: a model that leaves them out is another model.
@@ -148,7 +135,7 @@ impl Weights {
     pub fn finish(&self, tied: &str) -> Result<()> {
         const BUFFERS: &str =
             "position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq";
-        let used = &self.loaded().names;
+        let used = &lock(&self.shared.loaded).names;
         let known = |name: &&String| {
             let mut others = BUFFERS.split_whitespace().chain(tied.split_whitespace());
             used.contains(*name) || others.any(|end| name.ends_with(end))

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{copy, data, fails};
-use longhand_models::{Config, Device, Inputs, Model, read_lines};
+use longhand_models::{Config, Device, Inputs, Model};
 use std::path::Path;
 
 fn edit_config(folder: &Path, from: &str, to: &str) {
@@ -163,14 +163,6 @@ fn an_empty_batch_and_an_empty_sequence() {
         let inputs = Inputs::new().ints_of("input_ids", &shape, Vec::new());
         fails(model.forward(&inputs, &Device::Cpu), &["input_ids", "empty"]);
     }
-}
-
-#[test]
-fn text_that_is_not_utf_8() {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("latin1.txt");
-    std::fs::write(&path, b"one\ntwo\nna\xefve\n").unwrap();
-    fails(read_lines(&path), &["latin1.txt", "UTF-8", "line 3"]);
-    fails(read_lines(Path::new("/nowhere/text")), &["/nowhere/text"]);
 }
 
 #[test]

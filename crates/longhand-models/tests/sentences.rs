@@ -5,7 +5,7 @@
 //! sentence-transformers 5.1.2 makes of them (torch 2.15.0, transformers 4.57.6, f32; in f64 it
 //! differs by 2e-7). The weights come from `examples/nearest.sh --fetch`.
 
-use longhand_models::{Device, Inputs, SentenceEncoder, ops, read_lines};
+use longhand_models::{Device, Inputs, SentenceEncoder, ops};
 use std::path::{Path, PathBuf};
 
 /// The folder of the weights, or `None` (and loudly so) where they were not fetched.
@@ -32,8 +32,8 @@ fn weights() -> Option<PathBuf> {
 fn agrees(device: &Device, lines_of: std::ops::Range<usize>) {
     let Some(folder) = weights() else { return };
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/minilm");
-    let lines = read_lines(&data.join("lines.txt")).unwrap();
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let lines = std::fs::read_to_string(data.join("lines.txt")).unwrap();
+    let lines: Vec<&str> = lines.lines().collect();
     let encoder = SentenceEncoder::open(&folder).unwrap();
     let lines_of = lines_of.start..lines_of.end.min(lines.len());
     let got = encoder.embed(&lines[lines_of.clone()], device).unwrap();

@@ -4,8 +4,8 @@ use super::text;
 use crate::cli::{Outcome, say};
 use crate::container::{Tensor, Values, encode, write_atomically};
 use crate::device::DeviceKind;
-use crate::failure::Result;
-use longhand_models::{Device, Inputs, Model, Outputs, SentenceEncoder, Value, ops, read_lines};
+use crate::failure::{Failure, Result};
+use longhand_models::{Device, Inputs, Model, Outputs, SentenceEncoder, Value, ops};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -152,6 +152,18 @@ fn nearest(options: &NearestOptions) -> Result<Outcome> {
         say(&format!("{score:.3}  {}: {}\n", i + 1, lines[i]))?;
     }
     Ok(Outcome::Good)
+}
+
+/// The lines of a text file.
+fn read_lines(path: &Path) -> Result<Vec<String>> {
+    let place = path.display();
+    let bytes = std::fs::read(path).map_err(|e| Failure::input(format!("{place}: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..valid].iter().filter(|&&b| b == b'\n').count() + 1;
+        Failure::input(format!("{place}: not UTF-8 at byte {valid} (line {line})"))
+    })?;
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// Writes results: floats as F32, integers as I32.

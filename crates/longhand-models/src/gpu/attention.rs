@@ -1,8 +1,8 @@
 //! Attention where the device says: on the processor from slices, on a GPU by longhand's plans with
 //! the layer's memory.
 
-use super::{Buffer, Gpu, lock};
-use crate::{Result, Tensor};
+use super::{Buffer, Gpu};
+use crate::{Result, Tensor, lock};
 use std::sync::Arc;
 
 /// What an attention reads: a tensor, or a small table that is the same in every layer.

@@ -1,6 +1,6 @@
 //! Launches on CUDA: queued on one stream.
 
-use super::kernels::{Functions, Kernel, READS, WORDS};
+use super::kernels::{Functions, KERNELS, Kernel, READS, Text, WORDS};
 use super::{Buffer, Memory};
 use crate::{Error, Result};
 use longhand::cuda::{Context, DeviceBuffer, Function, Launch, Stream};
@@ -44,8 +44,8 @@ impl Cuda {
         }
         params.extend_from_slice(&address(out)?.to_ne_bytes());
         params.extend_from_slice(bytemuck::cast_slice(words));
-        let (text, entry, threads, shared) = kernel.ptx();
-        let build = || Ok(self.context.function(text, entry)?);
+        let Text { ptx, entry, threads, shared, .. } = KERNELS[kernel as usize];
+        let build = || Ok(self.context.function(ptx, entry)?);
         let function = self.functions[kernel as usize].get_or_init(build);
         let function = function.as_ref().map_err(Error::clone)?;
         let launch = Launch::new([words[0], 1, 1], threads).dynamic_shared(shared);

@@ -3,61 +3,62 @@
 use crate::Result;
 use std::sync::OnceLock;
 
-macro_rules! kernels {
-    ($($(#[$doc:meta])* $kernel:ident, $name:literal: $threads:literal, $shared:literal;)*) => {
-        /// What a kernel computes.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Kernel {
-            $($(#[$doc])* $kernel,)*
-        }
+/// What a kernel computes, by its place in [`KERNELS`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kernel {
+    /// `x wᵀ + b`.
+    Linear,
+    /// A function of elements of one or two tensors.
+    Elements,
+    /// Norms of rows, a warp a row.
+    Norm,
+    /// Rows of a table by index.
+    Gather,
+    /// Elements from one place of four dimensions to another.
+    Copy,
+    /// Softmax of rows, a warp a row.
+    Softmax,
+}
 
-        impl Kernel {
-            /// How many there are.
-            pub(crate) const COUNT: usize = [$($name),*].len();
+/// A kernel's texts, and how the second of them is launched.
+// A build for one kind of GPU reads one text.
+#[allow(dead_code)]
+pub(crate) struct Text {
+    pub(crate) wgsl: &'static str,
+    pub(crate) ptx: &'static str,
+    pub(crate) entry: &'static str,
+    pub(crate) threads: u32,
+    /// Bytes of shared memory of a block.
+    pub(crate) shared: u32,
+}
 
-            /// The WGSL text.
-            #[cfg(feature = "webgpu")]
-            pub(crate) fn wgsl(self) -> &'static str {
-                match self {
-                    $(Kernel::$kernel => include_str!(concat!("../../shaders/", $name, ".wgsl")),)*
-                }
-            }
-
-            /// The PTX text and its entry, the threads of its blocks and the bytes of shared memory
-            /// they have.
-            #[cfg(feature = "cuda")]
-            pub(crate) fn ptx(self) -> (&'static str, &'static str, u32, u32) {
-                match self {
-                    $(Kernel::$kernel => {
-                        let text = include_str!(concat!("../../kernels/", $name, ".sm80.ptx"));
-                        (text, concat!("model_", $name), $threads, $shared)
-                    })*
-                }
-            }
+macro_rules! text {
+    ($name:literal, $threads:literal, $shared:literal) => {
+        Text {
+            wgsl: include_str!(concat!("../../shaders/", $name, ".wgsl")),
+            ptx: include_str!(concat!("../../kernels/", $name, ".sm80.ptx")),
+            entry: concat!("model_", $name),
+            threads: $threads,
+            shared: $shared,
         }
     };
 }
 
-kernels! {
-    /// `x wᵀ + b`.
-    Linear, "linear": 64, 4608;
-    /// A function of elements of one or two tensors.
-    Elements, "elements": 64, 0;
-    /// Norms of rows, a warp a row.
-    Norm, "norm": 32, 0;
-    /// Rows of a table by index.
-    Gather, "gather": 64, 0;
-    /// Elements from one place of four dimensions to another.
-    Copy, "copy": 64, 0;
-    /// Softmax of rows, a warp a row.
-    Softmax, "softmax": 32, 0;
-}
+/// The kernels in the order of [`Kernel`].
+pub(crate) static KERNELS: [Text; 6] = [
+    text!("linear", 64, 4608),
+    text!("elements", 64, 0),
+    text!("norm", 32, 0),
+    text!("gather", 64, 0),
+    text!("copy", 64, 0),
+    text!("softmax", 32, 0),
+];
 
 /// 32-bit words of a kernel's parameters.
 pub(crate) const WORDS: usize = 20;
 
 /// What a device makes of the kernels, each when it is first launched.
-pub(crate) type Functions<F> = [OnceLock<Result<F>>; Kernel::COUNT];
+pub(crate) type Functions<F> = [OnceLock<Result<F>>; KERNELS.len()];
 
 /// Tensors that a kernel reads.
 pub(crate) const READS: usize = 3;

@@ -25,9 +25,9 @@ use kernels::WORDS;
 pub(crate) use kernels::{BLOCK, Kernel, TILE};
 
 use crate::tensor::Data;
-use crate::{Error, Result, Tensor, require};
+use crate::{Error, Result, Tensor, lock, require};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// An open GPU. Clones are the same device.
 #[derive(Clone)]
@@ -105,10 +105,6 @@ impl Drop for Buffer {
             free.push(memory);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes of the memory for `bytes`: lengths that are nearly the same share memory.

@@ -1,9 +1,9 @@
 //! Launches on WebGPU: gathered, and submitted together when something is read or enough of them are
 //! there.
 
-use super::kernels::{Functions, Kernel, READS, WORDS};
-use super::{Buffer, Memory, lock};
-use crate::{Error, Result};
+use super::kernels::{Functions, KERNELS, Kernel, READS, WORDS};
+use super::{Buffer, Memory};
+use crate::{Error, Result, lock};
 use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,8 @@ impl Webgpu {
     ) -> Result<()> {
         let read = |n: usize| binding(&reads[n.min(reads.len() - 1)]);
         let bindings: Vec<Binding<'_>> = (0..READS).map(read).collect::<Result<_>>()?;
-        let build = || Ok(self.context.function(kernel.wgsl(), READS, 4 * WORDS)?);
+        let build =
+            || Ok(self.context.function(KERNELS[kernel as usize].wgsl, READS, 4 * WORDS)?);
         let function = self.functions[kernel as usize].get_or_init(build);
         let function = function.as_ref().map_err(Error::clone)?;
         let params = bytemuck::cast_slice(words);

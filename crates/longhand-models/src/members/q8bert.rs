@@ -3,9 +3,10 @@
 use super::*;
 use crate::block::{Attention, Projection};
 use crate::embeddings::Embeddings;
+use crate::lock;
 use crate::network::Pooler;
 use crate::quant::{self, Quantiser};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 struct Q8Bert {
     network: Network,
@@ -77,7 +78,7 @@ fn maps(network: &mut Network) -> Vec<(String, &mut Linear)> {
 impl Member for Q8Bert {
     /// Training steps `step0.`, `step1.`, … set and update the ranges, `eval.` computes with them.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&self.turn);
         self.quantisers.iter().for_each(|(_, q)| q.reset());
         let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
         require(inputs.has("step0.input_ids"), || Error::input(message))?;
