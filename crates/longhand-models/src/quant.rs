@@ -24,8 +24,8 @@ struct State {
     /// Ranges stand; biases are 32-bit integers. While training ranges follow the values, and biases
     /// stay in float.
     infers: bool,
-    input: Option<Tensor>,
-    output: Option<Tensor>,
+    /// The largest magnitudes of input and output so far, `[1]`.
+    ranges: [Option<Tensor>; 2],
 }
 
 /// A tensor of 8 bits.
@@ -70,14 +70,13 @@ impl Quantiser {
 
     /// The largest magnitudes of input and output so far, `[1]`.
     pub fn ranges(&self) -> [Option<Tensor>; 2] {
-        let state = lock(&self.state);
-        [state.input.clone(), state.output.clone()]
+        lock(&self.state).ranges.clone()
     }
 
     /// `x Wᵀ + b` of quantised `x` and `W`. Gradient: passes as if nothing were rounded, also where
     /// a value is clamped; the ranges get none.
     pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let State { infers, input, output } = &mut *lock(&self.state);
+        let State { infers, ranges: [input, output] } = &mut *lock(&self.state);
         let x = self.quantised(x, input, *infers);
         let product = ops::multiply(x.unit, &self.weight.unit);
         // Sums of 8-bit products are exact in f32 up to a width of 1,040.

@@ -3,7 +3,7 @@
 
 use crate::config::read_json;
 use crate::generate::padded_after;
-use crate::{Config, Device, Error, Inputs, Model, Result, Tensor};
+use crate::{Config, Device, Error, Inputs, Model, Result, Tensor, reject};
 use rayon::prelude::*;
 use std::path::Path;
 use tokenizers::{Tokenizer, TruncationParams};
@@ -39,26 +39,18 @@ impl SentenceEncoder {
         let modules = folder.join("modules.json");
         let bad = |why: &str| Error::input(why).at(modules.display());
         let list = read_json(&modules)?;
-        let list = list.as_array().ok_or_else(|| bad("not a list of modules"))?;
-        let (mut transformer, mut pooling, mut normalises) = (None, None, false);
-        for module in list {
-            let word = |key: &str| module.get(key).and_then(|v| v.as_str());
-            let (Some(kind), Some(path)) = (word("type"), word("path")) else {
-                return Err(bad("a module without type or path"));
-            };
-            let place = folder.join(path);
-            match kind.rsplit('.').next().unwrap_or(kind) {
-                "Transformer" if transformer.is_none() => transformer = Some(place),
-                "Pooling" if transformer.is_some() && pooling.is_none() => {
-                    let at = |e: Error| e.at(place.join("config.json").display());
-                    pooling = Some(read_pooling(&Config::open(&place)?).map_err(at)?);
-                }
-                "Normalize" if pooling.is_some() => normalises = true,
-                _ => return Err(bad(&format!("a module {kind:?} at this place is not supported"))),
-            }
-        }
-        let transformer = transformer.ok_or_else(|| bad("no Transformer"))?;
-        let pooling = pooling.ok_or_else(|| bad("no Pooling"))?;
+        let list = list.as_array().and_then(|all| all.iter().map(module).collect());
+        let list: Vec<_> =
+            list.ok_or_else(|| bad("must be a list of modules, each of type and path"))?;
+        let [("Transformer", transformer), ("Pooling", pooling), rest @ ..] = &list[..] else {
+            return Err(bad("must begin with a Transformer and a Pooling"));
+        };
+        let other = |(kind, _): &(&str, _)| bad(&format!("a module {kind:?} is not supported"));
+        reject(rest.iter().find(|(kind, _)| *kind != "Normalize"), other)?;
+        let (transformer, pooling) = (folder.join(transformer), folder.join(pooling));
+        let at = |e: Error| e.at(pooling.join("config.json").display());
+        let pooling = read_pooling(&Config::open(&pooling)?).map_err(at)?;
+        let normalises = !rest.is_empty();
         let model = Model::open(&transformer)?;
         let sentence = transformer.join("sentence_bert_config.json");
         let longest = Config::open(&transformer)?.size_or("max_position_embeddings", 512)?;
@@ -112,27 +104,28 @@ impl SentenceEncoder {
     }
 }
 
+/// What kind of module it is, and its folder.
+fn module(module: &serde_json::Value) -> Option<(&str, &str)> {
+    let kind = module.get("type")?.as_str()?;
+    Some((kind.rsplit('.').next().unwrap_or(kind), module.get("path")?.as_str()?))
+}
+
 /// The vector of sentence `row` of a batch, which has `length` tokens: one mode after the other.
 fn pool(modes: &[Pooling], states: &Tensor, row: usize, length: usize) -> Vec<f32> {
-    let longest = states.shape()[1];
-    let rows = || (row * longest..row * longest + length).map(|i| states.row(i));
-    let sum = |divisor: f64| -> Vec<f32> {
-        let mut sums = vec![0.0f64; states.width()];
-        rows().for_each(|x| sums.iter_mut().zip(x).for_each(|(s, &x)| *s += f64::from(x)));
-        sums.into_iter().map(|s| (s / divisor) as f32).collect()
-    };
+    let (data, width, longest) = (states.data(), states.width(), states.shape()[1]);
     let count = (length as f64).max(1e-9);
-    let pooled = |mode: &Pooling| match mode {
-        Pooling::First => rows().next().unwrap_or_default().to_vec(),
-        Pooling::Max => {
-            let mut most = vec![f32::NEG_INFINITY; states.width()];
-            rows().for_each(|x| most.iter_mut().zip(x).for_each(|(m, &x)| *m = m.max(x)));
-            most
+    let pooled = |(mode, column): (Pooling, usize)| {
+        let at = |i: usize| f64::from(data[(row * longest + i) * width + column]);
+        let mut tokens = (0..length).map(at);
+        match mode {
+            Pooling::First => tokens.next().unwrap_or_default(),
+            Pooling::Max => tokens.fold(f64::NEG_INFINITY, f64::max),
+            Pooling::Mean => tokens.sum::<f64>() / count,
+            Pooling::MeanSqrtLength => tokens.sum::<f64>() / count.sqrt(),
         }
-        Pooling::Mean => sum(count),
-        Pooling::MeanSqrtLength => sum(count.sqrt()),
     };
-    modes.iter().flat_map(pooled).collect()
+    let columns = modes.iter().flat_map(|&mode| (0..width).map(move |column| (mode, column)));
+    columns.map(|column| pooled(column) as f32).collect()
 }
 
 /// To a length of 1.

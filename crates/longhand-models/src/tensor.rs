@@ -2,7 +2,6 @@
 
 use crate::gpu::{Buffer, Gpu};
 use crate::{Device, Error, Result, reject, require};
-use memmap2::Mmap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -28,8 +27,11 @@ struct Elements {
 pub(crate) enum Data {
     Owned(Vec<f32>),
     /// Bytes of a file of weights, aligned for f32.
-    Mapped(Arc<Mmap>, Range<usize>),
+    Mapped(Bytes, Range<usize>),
 }
+
+/// A file's contents, mapped or read.
+pub(crate) type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 impl Tensor {
     /// A tensor of these elements.
@@ -58,8 +60,8 @@ impl Tensor {
     }
 
     /// Elements that lie in a mapped file, if they are aligned there and little-endian as here.
-    pub(crate) fn mapped(shape: &[usize], file: &Arc<Mmap>, bytes: Range<usize>) -> Option<Self> {
-        let fits = bytemuck::try_cast_slice::<u8, f32>(&file[bytes.clone()]).is_ok();
+    pub(crate) fn mapped(shape: &[usize], file: &Bytes, bytes: Range<usize>) -> Option<Self> {
+        let fits = bytemuck::try_cast_slice::<u8, f32>(&(**file).as_ref()[bytes.clone()]).is_ok();
         (fits && cfg!(target_endian = "little"))
             .then(|| Tensor::of(shape, Data::Mapped(file.clone(), bytes)))
     }
@@ -123,7 +125,7 @@ impl Tensor {
         let fetched = || device.get().map(|buffer| buffer.gpu.read_back(buffer));
         match host.get_or_init(|| Data::Owned(fetched().unwrap_or_default())) {
             Data::Owned(x) => x,
-            Data::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),
+            Data::Mapped(file, bytes) => bytemuck::cast_slice(&(**file).as_ref()[bytes.clone()]),
         }
     }
 

@@ -161,17 +161,12 @@ fn tokens_of_bytes(
         while ids.len() < count {
             // The tokenizer costs as much for a few bytes as for some thousand.
             let read = text.take(4096).read_to_end(&mut waiting).map_err(Error::input)?;
-            let whole = match std::str::from_utf8(&waiting) {
-                Ok(text) => text,
-                // A character may go on in the next part.
-                Err(e) if e.error_len().is_none() && read > 0 => {
-                    std::str::from_utf8(&waiting[..e.valid_up_to()]).unwrap_or_default()
-                }
-                Err(e) => {
-                    let at = done + e.valid_up_to() as u64;
-                    return Err(Error::input(format_args!("not UTF-8 at byte {at}")));
-                }
-            };
+            // A character may go on in the next part.
+            let first = waiting.utf8_chunks().next();
+            let (whole, wrong) = first.map_or(("", &[][..]), |x| (x.valid(), x.invalid()));
+            let goes_on = read > 0 && whole.len() + wrong.len() == waiting.len();
+            let bad = || Error::input(format!("not UTF-8 at byte {}", done + whole.len() as u64));
+            require(wrong.is_empty() || goes_on, bad)?;
             let (new, whole) = (tokens(tokenizer, whole, false)?, whole.len());
             let made = format!("the tokenizer makes {} tokens of {whole} bytes", new.len());
             let message = format!("{made}: a text is read by models of bytes");

@@ -60,7 +60,7 @@ impl Inputs {
     /// If it cannot be read or holds another type.
     pub fn read(path: &Path) -> Result<Self> {
         let values = || match std::fs::metadata(path).map_err(Error::input)?.is_file() {
-            true => parse_tensors(&std::fs::read(path).map_err(Error::input)?),
+            true => parse_tensors(std::fs::read(path).map_err(Error::input)?),
             false => Err(Error::input("not a regular file")),
         };
         Ok(Inputs { values: values().map_err(|e| e.at(path.display()))? })

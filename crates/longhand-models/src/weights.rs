@@ -1,6 +1,7 @@
 //! A folder's parameters: memory-mapped safetensors, one file or many, by name.
 
 use crate::config::read_json;
+use crate::tensor::Bytes;
 use crate::values::Value;
 use crate::{Error, Ints, Result, Tensor, lock, reject, require};
 use half::{bf16, f16};
@@ -38,7 +39,7 @@ struct Loaded {
 }
 
 struct Entry {
-    file: Arc<Mmap>,
+    file: Bytes,
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
@@ -72,7 +73,9 @@ impl Weights {
     ///
     /// If they are damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Ok(Weights::of(copied(bytes)?, Box::new(|_, _| ())))
+        let mut entries = Entries::new();
+        add_tensors(Arc::new(bytes.to_vec()), &mut entries)?;
+        Ok(Weights::of(entries, Box::new(|_, _| ())))
     }
 
     /// No parameters, for what has none.
@@ -159,7 +162,7 @@ impl Entry {
     /// Its elements, which are floats of any width: f32 where it lies, if it can be read there.
     fn floats(&self, name: &str) -> Result<Tensor> {
         let Entry { file, dtype, shape, bytes } = self;
-        let data = &file[bytes.clone()];
+        let data = &(**file).as_ref()[bytes.clone()];
         let elements = match dtype {
             Dtype::F32 => match Tensor::mapped(shape, file, bytes.clone()) {
                 Some(tensor) => return Ok(tensor),
@@ -178,7 +181,7 @@ impl Entry {
 
     /// The same, or integers that fit 32 bits.
     fn value(&self, name: &str) -> Result<Value> {
-        let data = &self.file[self.bytes.clone()];
+        let data = &(*self.file).as_ref()[self.bytes.clone()];
         let wide = match self.dtype {
             Dtype::I32 => numbers(data, |b| i64::from(i32::from_le_bytes(b))),
             Dtype::I64 => numbers(data, i64::from_le_bytes),
@@ -220,27 +223,17 @@ fn map_file(path: &Path, entries: &mut Entries) -> Result<()> {
     // it is open. They are only ever read as plain numbers, so the results would be wrong, and a
     // file cut short would end the program; nothing else can happen.
     #[allow(unsafe_code)]
-    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(Error::input)?);
-    let length = map.len();
-    map_tensors(map, length, entries)
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::input)?;
+    add_tensors(Arc::new(map), entries)
 }
 
-/// The tensors in a file's contents, copied.
-fn copied(bytes: &[u8]) -> Result<Entries> {
-    let mut room = memmap2::MmapMut::map_anon(bytes.len().max(1)).map_err(Error::input)?;
-    room[..bytes.len()].copy_from_slice(bytes);
-    let mut entries = Entries::new();
-    let map = Arc::new(room.make_read_only().map_err(Error::input)?);
-    map_tensors(map, bytes.len(), &mut entries)?;
-    Ok(entries)
-}
-
-/// The tensors of a mapped file of `length` bytes.
-fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut Entries) -> Result<()> {
-    let tensors = SafeTensors::deserialize(&map[..length])
+/// The tensors in a file's contents.
+fn add_tensors(file: Bytes, entries: &mut Entries) -> Result<()> {
+    let bytes = (*file).as_ref();
+    let tensors = SafeTensors::deserialize(bytes)
         .map_err(|e| Error::input(format!("not a safetensors file: {e}")))?;
     for (name, view) in tensors.tensors() {
-        let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
+        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
         // The names that norms had before 2019.
         let name = match name.rsplit_once('.') {
             Some((norm, "gamma")) if norm.ends_with("LayerNorm") => format!("{norm}.weight"),
@@ -248,7 +241,7 @@ fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut Entries) -> Result<(
             _ => name,
         };
         let entry = Entry {
-            file: map.clone(),
+            file: file.clone(),
             dtype: view.dtype(),
             shape: view.shape().to_vec(),
             bytes: start..start + view.data().len(),
@@ -260,12 +253,14 @@ fn map_tensors(map: Arc<Mmap>, length: usize, entries: &mut Entries) -> Result<(
 }
 
 /// The tensors of a safetensors file, in the types that models compute with.
-pub(crate) fn parse_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Value>> {
+pub(crate) fn parse_tensors(bytes: Vec<u8>) -> Result<BTreeMap<String, Value>> {
+    let mut entries = Entries::new();
+    add_tensors(Arc::new(bytes), &mut entries)?;
     let value = |(name, entry): (String, Entry)| {
         let value = entry.value(&name)?;
         Ok((name, value))
     };
-    copied(bytes)?.into_iter().map(value).collect()
+    entries.into_iter().map(value).collect()
 }
 
 fn numbers<const N: usize, T>(data: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {

@@ -56,11 +56,8 @@ impl Webgpu {
     }
 
     fn submit(&self, pending: &mut Vec<Bound>) -> Result<()> {
-        if pending.is_empty() {
-            return Ok(());
-        }
         let launches = std::mem::take(pending);
-        Ok(self.context.submit(&launches)?)
+        if launches.is_empty() { Ok(()) } else { Ok(self.context.submit(&launches)?) }
     }
 
     pub(super) fn read(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<f32>>> {
