@@ -247,29 +247,26 @@ impl Model {
         }
         let rows = ids.data.chunks_exact(ids.shape[1]).zip(&cache.padding);
         let mut seen: Vec<Vec<i32>> = rows.map(|(row, &n)| row[n..].to_vec()).collect();
-        let mut made = vec![Vec::new(); prompts.len()];
-        let mut open = vec![true; prompts.len()];
-        for step in 0..options.tokens {
-            if !open.contains(&true) {
-                break;
-            }
+        // The last so many tokens of a row, up to one that ends it.
+        let written = |row: &[i32], new: usize| -> Vec<i32> {
+            let new = row[row.len() - new..].iter().copied();
+            new.take_while(|token| !options.stop.contains(token)).collect()
+        };
+        let mut new = 0;
+        while new < options.tokens && seen.iter().any(|row| written(row, new).len() == new) {
             let states = self.advance(&ids, &mut cache, device)?;
             let logits = self.predict(&ops::last_rows(&states, 1))?;
-            let mut next = Vec::with_capacity(made.len());
-            for (row, made) in made.iter_mut().enumerate() {
-                let u = draw(options.seed, row, step);
-                let token = options.next(logits.row(row), &seen[row], step, u);
-                seen[row].push(token);
-                open[row] &= !options.stop.contains(&token);
-                if open[row] {
-                    made.push(token);
-                }
-                next.push(token);
-            }
-            ids = Ints::new(&[made.len(), 1], next);
-            each(step + 1);
+            let next = |(i, row): (usize, &mut Vec<i32>)| {
+                let token = options.next(logits.row(i), row, new, draw(options.seed, i, new));
+                row.push(token);
+                token
+            };
+            let next: Vec<i32> = seen.iter_mut().enumerate().map(next).collect();
+            ids = Ints::new(&[next.len(), 1], next);
+            new += 1;
+            each(new);
         }
-        Ok(made)
+        Ok(seen.iter().map(|row| written(row, new)).collect())
     }
 }
 
