@@ -23,12 +23,12 @@ impl Cuda {
     }
 
     /// Memory of `bytes`, holding `data`.
-    pub(super) fn memory(&self, data: &[u8], bytes: usize) -> Result<DeviceBuffer> {
+    pub(super) fn memory(&self, data: &[u8], bytes: usize) -> Result<Memory> {
         let memory = DeviceBuffer::new(&self.context, bytes)?;
         if !data.is_empty() {
             memory.write(&self.stream, data)?;
         }
-        Ok(memory)
+        Ok(Arc::new(memory))
     }
 
     pub(super) fn launch(
@@ -59,20 +59,13 @@ impl Cuda {
     pub(super) fn read(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<f32>>> {
         let read = |buffer: &&Buffer| {
             let mut data = vec![0.0f32; buffer.bytes / 4];
-            memory(buffer)?.read(&self.stream, bytemuck::cast_slice_mut(&mut data))?;
+            buffer.on::<DeviceBuffer>()?.read(&self.stream, bytemuck::cast_slice_mut(&mut data))?;
             Ok(data)
         };
         buffers.iter().map(read).collect()
     }
 }
 
-fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
-    match buffer.memory.as_deref() {
-        Some(Memory::Cuda(memory)) => Ok(memory),
-        _ => Err(Error::declined("a tensor that is not on this CUDA device")),
-    }
-}
-
 pub(crate) fn address(buffer: &Buffer) -> Result<u64> {
-    Ok(memory(buffer)?.pointer())
+    Ok(buffer.on::<DeviceBuffer>()?.pointer())
 }

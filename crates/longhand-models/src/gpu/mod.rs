@@ -1,7 +1,7 @@
 //! A GPU under the layer: tensors that lie there, and launches that nobody waits for.
 //!
 //! [`Gpu`] is a device with what the layer keeps on it. Operations reach it through
-//! `ops::launches`, attention through [`attention`]; either hands buffers over and gets buffers
+//! `ops`, attention through [`attention`]; either hands buffers over and gets buffers
 //! back. Work is queued in the order of the calls, so that memory whose tensor is gone may be
 //! written by the next launch.
 //!
@@ -26,6 +26,7 @@ pub(crate) use kernels::{BLOCK, Kernel, TILE};
 
 use crate::tensor::Data;
 use crate::{Error, Result, Tensor, lock, require};
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -39,9 +40,10 @@ struct Inner {
     backend: Backend,
     failure: Mutex<Option<Error>>,
     read_backs: AtomicUsize,
-    free: Mutex<Vec<Memory>>,
+    /// Memory that no tensor has, each with its size.
+    free: Mutex<Vec<(usize, Memory)>>,
     /// Small tables that went up lately: masks and ids are the same for every layer.
-    constants: Mutex<Vec<(Vec<u8>, Arc<Memory>)>>,
+    constants: Mutex<Vec<(Vec<u8>, Memory)>>,
 }
 
 /// Who runs the launches. A build without GPUs has none.
@@ -54,29 +56,24 @@ pub(crate) enum Backend {
 
 /// The same of whichever device it is.
 macro_rules! on {
-    ($of:ident: $value:expr, $name:ident => $what:expr) => {
-        match $value {
+    ($gpu:expr, $backend:ident => $what:expr) => {
+        match $gpu.inner.backend {
             #[cfg(feature = "webgpu")]
-            $of::Webgpu(ref $name) => $what,
+            Backend::Webgpu(ref $backend) => $what,
             #[cfg(feature = "cuda")]
-            $of::Cuda(ref $name) => $what,
+            Backend::Cuda(ref $backend) => $what,
         }
     };
 }
 
-/// Memory of a device.
-enum Memory {
-    #[cfg(feature = "webgpu")]
-    Webgpu(longhand::webgpu::DeviceBuffer),
-    #[cfg(feature = "cuda")]
-    Cuda(longhand::cuda::DeviceBuffer),
-}
+/// Memory of a device: a `DeviceBuffer` of its kind.
+type Memory = Arc<dyn Any + Send + Sync>;
 
 /// Memory on a device, free for the next tensor when this is gone.
 pub(crate) struct Buffer {
     pub(crate) gpu: Gpu,
     /// Absent after the device has failed.
-    memory: Option<Arc<Memory>>,
+    memory: Option<Memory>,
     bytes: usize,
 }
 
@@ -95,14 +92,23 @@ impl PartialEq for Gpu {
     }
 }
 
+impl Buffer {
+    /// Where it lies, if that is a device of this kind.
+    fn on<T: 'static>(&self) -> Result<&T> {
+        let elsewhere = || Error::declined("a tensor that is not on this device");
+        self.memory.as_ref().and_then(|memory| memory.downcast_ref()).ok_or_else(elsewhere)
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(memory) = self.memory.take().and_then(Arc::into_inner) {
+        let Some(mut memory) = self.memory.take() else { return };
+        if Arc::get_mut(&mut memory).is_some() {
             let mut free = lock(&self.gpu.inner.free);
             if free.len() == KEPT {
                 free.remove(0);
             }
-            free.push(memory);
+            free.push((size_for(self.bytes), memory));
         }
     }
 }
@@ -147,7 +153,7 @@ impl Gpu {
 
     /// What the device is called.
     pub fn name(&self) -> &str {
-        on!(Backend: self.inner.backend, backend => backend.name())
+        on!(self, backend => backend.name())
     }
 
     /// How many tensors have come back to the host in the middle of a forward pass, because an
@@ -164,21 +170,18 @@ impl Gpu {
     /// Memory for `len` elements, holding anything.
     pub(crate) fn empty(&self, len: usize) -> Buffer {
         let bytes = 4 * len;
-        let kept = |free: &mut Vec<Memory>| {
-            let bytes_of =
-                |memory: &Memory| -> usize { on!(Memory: *memory, memory => memory.bytes()) };
-            let at = free.iter().position(|memory| bytes_of(memory) == size_for(bytes))?;
-            Some(free.remove(at))
+        let kept = |free: &mut Vec<(usize, Memory)>| {
+            let at = free.iter().position(|(size, _)| *size == size_for(bytes))?;
+            Some(free.remove(at).1)
         };
         let found = kept(&mut lock(&self.inner.free));
-        let memory = found.or_else(|| self.memory(&[], bytes)).map(Arc::new);
+        let memory = found.or_else(|| self.memory(&[], bytes));
         Buffer { gpu: self.clone(), memory, bytes }
     }
 
     /// A copy of `data`.
     pub(crate) fn upload(&self, data: &[u8]) -> Buffer {
-        let memory = self.memory(data, data.len()).map(Arc::new);
-        Buffer { gpu: self.clone(), memory, bytes: data.len() }
+        Buffer { gpu: self.clone(), memory: self.memory(data, data.len()), bytes: data.len() }
     }
 
     fn memory(&self, data: &[u8], bytes: usize) -> Option<Memory> {
@@ -186,12 +189,7 @@ impl Gpu {
         let large = || Error::declined(format_args!("a tensor of {bytes} bytes: {rule}"));
         self.ok(require(bytes / 4 <= i32::MAX as usize, large))?;
         let size = size_for(bytes);
-        self.ok(match self.inner.backend {
-            #[cfg(feature = "webgpu")]
-            Backend::Webgpu(ref backend) => backend.memory(data, size).map(Memory::Webgpu),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(ref backend) => backend.memory(data, size).map(Memory::Cuda),
-        })
+        self.ok(on!(self, backend => backend.memory(data, size)))
     }
 
     /// A copy of a small table; the same memory again if it went up lately.
@@ -225,7 +223,7 @@ impl Gpu {
         if words[0] > 0 && out.bytes > 0 && lock(&self.inner.failure).is_none() {
             let mut params = [0; WORDS];
             params.iter_mut().zip(words).for_each(|(param, &word)| *param = word as u32);
-            self.ok::<()>(on!(Backend: self.inner.backend, backend => {
+            self.ok::<()>(on!(self, backend => {
                 backend.launch(kernel, reads, out, &params)
             }));
         }
@@ -240,7 +238,7 @@ impl Gpu {
     /// The elements of buffers, all fetched at once; NaN from a device that has failed.
     fn read(&self, buffers: &[&Buffer]) -> Vec<Vec<f32>> {
         let failed = lock(&self.inner.failure).is_some();
-        let read = || on!(Backend: self.inner.backend, backend => backend.read(buffers));
+        let read = || on!(self, backend => backend.read(buffers));
         let fetched = if failed { None } else { self.ok(read()) };
         fetched.unwrap_or_else(|| buffers.iter().map(|b| vec![f32::NAN; b.bytes / 4]).collect())
     }

@@ -27,8 +27,8 @@ impl Webgpu {
     }
 
     /// Memory of `bytes`, holding `data`.
-    pub(super) fn memory(&self, data: &[u8], bytes: usize) -> Result<DeviceBuffer> {
-        Ok(DeviceBuffer::with_bytes(&self.context, data, bytes)?)
+    pub(super) fn memory(&self, data: &[u8], bytes: usize) -> Result<Memory> {
+        Ok(Arc::new(DeviceBuffer::with_bytes(&self.context, data, bytes)?))
     }
 
     pub(super) fn launch(
@@ -62,7 +62,7 @@ impl Webgpu {
 
     pub(super) fn read(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<f32>>> {
         self.submit(&mut lock(&self.pending))?;
-        let parts = buffers.iter().map(|buffer| Ok((memory(buffer)?, buffer.bytes)));
+        let parts = buffers.iter().map(|buffer| Ok((buffer.on::<DeviceBuffer>()?, buffer.bytes)));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let bytes = DeviceBuffer::read_all(&self.context, &parts)?;
         let mut rest = &bytes[..];
@@ -75,13 +75,6 @@ impl Webgpu {
     }
 }
 
-fn memory(buffer: &Buffer) -> Result<&DeviceBuffer> {
-    match buffer.memory.as_deref() {
-        Some(Memory::Webgpu(memory)) => Ok(memory),
-        _ => Err(Error::declined("a tensor that is not on this WebGPU device")),
-    }
-}
-
 pub(crate) fn binding(buffer: &Buffer) -> Result<Binding<'_>> {
-    Ok(memory(buffer)?.buffer().into())
+    Ok(buffer.on::<DeviceBuffer>()?.buffer().into())
 }

@@ -3,15 +3,6 @@
 
 use super::*;
 
-/// What Mockingjay reads in place of each frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frames {
-    /// Whether the frame is to be rebuilt, `[frames]`.
-    pub masked: Vec<bool>,
-    /// The frame that is read, its own if it is unchanged; `None` is zeros.
-    pub source: Vec<Option<usize>>,
-}
-
 /// How many runs of `run` frames Mockingjay masks.
 pub fn frame_runs(length: usize, run: usize, proportion: f64) -> usize {
     (length as f64 * proportion / run as f64).round_ties_even() as usize
@@ -19,7 +10,7 @@ pub fn frame_runs(length: usize, run: usize, proportion: f64) -> usize {
 
 /// Masks runs of frames: those that begin at the first places of `order`. One draw for all says
 /// what they become: below 0.8 zeros, below 0.9 the runs at the first places of `random`, else
-/// themselves.
+/// themselves. Of each masked frame, the one that is read in its place; −1 is zeros.
 ///
 /// # Panics
 ///
@@ -30,21 +21,19 @@ pub fn mask_frames(
     runs: usize,
     dice: f64,
     [order, random]: [&[usize]; 2],
-) -> Frames {
+) -> Vec<Option<i32>> {
     let last = length.saturating_sub(run + 1);
     let starts = |order: &[usize]| -> Vec<usize> {
         order.iter().copied().filter(|&start| start <= last).take(runs).collect()
     };
-    let frames = 0..order.len();
-    let mut out = Frames { masked: vec![false; order.len()], source: frames.map(Some).collect() };
+    let mut out = vec![None; order.len()];
     for (to, from) in starts(order).into_iter().zip(starts(random)) {
         for i in 0..run {
-            out.masked[to + i] = true;
-            match dice {
-                x if x < 0.8 => out.source[to + i] = None,
-                x if x < 0.9 => out.source[to + i] = Some(from + i),
-                _ => {}
-            }
+            out[to + i] = Some(match dice {
+                x if x < 0.8 => -1,
+                x if x < 0.9 => (from + i) as i32,
+                _ => (to + i) as i32,
+            });
         }
     }
     out
@@ -114,11 +103,12 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
             let [starts, random, spans] = [&starts, &random, &spans].map(|x| &x[own.clone()]);
             let runs = frame_runs(length, run, proportion);
             let frames = mask_frames(length, run, runs, dice[r], [starts, random]);
-            let source = frames.source.iter().map(|from| from.map_or(-1, |i| i as i32));
+            let label = frames.iter().map(|read| i32::from(read.is_some()));
+            let source = frames.iter().enumerate().map(|(i, read)| read.unwrap_or(i as i32));
             let masked = mask_spans(length, span, [probability, epsilon], least, spans);
             let others = distractors(&masked, &uniforms[own.start * count..own.end * count])?;
             let others = others.into_iter().map(|i| (i + own.start) as i32);
-            out.add_row("mockingjay_label", &[total], frames.masked.into_iter().map(i32::from));
+            out.add_row("mockingjay_label", &[total], label);
             out.add_row("mockingjay_source_frame", &[total], source);
             out.add_row("wav2vec2_mask", &[total], masked.into_iter().map(i32::from));
             out.add_row("wav2vec2_negatives", &[total, count], others);

@@ -15,27 +15,20 @@ mod product;
 mod rows;
 mod softmax;
 
-pub use activation::Activation;
-pub use conv::{conv1d, max_over_length};
-pub use elements::{
-    add, add_column, add_row, clamp, in_units, keep_rows, map, multiply, round, scale, unit,
-};
-pub use loss::{
-    binary_cross_entropy, cosine, dot, l1, labels_loss, mse, next_labels, nll, scored_rows,
-    soft_cross_entropy,
-};
-pub use moves::{concat, cut, last_rows, shift_rows, split_fused, split_last, turned};
-pub use norm::{NormKind, norm, weight_norm};
-pub use product::{Order, linear};
-pub use rows::{argmax, argmax_rows, gather, gather_at, put_row};
-pub use softmax::{largest, log_softmax, softmax};
+pub use activation::*;
+pub use conv::*;
+pub use elements::*;
+pub use loss::*;
+pub use moves::*;
+pub use norm::*;
+pub use product::*;
+pub use rows::*;
+pub use softmax::*;
 
 // The imports here are what operations are made of; each file takes them all.
 use crate::gpu::{BLOCK, Buffer, Gpu, Kernel};
 use crate::{Error, Ints, Result, Tensor, require};
-use moves::{Moved, together};
 use rayon::prelude::*;
-use softmax::{OfRow, log_sum_exp, of_rows};
 use std::sync::Arc;
 
 /// Elements that one task takes, so that small tensors stay on one thread.
