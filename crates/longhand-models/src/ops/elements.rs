@@ -43,7 +43,7 @@ pub(super) fn one(of: usize, x: Tensor, constant: f32, f: impl Fn(f32) -> f32 + 
 /// `f(a, b)` of every element and the one that it meets.
 fn two(
     of: Of,
-    mut a: Tensor,
+    a: Tensor,
     (b, meets): (&Tensor, Meets),
     constant: f32,
     f: impl Fn(f32, f32) -> f32 + Sync,
@@ -61,18 +61,18 @@ fn two(
         let words = [groups, a.len(), of as usize, every, b.len(), bits];
         return launch(gpu, Kernel::Elements, &[a.buffer(gpu), b.buffer(gpu)], &words, a.shape());
     }
-    let b = b.data();
-    let pairs = |a: &mut [f32], b: &[f32]| a.iter_mut().zip(b).for_each(|(a, b)| *a = f(*a, *b));
-    match meets {
-        Meets::Same => {
-            let parts = a.data_mut().par_chunks_mut(TASK).zip(b.par_chunks(TASK));
-            parts.for_each(|(a, b)| pairs(a, b));
-            a
+    let (b, width) = (b.data(), a.width());
+    each_row(a, |i, row| {
+        let met = match meets {
+            Meets::Same => &b[i * width..][..width],
+            Meets::Column => &b[i..=i],
+            Meets::Row | Meets::One => b,
+        };
+        match met {
+            [b] => row.iter_mut().for_each(|a| *a = f(*a, *b)),
+            many => row.iter_mut().zip(many).for_each(|(a, b)| *a = f(*a, *b)),
         }
-        Meets::Row => each_row(a, |_, row| pairs(row, b)),
-        Meets::Column => each_row(a, |i, row| row.iter_mut().for_each(|a| *a = f(*a, b[i]))),
-        Meets::One => map(a, |a| f(a, b[0])),
-    }
+    })
 }
 
 /// `a + b`, elementwise. Gradient: passes to both.
