@@ -197,17 +197,15 @@ impl Gpu {
         const TABLES: usize = 16;
         let mut tables = lock(&self.inner.constants);
         let found = tables.iter().find(|(bytes, _)| bytes == data);
-        if let Some(memory) = found.map(|(_, memory)| memory.clone()) {
-            return Buffer { gpu: self.clone(), memory: Some(memory), bytes: data.len() };
-        }
-        let buffer = self.upload(data);
-        if let Some(memory) = &buffer.memory {
+        let memory = found.map(|(_, memory)| memory.clone()).or_else(|| {
+            let memory = self.memory(data, data.len())?;
             if tables.len() == TABLES {
                 tables.remove(0);
             }
             tables.push((data.to_vec(), memory.clone()));
-        }
-        buffer
+            Some(memory)
+        });
+        Buffer { gpu: self.clone(), memory, bytes: data.len() }
     }
 
     /// Queues a kernel that reads `reads` (as many as there are, the last one again for those that
