@@ -51,7 +51,7 @@ pub(crate) enum Backend {
     #[cfg(feature = "webgpu")]
     Webgpu(Box<webgpu::Webgpu>),
     #[cfg(feature = "cuda")]
-    Cuda(cuda::Cuda),
+    Cuda(Box<cuda::Cuda>),
 }
 
 /// The same of whichever device it is.
@@ -144,7 +144,7 @@ impl Gpu {
     /// If the driver gives no stream.
     #[cfg(feature = "cuda")]
     pub fn cuda(context: longhand::cuda::Context) -> Result<Self> {
-        Ok(Gpu::new(Backend::Cuda(cuda::Cuda::new(context)?)))
+        Ok(Gpu::new(Backend::Cuda(Box::new(cuda::Cuda::new(context)?))))
     }
 
     pub(crate) fn backend(&self) -> &Backend {

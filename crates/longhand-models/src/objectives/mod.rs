@@ -102,13 +102,16 @@ fn tokens<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<(&'a [i32]
     Ok((&ids.data, shape))
 }
 
-/// Sequences of one length and their [`Actions`].
+/// Sequences of one length, each with its [`Actions`], behind `[batch, length]`.
+type Batch<'a> = ([usize; 2], Vec<(&'a [i32], Actions)>);
+
+/// The sequences of the input `ids`, and the draws for them.
 fn batch<'a>(
     draws: &Draws<'a>,
     [ids, uniforms]: [&str; 2],
     vocab: usize,
     mask_id: i32,
-) -> Result<([usize; 2], Vec<(&'a [i32], Actions)>)> {
+) -> Result<Batch<'a>> {
     let (ids, shape @ [_, len]) = tokens(draws.inputs, ids, vocab)?;
     let uniforms = draws.uniforms(uniforms, &shape)?;
     let random_tokens = draws.below("random_tokens", &shape, vocab)?;
