@@ -21,6 +21,11 @@ fn uniforms(random: &mut Random, n: usize) -> Vec<f64> {
     (0..n).map(|_| random.uniform()).collect()
 }
 
+/// Draws for as many tokens.
+fn actions(random: &mut Random, random_tokens: Vec<i32>) -> Actions {
+    Actions { mask_id: MASK, uniforms: uniforms(random, random_tokens.len()), random_tokens }
+}
+
 /// What was there before: the label where there is one.
 fn restored(x: &Corrupted) -> Vec<i32> {
     let token = |(&id, &label): (&i32, &i32)| if label == NOT_SCORED { id } else { label };
@@ -52,9 +57,9 @@ fn masked_language_modelling_has_berts_rates() {
     let mut random = Random::new(1);
     let n = 200_000;
     let ids = ids(&mut random, n);
-    let (select, uniforms) = (uniforms(&mut random, n), uniforms(&mut random, n));
+    let select = uniforms(&mut random, n);
     let chosen = mlm::choose_each(&vec![true; n], 0.15, &select);
-    let actions = Actions { mask_id: MASK, uniforms, random_tokens: vec![5; n] };
+    let actions = actions(&mut random, vec![5; n]);
     let out = mlm::mask(&ids, &chosen, [0.8, 0.1], &actions);
     let share = |of: &dyn Fn(usize) -> bool, all: usize| {
         (0..n).filter(|&i| of(i)).count() as f64 / all as f64
@@ -151,7 +156,7 @@ proptest! {
         let words: Vec<i32> = (0..n).map(|i| if free[i] { i as i32 / 3 } else { -1 }).collect();
         let budget = mlm::budget(n, p, 12);
         prop_assert!((1..=12).contains(&budget) && budget as f64 <= (n as f64 * p + 0.5).max(1.0));
-        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: ids.clone() };
+        let actions = actions(random, ids.clone());
             let (order, word_order) = (random.order(n), random.order(n));
         let each = mlm::choose_each(&free, p, &uniforms(random, n));
         let first = mlm::choose_first(&free, budget, &order);
@@ -187,13 +192,21 @@ proptest! {
         let covered: Vec<usize> = units.iter().cloned().flatten().collect();
         prop_assert_eq!(covered, (0..n).filter(|&i| labels[i] >= 0).collect::<Vec<_>>());
         prop_assert!(units.iter().all(|unit| labels[unit.start] == 0));
-        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: ids.clone() };
+        let actions = actions(random, vec![6; n]);
         let out = ernie::mask_units(&ids, &units, 0.4, &actions);
         prop_assert_eq!(&restored(&out), &ids);
         for unit in units {
             let scored = unit.clone().filter(|&i| out.labels[i] != NOT_SCORED).count();
             let chosen = actions.uniforms[unit.start] <= 0.4;
             prop_assert_eq!(scored, if chosen { unit.len() } else { 0 });
+            for i in unit.clone().filter(|_| chosen) {
+                let token = match actions.uniforms[i] / if i == unit.start { 0.4 } else { 1.0 } {
+                    u if u > 0.2 => MASK,
+                    u if u > 0.1 => 6,
+                    _ => ids[i],
+                };
+                prop_assert_eq!(out.input_ids[i], token);
+            }
         }
     }
 
@@ -204,7 +217,7 @@ proptest! {
         let count = mass::span_length(n, ratio);
         let span = mass::span(n, count, random.uniform());
         prop_assert!(span.start >= 1 && span.end <= n && span.len() == count);
-        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: vec![6; n] };
+        let actions = actions(random, vec![6; n]);
         let source = mass::mask_span(&ids, span.clone(), &actions);
         for i in 0..n {
             let token = match actions.uniforms[i] {
@@ -255,7 +268,7 @@ proptest! {
         let mut text = ids(random, n);
         (text[0], text[n - 1]) = (0, 2);
         let order = random.order(n - 2);
-        let actions = Actions { mask_id: MASK, uniforms: uniforms(random, n), random_tokens: vec![6; n] };
+        let actions = actions(random, vec![6; n]);
         let budget = bart::budget(&text, ratio);
         prop_assert!(budget <= n - 2);
         let is_noise = |&&t: &&i32| t == MASK || t == 6;
@@ -280,7 +293,8 @@ proptest! {
         prop_assert!((0..=1).contains(&(inserts - empty.len())));
 
         let places = random.order(n + budget - 2);
-        let longer = bart::insert(&text, &places[..budget], &actions.random_tokens[..budget / 3], MASK);
+        let random_tokens = &actions.random_tokens[..budget / 3];
+        let longer = bart::insert(&text, &places[..budget], random_tokens, MASK);
         prop_assert_eq!(longer.iter().filter(|t| **t == 6).count(), budget / 3);
         let words: Vec<i32> = longer.iter().filter(|t| !is_noise(t)).copied().collect();
         prop_assert_eq!((longer.len(), &words), (n + budget, &text));
