@@ -14,18 +14,20 @@ const MOST_OF_BIAS: f32 = i32::MAX as f32;
 #[derive(Debug)]
 pub struct Quantiser {
     weight: EightBit,
-    state: Mutex<State>,
+    /// What products do, and what they leave.
+    pub state: Mutex<State>,
     decay: f64,
     requantises: bool,
 }
 
+/// Before the first product, of training: no ranges.
 #[derive(Debug, Default)]
-struct State {
+pub struct State {
     /// Ranges stand; biases are 32-bit integers. While training ranges follow the values, and biases
     /// stay in float.
-    infers: bool,
+    pub infers: bool,
     /// The largest magnitudes of input and output so far, `[1]`.
-    ranges: [Option<Tensor>; 2],
+    pub ranges: [Option<Tensor>; 2],
 }
 
 /// A tensor of 8 bits.
@@ -56,21 +58,6 @@ impl Quantiser {
     pub fn new(weight: &Tensor, decay: f64, requantises: bool) -> Self {
         let weight = EightBit::whole(weight);
         Quantiser { weight, state: Mutex::default(), decay, requantises }
-    }
-
-    /// Forgets the ranges; the next products are for training.
-    pub fn reset(&self) {
-        *lock(&self.state) = State::default();
-    }
-
-    /// The next products are for inference.
-    pub fn infer(&self) {
-        lock(&self.state).infers = true;
-    }
-
-    /// The largest magnitudes of input and output so far, `[1]`.
-    pub fn ranges(&self) -> [Option<Tensor>; 2] {
-        lock(&self.state).ranges.clone()
     }
 
     /// `x Wᵀ + b` of quantised `x` and `W`. Gradient: passes as if nothing were rounded, also where

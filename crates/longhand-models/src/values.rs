@@ -1,7 +1,7 @@
 //! What goes into a model and comes out of it: tensors by name.
 
 use crate::weights::parse_tensors;
-use crate::{Error, Ints, Result, Tensor, ops, require};
+use crate::{Error, Ints, Result, Tensor, ops, require, when};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -15,13 +15,6 @@ pub enum Value {
 }
 
 impl Value {
-    fn shape(&self) -> &[usize] {
-        match self {
-            Value::Floats(x) => x.shape(),
-            Value::Ints(x) => &x.shape,
-        }
-    }
-
     fn floats(&self) -> Option<&Tensor> {
         let Value::Floats(x) = self else { return None };
         Some(x)
@@ -128,9 +121,7 @@ impl Inputs {
     ///
     /// If it has another shape or holds floats.
     pub fn optional_ints(&self, name: &str, shape: &[usize]) -> Result<Option<&Ints>> {
-        let Some(value) = self.values.get(name) else { return Ok(None) };
-        require(value.shape() == shape, || misshapen(name, value.shape(), shape))?;
-        self.ints(name).map(Some)
+        when(self.has(name), || self.ints_shaped(name, shape))
     }
 
     /// The mask `name` if it is there, as bytes; it must have `shape`.
@@ -179,7 +170,8 @@ impl Inputs {
     ///
     /// As [`ints`](Self::ints), and if it has another shape.
     pub fn ints_shaped(&self, name: &str, shape: &[usize]) -> Result<&Ints> {
-        self.optional_ints(name, shape)?.map_or_else(|| self.ints(name), Ok)
+        let x = self.ints(name)?;
+        require(x.shape == shape, || misshapen(name, &x.shape, shape)).map(|()| x)
     }
 }
 

@@ -2,7 +2,7 @@
 //! the layer's memory.
 
 use super::{Buffer, Gpu};
-use crate::{Result, Tensor, lock};
+use crate::Tensor;
 use std::sync::Arc;
 
 /// What an attention reads: a tensor, or a small table that is the same in every layer.
@@ -28,11 +28,6 @@ impl Gpu {
     pub(crate) fn workspace(&self, bytes: u64) -> Option<Buffer> {
         (bytes > 0).then(|| self.empty((bytes as usize).div_ceil(4)))
     }
-
-    /// The error that the device has met with, so that no plan is bound to memory that is not there.
-    pub(crate) fn sound(&self) -> Result<()> {
-        lock(&self.inner.failure).clone().map_or(Ok(()), Err)
-    }
 }
 
 /// Computes `problem` of the kind in module `kind`: `kind(rows) new` names the operands that are
@@ -50,7 +45,8 @@ macro_rules! attend {
         match $device {
             $crate::Device::Gpu(gpu) => {
                 use $crate::gpu::attention::Operand;
-                gpu.sound()?;
+                // No plan is bound to memory that is not there.
+                gpu.fetch(&[])?;
                 let out = gpu.empty($first.len());
                 let lse = gpu.empty($problem.lse_len());
                 let shape = $first.shape();

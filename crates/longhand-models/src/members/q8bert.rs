@@ -5,7 +5,7 @@ use crate::block::{Attention, Projection};
 use crate::embeddings::Embeddings;
 use crate::lock;
 use crate::network::Pooler;
-use crate::quant::{self, Quantiser};
+use crate::quant::{self, Quantiser, State};
 use std::sync::{Arc, Mutex};
 
 struct Q8Bert {
@@ -79,7 +79,7 @@ impl Member for Q8Bert {
     /// Training steps `step0.`, `step1.`, … set and update the ranges, `eval.` computes with them.
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let _turn = lock(&self.turn);
-        self.quantisers.iter().for_each(|(_, q)| q.reset());
+        self.quantisers.iter().for_each(|(_, q)| *lock(&q.state) = State::default());
         let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
         require(inputs.has("step0.input_ids"), || Error::input(message))?;
         let mut out = Outputs::default();
@@ -88,13 +88,13 @@ impl Member for Q8Bert {
             out.absorb(&step, self.network.forward(&inputs.under(&step), device)?);
         }
         if inputs.has("eval.input_ids") {
-            self.quantisers.iter().for_each(|(_, q)| q.infer());
+            self.quantisers.iter().for_each(|(_, q)| lock(&q.state).infers = true);
             out.absorb("eval.", self.network.forward(&inputs.under("eval."), device)?);
         }
         for (name, quantiser) in &self.quantisers {
-            for (range, end) in quantiser.ranges().into_iter().zip(["input", "output"]) {
+            for (range, end) in lock(&quantiser.state).ranges.iter().zip(["input", "output"]) {
                 if let Some(range) = range {
-                    out.put(format!("range.{name}.{end}_thresh"), range);
+                    out.put(format!("range.{name}.{end}_thresh"), range.clone());
                 }
             }
             out.put_ints(format!("int8.{name}.weight"), quantiser.integers());
