@@ -74,7 +74,10 @@ impl Embeddings {
         }
         if let Some((map, trigram)) = &self.widen {
             if *trigram {
-                let (next, last) = (ops::shift_rows(&x, 1), ops::shift_rows(&x, -1));
+                let ends = Tensor::zeros(&[ids.shape[0], 1, x.width()]);
+                let padded = ops::concat(&[&ends, &x, &ends], 1);
+                let from = |start| ops::cut(&padded, 1, start..start + ids.shape[1]);
+                let (next, last) = (from(2), from(0));
                 x = ops::concat(&[&next, &x, &last], 2);
             }
             x = map.run(&x);

@@ -93,22 +93,6 @@ pub fn turned(x: &Tensor) -> Tensor {
     Moved::dense([1, batch, columns, rows], 0, steps).tensor(x, &[batch, columns, rows])
 }
 
-/// Of `[batch, length, width]`, the row `by` places further on (negative: before), zeros beyond
-/// the ends. Gradient: shifted back.
-///
-/// # Panics
-///
-/// If `x` has not three dimensions.
-pub fn shift_rows(x: &Tensor, by: isize) -> Tensor {
-    let &[batch, length, width] = x.shape() else { panic!("three dimensions: {:?}", x.shape()) };
-    let steps = [0, length * width, width, 1];
-    let shifted = Moved {
-        guard: Some((by, [0, 1], length)),
-        ..Moved::dense([1, batch, length, width], by * width as isize, steps)
-    };
-    shifted.tensor(x, x.shape())
-}
-
 /// Tensors one after another along a dimension. Gradient: cut apart again.
 ///
 /// # Panics

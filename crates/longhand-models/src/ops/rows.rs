@@ -12,25 +12,19 @@ pub fn gather(table: &Tensor, indices: &[usize], shape: &[usize]) -> Tensor {
         assert!(indices.iter().all(|&i| i < table.rows()), "rows of the table");
         let index: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
         let index = gpu.constant(bytemuck::cast_slice(&index));
-        return gathered(gpu, table, Arc::new(index), 0, shape);
+        return gathered(gpu, table, &Tensor::on_gpu(shape, index), 0);
     }
     let mut data = Vec::with_capacity(indices.len() * table.width());
     indices.iter().for_each(|&i| data.extend_from_slice(table.row(i)));
     Tensor::new(&[shape, &[table.width()]].concat(), data)
 }
 
-/// As [`gather`] on a GPU; `index` holds integers or, if `numbers` is 1, numbers that are some.
-fn gathered(
-    gpu: &Gpu,
-    table: &Tensor,
-    index: Arc<Buffer>,
-    numbers: usize,
-    shape: &[usize],
-) -> Tensor {
-    let shape = [shape, &[table.width()]].concat();
+/// As [`gather`] on a GPU; `index` holds bits of integers or, if `numbers` is 1, numbers.
+fn gathered(gpu: &Gpu, table: &Tensor, index: &Tensor, numbers: usize) -> Tensor {
+    let shape = [index.shape(), &[table.width()]].concat();
     let total = shape.iter().product::<usize>();
     let words = [total.div_ceil(BLOCK), total, table.width(), numbers];
-    launch(gpu, Kernel::Gather, &[table.buffer(gpu), index], &words, &shape)
+    launch(gpu, Kernel::Gather, &[table.buffer(gpu), index.buffer(gpu)], &words, &shape)
 }
 
 /// `x` with `row` in the rows that `which` names. Gradient: summed over those rows to `row`, zeros
@@ -56,7 +50,7 @@ pub fn put_row(x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor 
 /// If a place on the host is not below the number of rows.
 pub fn gather_at(table: &Tensor, places: &Tensor) -> Tensor {
     if let Some(gpu) = place(&[table, places]) {
-        return gathered(gpu, table, places.buffer(gpu), 1, places.shape());
+        return gathered(gpu, table, places, 1);
     }
     let indices: Vec<usize> = places.data().iter().map(|&x| x as usize).collect();
     gather(table, &indices, places.shape())
