@@ -1,6 +1,4 @@
-// Elements from one place of four dimensions to another: element (i0, i1, i2, i3) of a box. Where
-// guard + i1 · guard_1 + i2 · guard_2 is not in 0 .. guard_end, a zero is written: beyond the ends of
-// a sequence.
+// Elements from one place of four dimensions to another: element (i0, i1, i2, i3) of a box.
 
 struct Params {
     workgroups: u32,
@@ -8,7 +6,7 @@ struct Params {
     size_1: u32,
     size_2: u32,
     size_3: u32,
-    take: i32,          // element at which the source begins; with a guard, before its first
+    take: u32,
     take_0: u32,
     take_1: u32,
     take_2: u32,
@@ -18,10 +16,6 @@ struct Params {
     put_1: u32,
     put_2: u32,
     put_3: u32,
-    guard: i32,
-    guard_1: i32,
-    guard_2: i32,
-    guard_end: i32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -46,10 +40,6 @@ fn main(
     let i2 = i / P.size_3 % P.size_2;
     let i1 = i / P.size_3 / P.size_2 % P.size_1;
     let i0 = i / P.size_3 / P.size_2 / P.size_1;
-    let place = P.guard + i32(i1) * P.guard_1 + i32(i2) * P.guard_2;
-    var v = 0.0;
-    if (place >= 0 && place < P.guard_end) {
-        v = x[u32(P.take + i32(i0 * P.take_0 + i1 * P.take_1 + i2 * P.take_2 + i3 * P.take_3))];
-    }
-    y[P.put + i0 * P.put_0 + i1 * P.put_1 + i2 * P.put_2 + i3 * P.put_3] = v;
+    let place = P.take + i0 * P.take_0 + i1 * P.take_1 + i2 * P.take_2 + i3 * P.take_3;
+    y[P.put + i0 * P.put_0 + i1 * P.put_1 + i2 * P.put_2 + i3 * P.put_3] = x[place];
 }

@@ -74,8 +74,7 @@ impl Embeddings {
         }
         if let Some((map, trigram)) = &self.widen {
             if *trigram {
-                let ends = Tensor::zeros(&[ids.shape[0], 1, x.width()]);
-                let padded = ops::concat(&[&ends, &x, &ends], 1);
+                let padded = ops::padded(&x, 1);
                 let from = |start| ops::cut(&padded, 1, start..start + ids.shape[1]);
                 let (next, last) = (from(2), from(0));
                 x = ops::concat(&[&next, &x, &last], 2);

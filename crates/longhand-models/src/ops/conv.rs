@@ -15,23 +15,20 @@ pub fn conv1d(
     bias: Option<&Tensor>,
     [stride, padding, groups]: [usize; 3],
 ) -> Tensor {
+    let x = &padded(x, padding);
     let (&[batch, length, from], &[to, part, width]) = (x.shape(), weight.shape()) else {
         panic!("three dimensions each: {:?}, {:?}", x.shape(), weight.shape());
     };
     assert_eq!(from, part * groups, "channels of the groups");
     assert!(to.is_multiple_of(groups), "outputs of the groups");
-    let frames = (length + 2 * padding).checked_sub(width).map_or(0, |n| n / stride + 1);
+    let frames = length.checked_sub(width).map_or(0, |n| n / stride + 1);
     let own = to / groups;
     let of_group = |group: usize| {
-        let first = (group * part) as isize - (padding * from) as isize;
         let steps = [length * from, stride * from, from, 1];
-        let windows = Moved {
-            guard: Some((-(padding as isize), [stride, 1], length)),
-            ..Moved::dense([batch, frames, width, part], first, steps)
-        };
+        let windows = Moved::dense([batch, frames, width, part], group * part, steps);
         let windows = windows.tensor(x, &[batch, frames, width * part]);
         // Weights lie channel by channel, windows step by step.
-        let start = (group * own * part * width) as isize;
+        let start = group * own * part * width;
         let turned = Moved::dense([1, own, width, part], start, [0, part * width, 1, width]);
         let turned = together(place(&[x]), &[(weight, turned)], &[own, width * part]);
         linear(&windows, &turned, Order::OutIn, None)

@@ -5,24 +5,21 @@ use super::*;
 use std::borrow::Borrow;
 use std::ops::Range;
 
-/// A box of elements: where element (0, 0, 0, 0) lies in the source (before its beginning, if a guard
-/// keeps that from being read) and in the result, and the steps of each dimension.
+/// A box of elements: where element (0, 0, 0, 0) lies in the source and in the result, and the steps
+/// of each dimension.
 pub(super) struct Moved {
     pub(super) size: [usize; 4],
-    pub(super) from: isize,
+    pub(super) from: usize,
     pub(super) from_steps: [usize; 4],
     pub(super) to: usize,
     pub(super) to_steps: [usize; 4],
-    /// `at + i1 · steps[0] + i2 · steps[1]` must be below the end, and not negative; else a zero is
-    /// written.
-    pub(super) guard: Option<(isize, [usize; 2], usize)>,
 }
 
 impl Moved {
     /// A box that is written densely.
-    pub(super) fn dense(size: [usize; 4], from: isize, from_steps: [usize; 4]) -> Self {
+    pub(super) fn dense(size: [usize; 4], from: usize, from_steps: [usize; 4]) -> Self {
         let to_steps = [size[1] * size[2] * size[3], size[2] * size[3], size[3], 1];
-        Moved { size, from, from_steps, to: 0, to_steps, guard: None }
+        Moved { size, from, from_steps, to: 0, to_steps }
     }
 
     /// The box out of `x`, as a tensor that lies where `x` does.
@@ -36,11 +33,8 @@ impl Moved {
         let [_, s1, s2, s3] = self.size;
         let [f0, f1, f2, f3] = self.from_steps;
         let [t0, t1, t2, t3] = self.to_steps;
-        let (at, [g1, g2], end) = self.guard.unwrap_or((0, [0, 0], 1));
-        let (groups, from, at, to) =
-            (total.div_ceil(BLOCK), self.from as usize, at as usize, self.to);
-        let words =
-            [groups, total, s1, s2, s3, from, f0, f1, f2, f3, to, t0, t1, t2, t3, at, g1, g2, end];
+        let (groups, from, to) = (total.div_ceil(BLOCK), self.from, self.to);
+        let words = [groups, total, s1, s2, s3, from, f0, f1, f2, f3, to, t0, t1, t2, t3];
         gpu.launch(Kernel::Copy, &[x.buffer(gpu)], out, &words);
     }
 
@@ -48,17 +42,11 @@ impl Moved {
     fn copy(&self, x: &[f32], out: &mut [f32]) {
         let [n0, n1, n2, n3] = self.size;
         let ([f0, f1, f2, f3], [t0, t1, t2, t3]) = (self.from_steps, self.to_steps);
-        let there = |i1: usize, i2: usize| match self.guard {
-            Some((at, [g1, g2], end)) => {
-                (0..end as isize).contains(&(at + (i1 * g1 + i2 * g2) as isize))
-            }
-            None => true,
-        };
         for i0 in 0..n0 {
             for i1 in 0..n1 {
-                for i2 in (0..n2).filter(|&i2| there(i1, i2)) {
-                    let from = self.from.wrapping_add_unsigned(i0 * f0 + i1 * f1 + i2 * f2);
-                    let (from, to) = (from as usize, self.to + i0 * t0 + i1 * t1 + i2 * t2);
+                for i2 in 0..n2 {
+                    let from = self.from + i0 * f0 + i1 * f1 + i2 * f2;
+                    let to = self.to + i0 * t0 + i1 * t1 + i2 * t2;
                     match (f3, t3) {
                         (1, 1) => out[to..to + n3].copy_from_slice(&x[from..from + n3]),
                         _ => (0..n3).for_each(|i3| out[to + i3 * t3] = x[from + i3 * f3]),
@@ -119,6 +107,15 @@ pub fn concat(parts: &[impl Borrow<Tensor>], axis: usize) -> Tensor {
     together(place(&parts), &moved, &shape)
 }
 
+/// `[batch, length, width]` with so many rows of zeros before and behind. Gradient: cut out again.
+pub fn padded(x: &Tensor, count: usize) -> Tensor {
+    if count == 0 {
+        return x.clone();
+    }
+    let zeros = Tensor::zeros(&[x.shape()[0], count, x.width()]);
+    concat(&[&zeros, x, &zeros], 1)
+}
+
 /// A range of a dimension. Gradient: zeros for the others.
 ///
 /// # Panics
@@ -130,8 +127,8 @@ pub fn cut(x: &Tensor, axis: usize, range: Range<usize>) -> Tensor {
     let (outer, whole) = (shape[..axis].iter().product(), shape[axis..].iter().product());
     let inner: usize = shape[axis + 1..].iter().product();
     shape[axis] = range.len();
-    let first = (range.start * inner) as isize;
-    let moved = Moved::dense([1, 1, outer, range.len() * inner], first, [0, 0, whole, 1]);
+    let size = [1, 1, outer, range.len() * inner];
+    let moved = Moved::dense(size, range.start * inner, [0, 0, whole, 1]);
     moved.tensor(x, &shape)
 }
 
@@ -167,8 +164,8 @@ pub fn split_fused(x: &Tensor, heads: usize, dim: usize, steps: [usize; 3]) -> [
     let shape = with_width(x.shape(), heads * dim);
     let (rows, width) = (x.rows(), x.width());
     [0, 1, 2].map(|part| {
-        let first = (part * steps[0]) as isize;
-        let moved = Moved::dense([1, rows, heads, dim], first, [0, width, steps[1], steps[2]]);
+        let from_steps = [0, width, steps[1], steps[2]];
+        let moved = Moved::dense([1, rows, heads, dim], part * steps[0], from_steps);
         moved.tensor(x, &shape)
     })
 }
