@@ -5,7 +5,6 @@ use crate::cache::{BlockCache, KeysValues};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
 use crate::{Device, Result, Tensor};
-use std::cell::RefCell;
 
 /// Where a sublayer's norm stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,10 +147,6 @@ impl Attention {
     }
 
     fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
-        if let Some(taps) = seen.scores {
-            let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid);
-            taps.borrow_mut().push(scores);
-        }
         let local = [&q, &k, &v];
         let mixed = match &self.kind {
             &Kind::Full { causal } => {
@@ -240,6 +235,7 @@ pub struct Block {
 }
 
 /// What the blocks of one forward pass see.
+#[derive(Clone, Copy)]
 pub struct Seen<'a> {
     /// Where attention runs.
     pub device: &'a Device,
@@ -249,14 +245,12 @@ pub struct Seen<'a> {
     pub memory: Option<(&'a Tensor, Mask<'a>)>,
     /// Positions that see and are seen from everywhere.
     pub globals: Option<&'a Globals>,
-    /// Takes every block's scores, for distillation.
-    pub scores: Option<&'a RefCell<Vec<Tensor>>>,
 }
 
 impl<'a> Seen<'a> {
     /// A mask and nothing else.
     pub fn new(device: &'a Device, mask: Mask<'a>) -> Self {
-        Seen { device, mask, memory: None, globals: None, scores: None }
+        Seen { device, mask, memory: None, globals: None }
     }
 }
 

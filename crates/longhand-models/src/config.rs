@@ -1,5 +1,5 @@
 //! `config.json`: every option is asked for by name, and one that nobody asks for is an error,
-//! unless it is known to leave the results alone.
+//! unless it is known to leave the results alone. What BERT has too is asked for by BERT's name.
 
 use crate::ops::Activation;
 use crate::{Error, Result, reject};
@@ -12,14 +12,15 @@ use std::path::Path;
 /// A configuration, or a part of one.
 pub struct Config {
     options: Map<String, Value>,
-    /// Of the public configuration class, for what is left out.
-    defaults: Map<String, Value>,
+    /// Its `model_type`'s entry in [`CLASSES`].
+    class: Value,
     used: RefCell<BTreeSet<String>>,
 }
 
-/// For each `model_type`, the options that are read and what the public class (transformers 4.57.6)
-/// takes where one is left out.
-const DEFAULTS: &str = include_str!("defaults.json");
+/// For each `model_type`, what its configs call the options that BERT has too (`names`; `null` is one
+/// that they have not: then a default stands under BERT's name), and what the public class
+/// (transformers 4.57.6) takes where an option is left out.
+const CLASSES: &str = include_str!("classes.json");
 
 /// Options that no model asks for. `fixed`: of published models, with the one value of each that is
 /// supported. `harmless`: they do not change what a forward pass computes.
@@ -59,10 +60,9 @@ impl Config {
     }
 
     fn of(options: Map<String, Value>) -> Self {
-        let classes: Value = serde_json::from_str(DEFAULTS).expect("JSON");
+        let classes: Value = serde_json::from_str(CLASSES).expect("JSON");
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let defaults = classes[class].as_object().cloned().unwrap_or_default();
-        Config { options, defaults, used: RefCell::default() }
+        Config { class: classes[class].clone(), options, used: RefCell::default() }
     }
 
     /// The part under `key`, a configuration itself.
@@ -82,11 +82,18 @@ impl Config {
         self.options.get(key).is_some_and(|v| !v.is_null())
     }
 
+    /// What this config calls BERT's option `key`.
+    pub fn name<'a>(&'a self, key: &'a str) -> &'a str {
+        self.class["names"].get(key).map_or(key, |own| own.as_str().unwrap_or_default())
+    }
+
     /// The option as it stands, `null` being none, or else the public class's; it counts as asked
     /// for.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.used.borrow_mut().insert(key.to_owned());
-        self.options.get(key).or_else(|| self.defaults.get(key)).filter(|v| !v.is_null())
+        let name = self.name(key);
+        self.used.borrow_mut().insert(name.to_owned());
+        let default = || self.class.get(if name.is_empty() { key } else { name });
+        self.options.get(name).or_else(default).filter(|v| !v.is_null())
     }
 
     /// The option as `of` reads it, if it is there; `rule` says what it must be.
@@ -100,7 +107,7 @@ impl Config {
         rule: &str,
         of: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        let read = |value| of(value).ok_or_else(|| wrong(key, value, rule));
+        let read = |value| of(value).ok_or_else(|| wrong(self.name(key), value, rule));
         self.get(key).map(read).transpose()
     }
 
@@ -115,7 +122,7 @@ impl Config {
         rule: &str,
         of: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T> {
-        let absent = || Error::input(format!("config: {key:?} is absent"));
+        let absent = || Error::input(format!("config: {:?} is absent", self.name(key)));
         self.optional(key, rule, of)?.ok_or_else(absent)
     }
 
@@ -275,7 +282,7 @@ impl Config {
     /// If it is not a known one.
     pub fn activation_or(&self, key: &str, default: &str) -> Result<Activation> {
         let name = self.text_or(key, default)?;
-        let unknown = || wrong(key, &Value::from(&*name), "is not a supported activation");
+        let unknown = || wrong(self.name(key), &(&*name).into(), "is not a supported activation");
         Activation::named(&name).ok_or_else(unknown)
     }
 
@@ -288,7 +295,7 @@ impl Config {
         let supported = supported.into();
         let same =
             |v: &Value| *v == supported || v.as_f64().is_some() && v.as_f64() == supported.as_f64();
-        let other = |v| wrong(key, v, &format!("only {supported} is supported"));
+        let other = |v| wrong(self.name(key), v, &format!("only {supported} is supported"));
         reject(self.get(key).filter(|v| !same(v)), other)
     }
 

@@ -34,7 +34,6 @@ pub const BERT: Traits = Traits {
     model_type: "bert",
     marker: None,
     idea: "masked tokens and the next sentence, from both sides at once",
-    keys: &names::BERT_KEYS,
     names: &names::BERT_NAMES,
     order: Order::OutIn,
     place: Place::Post,
@@ -89,7 +88,6 @@ const ELECTRA: Traits = Traits {
 const DISTILBERT: Traits = Traits {
     model_type: "distilbert",
     idea: "half the blocks, taught by BERT's distribution",
-    keys: &names::DISTIL_KEYS,
     names: &names::DISTIL_NAMES,
     token_types: false,
     head: TokenHead { output: "logits", ..MLM },
@@ -113,7 +111,6 @@ const MOCKINGJAY: Traits = Traits {
 const GPT: Traits = Traits {
     model_type: "openai-gpt",
     idea: "no position sees a later one: the next token",
-    keys: &names::GPT1_KEYS,
     names: &names::GPT_NAMES,
     order: Order::InOut,
     embedding_norm: false,
@@ -127,7 +124,6 @@ const GPT: Traits = Traits {
 const GPT2: Traits = Traits {
     model_type: "gpt2",
     idea: "GPT with norms in front (Turing-NLG is a large one)",
-    keys: &names::GPT2_KEYS,
     names: &names::GPT2_NAMES,
     place: Place::Pre,
     ..GPT
@@ -135,7 +131,6 @@ const GPT2: Traits = Traits {
 
 const TRANSFORMER_XL: Traits = Traits {
     model_type: "transfo-xl",
-    keys: &names::TRANSFORMER_XL_KEYS,
     order: Order::OutIn,
     idea: "a memory of earlier segments, and positions that are distances",
     read: members::transformer_xl::read,
@@ -145,7 +140,6 @@ const TRANSFORMER_XL: Traits = Traits {
 const BART: Traits = Traits {
     model_type: "bart",
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
-    keys: &names::BART_ENCODER_KEYS,
     names: &names::BART_NAMES,
     positions: Positions::FromTwo,
     token_types: false,
@@ -277,7 +271,6 @@ pub static FAMILY: &[Traits] = &[
     TRANSFORMER_XL,
     Traits {
         model_type: "xlnet",
-        keys: &names::XLNET_KEYS,
         idea: "Transformer-XL's memory and distances; tokens in any order: contents are one stream, \
            queries that do not see what they predict another",
         causal: false,
@@ -287,7 +280,6 @@ pub static FAMILY: &[Traits] = &[
     },
     Traits {
         model_type: "reformer",
-        keys: &names::REFORMER_KEYS,
         idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
            positions of two axes; layers that can be run backwards",
         order: Order::OutIn,
@@ -306,8 +298,8 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "t5",
         idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
-        keys: &names::T5_KEYS,
         names: &names::T5_NAMES,
+        positions: Positions::None,
         place: Place::Pre,
         norm: NormKind::Rms,
         embedding_norm: false,

@@ -29,14 +29,15 @@ impl TokenLogits {
     ///
     /// If a parameter is absent or misshapen.
     pub fn read(sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
-        let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
+        let (traits, names, width) =
+            (&sizes.traits, sizes.traits.names, sizes.width_of_tables(table));
         let transform = when(traits.head.transform, || {
             let map = Linear::read(weights, names.head_map, sizes.hidden, width)?;
             // A true norm even where the blocks have none.
             let norm = Norm::read(weights, names.head_norm, width, NormKind::Layer, sizes.eps)?;
             Ok((map, traits.head.activation.unwrap_or(sizes.activation), Some(norm)))
         })?;
-        let bias = when(traits.head.bias, || weights.tensor(names.head_bias, &[sizes.vocab]))?;
+        let bias = when(traits.head.bias, || weights.tensor(names.head_bias, &[table.rows()]))?;
         let table = sizes.head(weights, &format!("{}.weight", names.head_decoder), table)?;
         let decoder = Linear::of(table, bias, Order::OutIn);
         Ok(TokenLogits { transform, decoder, rest: None })

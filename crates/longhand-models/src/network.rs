@@ -70,9 +70,6 @@ pub enum Pooler {
     Classes(Linear, Activation),
 }
 
-/// What a network reads: ids, and positions if they are given.
-const NAMES: [&str; 2] = ["input_ids", "position_ids"];
-
 /// Embeddings, blocks and the heads that the weights hold.
 pub struct Network {
     /// Its row of the table, and its sizes.
@@ -125,15 +122,16 @@ impl Network {
         tables: &Weights,
     ) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
-        let body = body(traits, weights);
-        let mut embeddings = Embeddings::read(&sizes, sizes.words(tables)?, tables, &body)?;
-        let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
-        if traits.task_types && config.flag_or("use_task_id", false)? {
-            let name = "embeddings.task_type_embeddings.weight";
-            embeddings.tasks = Some(body.tensor(name, &[tasks, sizes.hidden])?);
-        }
+        let (words, body) = (sizes.words(config, tables)?, body(traits, weights));
+        let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
-        Network::with_heads(sizes, embeddings, stack, config, weights)
+        Network::of(sizes, embeddings, stack).with_heads(config, weights)
+    }
+
+    /// A network without heads.
+    pub fn of(sizes: Sizes, embeddings: Embeddings, stack: Stack) -> Self {
+        let (head, pooler, pair, classifier, judge) = (None, None, None, None, None);
+        Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge }
     }
 
     /// Adds the heads that the weights hold.
@@ -141,13 +139,8 @@ impl Network {
     /// # Errors
     ///
     /// If a parameter of one is absent or misshapen.
-    pub fn with_heads(
-        mut sizes: Sizes,
-        embeddings: Embeddings,
-        stack: Stack,
-        config: &Config,
-        weights: &Weights,
-    ) -> Result<Self> {
+    pub fn with_heads(self, config: &Config, weights: &Weights) -> Result<Self> {
+        let Network { mut sizes, embeddings, stack, .. } = self;
         let (traits, hidden) = (sizes.traits, sizes.hidden);
         let body = body(&traits, weights);
         let to_classes = |name: &str| -> Result<Linear> {
@@ -222,7 +215,7 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.stack.run(self.embeddings.run(inputs, NAMES, seen.device)?, seen)
+        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen)
     }
 
     /// What the pooler makes of the first positions, if there is one.
@@ -293,10 +286,11 @@ impl Generator for Network {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let inputs = self.embeddings.continued(NAMES, ids, cache)?;
+        let inputs = self.embeddings.continued(ids, cache)?;
         let valid = generate::behind(&cache.padding, cache.read);
-        let seen = Seen::new(device, Mask::of(valid.as_deref()));
-        let embedded = self.embeddings.run(&inputs, NAMES, device)?;
+        let memory = cache.encoded.as_ref().map(|(states, there)| (states, Mask::of(Some(there))));
+        let seen = Seen { memory, ..Seen::new(device, Mask::of(valid.as_deref())) };
+        let embedded = self.embeddings.run(&inputs, device)?;
         Ok(last(self.stack.read_on(embedded, &seen, Some(&mut cache.blocks))?))
     }
 

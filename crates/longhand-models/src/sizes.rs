@@ -21,22 +21,12 @@ pub struct Sizes {
     pub projected_from: [usize; 3],
     /// Width inside the feed-forward.
     pub inner: usize,
-    /// Rows of the word table.
-    pub vocab: usize,
-    /// Rows of the position table.
-    pub positions: usize,
-    /// Rows of the table of token types.
-    pub types: usize,
-    /// Width of the tables.
-    pub embedding: usize,
     /// Between the maps of the feed-forward.
     pub activation: Activation,
     /// The feed-forward has a gate.
     pub gated: bool,
     /// The norms' epsilon.
     pub eps: f64,
-    /// The padding's id.
-    pub pad: usize,
     /// The head's matrix is the word table.
     pub tied: bool,
 }
@@ -48,54 +38,25 @@ impl Sizes {
     ///
     /// If a size is absent or has no meaning, or an option asks for what nobody supports.
     pub fn read(traits: &Traits, config: &Config) -> Result<Self> {
-        let blocks = Sizes::read_blocks(traits, config)?;
-        Ok(Sizes {
-            vocab: config.positive("vocab_size")?,
-            positions: config.positive(traits.keys.positions)?,
-            types: if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 },
-            embedding: match traits.factorised {
-                Factorised::No => blocks.hidden,
-                _ => config.positive("embedding_size")?,
-            },
-            pad: config.size_or("pad_token_id", 0)?,
-            ..blocks
-        })
-    }
-
-    /// The sizes of a stack without tables: what has no words.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn read_blocks(traits: &Traits, config: &Config) -> Result<Self> {
-        let keys = traits.keys;
-        let hidden = config.positive(keys.hidden)?;
-        let count = config.positive(keys.heads)?;
-        let own = config.size_or(keys.head_dim, 0)?;
-        let rule = format!("must be a multiple of {} = {count}", keys.heads);
-        let fits = own > 0 || hidden.is_multiple_of(count);
-        ensure(fits, format_args!("config: {}", keys.hidden), hidden, rule)?;
-        let heads = Heads::new(count, if own > 0 { own } else { hidden / count });
+        let hidden = config.positive("hidden_size")?;
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
-        let (activation, default) = keys.activation;
         Ok(Sizes {
             traits: *traits,
             hidden,
-            heads: if traits.scaled { heads } else { Heads { scale: 1.0, ..heads } },
-            layers: if keys.layers.is_empty() { 0 } else { config.size(keys.layers)? },
+            heads: heads(traits, config, hidden, "num_attention_heads")?,
+            layers: config.size("num_hidden_layers")?,
             projected_from: [hidden; 3],
-            inner: config.optional_size(keys.inner)?.filter(|&n| n > 0).unwrap_or(4 * hidden),
-            vocab: 0,
-            positions: 0,
-            types: 0,
-            embedding: hidden,
-            activation: match config.activation_or(activation, default)? {
-                Activation::Gelu if keys.gelu_is_tanh => Activation::GeluTanh,
+            inner: config
+                .optional_size("intermediate_size")?
+                .filter(|&n| n > 0)
+                .unwrap_or(4 * hidden),
+            activation: match config.activation_or("hidden_act", "gelu")? {
+                // What GPT-1 calls so.
+                Activation::Gelu if config.name("hidden_act") == "afn" => Activation::GeluTanh,
                 other => other,
             },
             gated: false,
-            eps: config.number_or(keys.eps.0, keys.eps.1)?,
-            pad: 0,
+            eps: config.number_or("layer_norm_eps", 1e-12)?,
             tied: config.flag_or("tie_word_embeddings", true)?,
         })
     }
@@ -105,8 +66,17 @@ impl Sizes {
     /// # Errors
     ///
     /// If it is absent or misshapen.
-    pub fn words(&self, tables: &Weights) -> Result<Tensor> {
-        tables.tensor(self.traits.names.word, &[self.vocab, self.embedding])
+    pub fn words(&self, config: &Config, tables: &Weights) -> Result<Tensor> {
+        let width = match self.traits.factorised {
+            Factorised::No => self.hidden,
+            _ => config.positive("embedding_size")?,
+        };
+        tables.tensor(self.traits.names.word, &[config.positive("vocab_size")?, width])
+    }
+
+    /// The width of the tables, `words` among them: MobileBERT widens that one alone.
+    pub fn width_of_tables(&self, words: &Tensor) -> usize {
+        if self.traits.factorised == Factorised::No { self.hidden } else { words.width() }
     }
 
     /// The head's matrix: the table of words or, if it is not tied, the tensor `name`.
@@ -135,4 +105,19 @@ impl Sizes {
     pub fn norm(&self, weights: &Weights, name: &str, width: usize) -> Result<Norm> {
         Norm::read(weights, name, width, self.traits.norm, self.eps)
     }
+}
+
+/// Heads, as many as `option` says, of a block that is `hidden` wide.
+///
+/// # Errors
+///
+/// If they have no width of their own and do not share that evenly.
+pub fn heads(traits: &Traits, config: &Config, hidden: usize, option: &str) -> Result<Heads> {
+    let count = config.positive(option)?;
+    let own = config.size_or("head_dim", 0)?;
+    let rule = format!("must be a multiple of {} = {count}", config.name(option));
+    let fits = own > 0 || hidden.is_multiple_of(count);
+    ensure(fits, format_args!("config: {}", config.name("hidden_size")), hidden, rule)?;
+    let heads = Heads::new(count, if own > 0 { own } else { hidden / count });
+    Ok(if traits.scaled { heads } else { Heads { scale: 1.0, ..heads } })
 }

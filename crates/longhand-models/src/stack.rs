@@ -9,6 +9,7 @@ use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
 use crate::traits::Side;
 use crate::{Config, Result, Tensor, Weights, each, ensure, when};
+use longhand::full::Buckets;
 use serde_json::Value;
 
 /// A stack of blocks.
@@ -20,6 +21,8 @@ pub struct Stack {
     pub order: Vec<Vec<usize>>,
     /// After the last block.
     pub final_norm: Option<Norm>,
+    /// T5: a bias for each bucket of distances and head, used by every block.
+    pub buckets: Option<(Buckets, Tensor)>,
 }
 
 impl Stack {
@@ -48,7 +51,7 @@ impl Stack {
         let final_norm = when(traits.place == Place::Pre, || {
             sizes.norm(weights, traits.names.final_norm, sizes.hidden)
         })?;
-        Ok(Stack { blocks, order, final_norm })
+        Ok(Stack { blocks, order, final_norm, buckets: None })
     }
 
     /// The states before the first block and after each one; the last is after the final norm.
@@ -71,12 +74,14 @@ impl Stack {
         seen: &Seen<'_>,
         mut caches: Option<&mut Vec<BlockCache>>,
     ) -> Result<Vec<Tensor>> {
+        let mut seen = *seen;
+        seen.mask.buckets = self.buckets.as_ref().map(|(buckets, table)| (*buckets, table));
         let mut states = vec![embedded];
         for layer in &self.order {
             let mut x = states[states.len() - 1].clone();
             for &block in layer {
                 let cache = caches.as_mut().map(|caches| &mut caches[block]);
-                x = self.blocks[block].run(&x, seen, cache)?;
+                x = self.blocks[block].run(&x, &seen, cache)?;
             }
             states.push(x);
         }
@@ -118,12 +123,12 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         false => separate(names.projections, sizes.projected_from)?,
         true => {
             let steps = fused_steps(traits.order, config, &heads)?;
-            Projection::Fused(map(names.projections[0], hidden, 3 * hidden)?, steps)
+            Projection::Fused(map(names.projections[0], hidden, 3 * width)?, steps)
         }
     };
     let kind = match traits.windowed {
         true => {
-            let read = |name: &str| map(&format!("{name}_global"), hidden, hidden);
+            let read = |name: &str| map(&format!("{name}_global"), hidden, width);
             let global = Box::new(each(names.projections, read)?);
             Kind::Windowed { side: window(config, sizes, layer)? / 2, global }
         }

@@ -1,7 +1,7 @@
 //! What the common code asks about a model: the columns of the table in [`family`](crate::family).
 
 use crate::block::Place;
-use crate::names::{Keys, Names};
+use crate::names::Names;
 use crate::network::Built;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
@@ -10,6 +10,8 @@ use crate::{Config, Weights};
 /// Where the rows of the position table come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positions {
+    /// There is no such table.
+    None,
     /// 0, 1, 2, …
     Counted,
     /// 2, 3, 4, …: the first two rows are no positions.
@@ -100,8 +102,6 @@ pub struct Traits {
     pub marker: Option<&'static str>,
     /// The difference to BERT that is not in the fields, or the idea behind those that are.
     pub idea: &'static str,
-    /// What its configs call the sizes.
-    pub keys: &'static Keys,
     /// What its checkpoints call the parameters.
     pub names: &'static Names,
     /// How its checkpoints store matrices.

@@ -13,10 +13,10 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
     let kind = if normed { NormKind::Layer } else { NormKind::Affine };
     let body = body(traits, weights);
-    let (names, hidden, vocab) = (sizes.traits.names, sizes.hidden, sizes.vocab);
-    let width = config.size_or("embedding_size", 128)?;
-    let table = body.tensor(names.word, &[vocab, width])?;
-    let mut embeddings = Embeddings::read(&sizes, table.clone(), &body, &body)?;
+    let (names, hidden) = (sizes.traits.names, sizes.hidden);
+    let (width, vocab) = (config.size_or("embedding_size", 128)?, config.positive("vocab_size")?);
+    let words = body.tensor(names.word, &[vocab, width])?;
+    let mut embeddings = Embeddings::read(&sizes, config, words, &body, &body)?;
     embeddings.norm = Some(Norm::read(&body, names.embedding_norm, hidden, kind, DEFAULT_EPS)?);
     let trigram = config.flag_or("trigram_input", true)?;
     let wide = if trigram { 3 * width } else { width };
@@ -24,7 +24,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let map = Linear::read(&body, "embeddings.embedding_transformation", wide, hidden)?;
     embeddings.widen = (trigram || width != hidden).then_some((map, trigram));
     let stack = read_stack(&sizes, kind, config, &body)?;
-    let mut network = Network::with_heads(sizes, embeddings, stack, config, weights)?;
+    let mut network = Network::of(sizes, embeddings, stack).with_heads(config, weights)?;
     let name = "cls.predictions.dense";
     if let (Some(head), Some(rest)) = (&mut network.head, hidden.checked_sub(width))
         && (rest > 0 || weights.has_any(name))

@@ -6,7 +6,7 @@ use longhand::transformer_xl::{SinCos, sinusoids};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let frame = config.positive("input_dim")?;
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let hidden = sizes.hidden;
     let body = weights.under(traits.names.prefix);
     // One block's parameters, and every layer runs it.

@@ -60,10 +60,13 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     config.only("tie_word_embeddings", false)?;
     // All logits are a result: a part at a time would take no less memory.
     config.ignore("axial_norm_std chunk_size_lm_head");
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let (hidden, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let kinds = kinds(config)?;
-    config.only("num_hidden_layers", kinds.len())?;
+    // As many as `attn_layers` lists, if there is a number.
+    if sizes.layers > 0 {
+        config.only("num_hidden_layers", kinds.len())?;
+    }
     let body = weights.under("reformer.");
     let layer = |(i, hashed): (usize, &bool)| {
         read_layer(&sizes, &body.under(&format!("encoder.layers.{i}.")), *hashed)

@@ -48,7 +48,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     config.only("attn_type", 0)?;
     config.only("adaptive", true)?;
     config.ignore("sample_softmax pad_token_id");
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let (width, heads) = (sizes.hidden, sizes.heads);
     let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
     let (memory, same_length) = (config.size("mem_len")?, config.flag_or("same_length", true)?);

@@ -34,7 +34,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let stable = config.flag_or("do_stable_layer_norm", false)?;
     let place = if stable { Place::Pre } else { Place::Post };
     let traits = Traits { place, ..*traits };
-    let sizes = Sizes::read_blocks(&traits, config)?;
+    let sizes = Sizes::read(&traits, config)?;
     let hidden = sizes.hidden;
     let body = body(&traits, weights);
     let encoder = body.under("encoder.");

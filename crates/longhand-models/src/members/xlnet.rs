@@ -79,13 +79,13 @@ fn predicted([contents, queries]: &[Vec<Tensor>; 2]) -> &Tensor {
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The biases are in each layer's parameters whether they are one or many.
     config.ignore("untie_r use_mems_train start_n_top end_n_top mode");
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let (width, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let body = weights.under("transformer.");
     let words = body.tensor("word_embedding.weight", &[vocab, width])?;
     let table = sizes.head(weights, "lm_loss.weight", &words)?;
     let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
-    let layers = (0..config.positive(traits.keys.layers)?).map(layer).collect::<Result<_>>()?;
+    let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
     Ok(Box::new(XlNet {
         query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
         head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),
