@@ -8,10 +8,10 @@
 )]
 
 mod reformer;
-mod streams;
+mod relative;
 
-pub use reformer::{Ring, Rotations, chunked, hashed};
-pub use streams::{StreamMask, distances, stream};
+pub use reformer::{Ring, chunked, hashed};
+pub use relative::{Segment, relative};
 
 use crate::gpu::attention::attend;
 use crate::{Device, Result, Tensor};
@@ -125,36 +125,6 @@ pub fn windowed(
         k_global: own(1),
         v_global: own(2),
         global_indices: globals.map(|(globals, _)| &globals.indices[..]),
-        key_valid: key_valid,
-    });
-    Ok(out)
-}
-
-/// Transformer-XL's attention of the segment's `q` over `k` and `v` of memory and segment; `r`
-/// `[seqlen_k, heads · dim]` by distance, ascending. `options`: the farthest key that is seen, and
-/// the distance beyond which all are alike. `key_valid` is `[batch, seqlen_k]`, 1 for a key that is
-/// there. Gradient: as of [`full`], also to `r` and the biases.
-///
-/// # Errors
-///
-/// If the sizes do not fit.
-pub fn relative(
-    device: &Device,
-    heads: &Heads,
-    [q, k, v]: [&Tensor; 3],
-    r: &Tensor,
-    [u, w]: [&Tensor; 2],
-    (left, clamp_len): (Option<usize>, Option<usize>),
-    key_valid: Option<&[u8]>,
-) -> Result<Tensor> {
-    let [batch, seqlen] = [q.shape()[0], q.shape()[1]];
-    let shape = [batch, seqlen, heads.count, heads.dim];
-    let mut problem = TransformerXl::with_memory(shape, k.shape()[1] - seqlen, DType::F32);
-    problem.softmax_scale = heads.scale;
-    problem.window.left = left;
-    problem.clamp_len = clamp_len;
-    problem.key_padding = key_valid.is_some();
-    let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r, u, w)([q, k, v], r, [u, w]), {
         key_valid: key_valid,
     });
     Ok(out)

@@ -23,7 +23,8 @@ pub struct Config {
 const CLASSES: &str = include_str!("classes.json");
 
 /// Options that no model asks for. `fixed`: of published models, with the one value of each that is
-/// supported. `harmless`: they do not change what a forward pass computes.
+/// supported. `harmless`: they do not change what a forward pass computes. Those of one `model_type`
+/// alone stand in [`CLASSES`].
 const UNASKED: &str = include_str!("unasked.json");
 
 impl Config {
@@ -304,12 +305,6 @@ impl Config {
         self.used.borrow_mut().extend(keys.split_whitespace().map(str::to_owned));
     }
 
-    /// Options whose value does not matter to this model, by how their names begin.
-    pub fn ignore_under(&self, prefixes: &[&str]) {
-        let under = |key: &&String| prefixes.iter().any(|prefix| key.starts_with(prefix));
-        self.used.borrow_mut().extend(self.options.keys().filter(under).cloned());
-    }
-
     /// Rejects options that nobody asked for, but those that leave the results alone.
     ///
     /// # Errors
@@ -317,16 +312,16 @@ impl Config {
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
         let all: Value = serde_json::from_str(UNASKED).expect("JSON");
-        let under = |part: &str| all[part].as_object().into_iter().flatten();
-        let unasked = |key: &str| self.has(key) && !self.used.borrow().contains(key);
-        for (key, value) in under("fixed").filter(|(key, _)| unasked(key)) {
+        let under = |part| [&all, &self.class].map(|of| of[part].as_object()).into_iter().flatten();
+        let used = self.used.borrow().clone();
+        for (key, value) in under("fixed").flatten().filter(|(key, _)| !used.contains(*key)) {
             self.only(key, value.clone())?;
         }
-        let used = self.used.borrow();
-        let harmless = under("harmless").flat_map(|(_, keys)| keys.as_array()).flatten();
+        let harmless = under("harmless").flatten().flat_map(|(_, keys)| keys.as_array()).flatten();
         let harmless: BTreeSet<&str> = harmless.filter_map(Value::as_str).collect();
-        let known =
-            |key: &str| key.starts_with('_') || used.contains(key) || harmless.contains(key);
+        let known = |key: &str| {
+            key.starts_with('_') || self.used.borrow().contains(key) || harmless.contains(key)
+        };
         let other = self.options.iter().find(|(key, value)| !known(key) && !value.is_null());
         let rule = "this model has no such option: it might change the results";
         reject(other, |(key, value)| wrong(key, value, rule))

@@ -8,9 +8,7 @@ use crate::block::Place;
 use crate::members::{self, characters, elmo, fasttext, glove, word2vec};
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::traits::{
-    ClassHead, Factorised, PairHead, PoolerSpec, Positions, Read, Side, TokenHead, Traits,
-};
+use crate::traits::{ClassHead, Factorised, PairHead, Positions, Read, Side, TokenHead, Traits};
 use crate::{Config, Error, Result, names, network, objectives};
 
 const MLM: TokenHead =
@@ -51,7 +49,7 @@ pub const BERT: Traits = Traits {
     scaled: true,
     grouped: false,
     head: MLM,
-    pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
+    pooler: Some("pooler.dense"),
     classes: None,
     pair: Some(NEXT_SENTENCE),
     judges: false,
@@ -199,7 +197,7 @@ pub static FAMILY: &[Traits] = &[
         names: &names::ALBERT_NAMES,
         factorised: Factorised::Always,
         grouped: true,
-        pooler: Some(PoolerSpec { name: "pooler", option: None }),
+        pooler: Some("pooler"),
         pair: Some(PairHead {
             name: "sop_classifier.classifier",
             labels: "sentence_order_label",
@@ -239,7 +237,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "mobilebert",
         idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
-        pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
         read: members::mobilebert::read,
         names: &names::MOBILE_NAMES,
         ..BERT

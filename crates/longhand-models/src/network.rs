@@ -10,7 +10,7 @@ use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
-use crate::traits::{PoolerSpec, Traits};
+use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, require, when,
 };
@@ -167,7 +167,6 @@ impl Network {
         let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
         // Its classes are as many as the weights say: two, or with the previous sentence three.
         let pair = pair.map(|pair| {
-            config.ignore("shuffle_span");
             let classes = config.size_or("sentence_classes", 2)?;
             Linear::read(weights, pair.name, hidden, classes)
         });
@@ -176,21 +175,15 @@ impl Network {
             to_classes(traits.classes.map_or("classifier", |classes| classes.out))
         })?;
         let needed = pair.is_some() || classifier.is_some();
-        let is_off = |key| config.flag_or(key, true) == Ok(false);
-        let is_there = |spec: PoolerSpec| body.has_any(&format!("{}.", spec.name));
-        let mut pooler = match traits.pooler {
-            Some(spec) if spec.option.is_some_and(is_off) => Some(Pooler::First),
-            Some(spec) if needed && traits.classes.is_none() || is_there(spec) => {
-                Some(Pooler::Tanh(Linear::read(&body, spec.name, hidden, hidden)?))
-            }
-            _ => None,
-        };
+        let is_there =
+            |name: &&str| needed && traits.classes.is_none() || body.has_any(&format!("{name}."));
+        let read = |name| Linear::read(&body, name, hidden, hidden).map(Pooler::Tanh);
+        let mut pooler = traits.pooler.filter(is_there).map(read).transpose()?;
         if let (Some(of), true) = (traits.classes, classifier.is_some()) {
             // In place of a pooler, which some files still hold.
             let map = Linear::read(weights, of.dense, hidden, hidden)?;
             pooler = Some(Pooler::Classes(map, of.activation));
         }
-        config.ignore("num_labels mode onnx_export");
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
         let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;
         Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge })

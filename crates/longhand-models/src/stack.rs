@@ -113,8 +113,6 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         if config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
             heads.scale /= (layer + 1) as f64;
         }
-        // More bits on the way to the same numbers.
-        config.ignore("reorder_and_upcast_attn");
     }
     let separate = |names: [&str; 3], from: [usize; 3]| {
         each([0, 1, 2], |i| map(names[i], from[i], width)).map(Projection::Separate)
@@ -214,7 +212,6 @@ fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Opt
         return Ok(None);
     }
     let name = config.text_or("adapter_name", "")?;
-    config.ignore("adapter_layer_norm_trained");
     let factor = config.number_or("adapter_reduction_factor", 16.0)?;
     let width = hidden as f64 / factor;
     let rule = format!("must be from 1 to the hidden size {hidden}");

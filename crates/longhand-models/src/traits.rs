@@ -62,15 +62,6 @@ pub struct TokenHead {
     pub output: &'static str,
 }
 
-/// `tanh(W h + b)` of the first position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolerSpec {
-    /// Its linear map in the body.
-    pub name: &'static str,
-    /// The option that, when false, leaves the first position as it is.
-    pub option: Option<&'static str>,
-}
-
 /// Classes of the whole input from a map of the first position that is not the pooler's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClassHead {
@@ -137,8 +128,8 @@ pub struct Traits {
     pub grouped: bool,
     /// The head over the vocabulary.
     pub head: TokenHead,
-    /// What is made of the first position.
-    pub pooler: Option<PoolerSpec>,
+    /// In the body, the map `W` of what is made of the first position: `tanh(W h + b)`.
+    pub pooler: Option<&'static str>,
     /// Classes of the input, if not from the pooler by `classifier`.
     pub classes: Option<ClassHead>,
     /// What is judged from what the pooler makes.

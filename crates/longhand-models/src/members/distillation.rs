@@ -12,7 +12,6 @@ fn read(student: &str, config: &Config, weights: &Weights) -> Result<[Network; 2
         own.only("model_type", model_type)?;
         let weights = weights.under(&format!("{name}."));
         let network = Network::read(family::row(&own)?, &own, &weights)?;
-        own.ignore("sinusoidal_pos_embds");
         own.finish().map_err(|e| e.at(name))?;
         Ok(network)
     })
@@ -60,7 +59,6 @@ pub(crate) fn distilbert(_: &'static Traits, config: &Config, weights: &Weights)
 pub(crate) fn tinybert(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let [student, teacher] = read("bert", config, weights)?;
     let temperature = config.positive_or("temperature", 1.0)?;
-    config.ignore("num_labels");
     let (own, theirs) = (&student.sizes, &teacher.sizes);
     let fits = own.heads.count == theirs.heads.count
         && (1..=theirs.layers).contains(&own.layers)

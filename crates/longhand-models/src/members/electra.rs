@@ -5,7 +5,6 @@ use crate::objectives::Draws;
 use crate::objectives::mlm::replace_tokens;
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.only("share_embeddings", true)?;
     let [own_g, own_d] = ["generator.", "discriminator."].map(|name| weights.under(name));
     // Both networks share their three tables.
     let tables = body(traits, &own_g);

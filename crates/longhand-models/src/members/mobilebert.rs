@@ -3,13 +3,17 @@
 use super::*;
 use crate::block::Bottleneck;
 use crate::embeddings::Embeddings;
+use crate::network::Pooler;
 
 /// Two of the norms take the library's epsilon whatever the config says; it shows only where norms
 /// have statistics.
 const DEFAULT_EPS: f64 = 1e-5;
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let sizes = Sizes::read(traits, config)?;
+    let mut sizes = Sizes::read(traits, config)?;
+    // Else the first position is left as it is.
+    let is_pooled = config.flag_or("classifier_activation", true)?;
+    sizes.traits.pooler = traits.pooler.filter(|_| is_pooled);
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
     let kind = if normed { NormKind::Layer } else { NormKind::Affine };
     let body = body(traits, weights);
@@ -25,6 +29,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     embeddings.widen = (trigram || width != hidden).then_some((map, trigram));
     let stack = read_stack(&sizes, kind, config, &body)?;
     let mut network = Network::of(sizes, embeddings, stack).with_heads(config, weights)?;
+    if !is_pooled {
+        network.pooler = Some(Pooler::First);
+    }
     let name = "cls.predictions.dense";
     if let (Some(head), Some(rest)) = (&mut network.head, hidden.checked_sub(width))
         && (rest > 0 || weights.has_any(name))

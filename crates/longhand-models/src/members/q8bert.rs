@@ -7,21 +7,7 @@ use crate::network::Pooler;
 use crate::quant::{self, Quantiser};
 use std::sync::{Arc, Mutex, PoisonError};
 
-struct Q8Bert {
-    network: Network,
-    /// By the name of their module.
-    quantisers: Vec<(String, Arc<Quantiser>)>,
-    /// Of tables, by the name of the parameter.
-    integers: Vec<(String, Ints)>,
-    /// One forward pass at a time: ranges are a state.
-    turn: Mutex<()>,
-}
-
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    for key in ["activation_bits", "weight_bits"] {
-        config.only(key, 8)?;
-    }
-    config.only("quantize_classifier", false)?;
     let decay = config.number_or("ema_decay", 0.9)?;
     let tables_too = config.flag_or("quantize_embeddings", true)?;
     // The maps whose outputs are quantised too.
@@ -29,6 +15,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let mut network = Network::read(traits, config, weights)?;
     let absent = || Error::input("tensor \"classifier.weight\" is absent from the weights");
     require(network.classifier.is_some(), absent)?;
+    // By the names of their modules; and of tables, by those of the parameters.
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
     let prefix = traits.names.prefix;
     if tables_too {
@@ -48,7 +35,33 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         quantisers.push((format!("{prefix}{name}"), quantiser.clone()));
         map.quantiser = Some(quantiser);
     }
-    Ok(Box::new(Q8Bert { network, quantisers, integers, turn: Mutex::default() }))
+    // One forward pass at a time: ranges are a state.
+    let turn = Mutex::new(());
+    // Training steps `step0.`, `step1.`, … set and update the ranges, `eval.` computes with them.
+    member(move |inputs, device, out| {
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        quantisers.iter().for_each(|(_, q)| q.reset());
+        let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
+        require(inputs.has("step0.input_ids"), || Error::input(message))?;
+        let steps = (0..).map(|i| format!("step{i}."));
+        for step in steps.take_while(|s| inputs.has(&format!("{s}input_ids"))) {
+            out.absorb(&step, network.forward(&inputs.under(&step), device)?);
+        }
+        if inputs.has("eval.input_ids") {
+            quantisers.iter().for_each(|(_, q)| q.infer());
+            out.absorb("eval.", network.forward(&inputs.under("eval."), device)?);
+        }
+        for (name, quantiser) in &quantisers {
+            for (range, end) in quantiser.ranges().into_iter().zip(["input", "output"]) {
+                if let Some(range) = range {
+                    out.put(format!("range.{name}.{end}_thresh"), range);
+                }
+            }
+            out.put_ints(format!("int8.{name}.weight"), quantiser.integers());
+        }
+        integers.iter().for_each(|(name, x)| out.put_ints(format!("int8.{name}"), x.clone()));
+        Ok(())
+    })
 }
 
 /// Every map but the classifier, by its name.
@@ -72,33 +85,4 @@ fn maps(network: &mut Network) -> Vec<(String, &mut Linear)> {
         all.push(("pooler.dense".to_owned(), pooler));
     }
     all
-}
-
-impl Member for Q8Bert {
-    /// Training steps `step0.`, `step1.`, … set and update the ranges, `eval.` computes with them.
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.quantisers.iter().for_each(|(_, q)| q.reset());
-        let message = "input \"step0.input_ids\" is absent: ranges come from training steps";
-        require(inputs.has("step0.input_ids"), || Error::input(message))?;
-        let mut out = Outputs::default();
-        let steps = (0..).map(|i| format!("step{i}."));
-        for step in steps.take_while(|s| inputs.has(&format!("{s}input_ids"))) {
-            out.absorb(&step, self.network.forward(&inputs.under(&step), device)?);
-        }
-        if inputs.has("eval.input_ids") {
-            self.quantisers.iter().for_each(|(_, q)| q.infer());
-            out.absorb("eval.", self.network.forward(&inputs.under("eval."), device)?);
-        }
-        for (name, quantiser) in &self.quantisers {
-            for (range, end) in quantiser.ranges().into_iter().zip(["input", "output"]) {
-                if let Some(range) = range {
-                    out.put(format!("range.{name}.{end}_thresh"), range);
-                }
-            }
-            out.put_ints(format!("int8.{name}.weight"), quantiser.integers());
-        }
-        self.integers.iter().for_each(|(name, x)| out.put_ints(format!("int8.{name}"), x.clone()));
-        Ok(out)
-    }
 }

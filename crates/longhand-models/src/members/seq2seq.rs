@@ -22,7 +22,6 @@ struct Seq2Seq {
 }
 
 pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.ignore("num_hidden_layers");
     let encoder = Sizes::read(traits, config)?;
     let (hidden, own) = (encoder.hidden, body(traits, weights));
     let words = encoder.words(config, &own)?;
@@ -51,8 +50,6 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
 }
 
 pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    // There is no table of positions.
-    config.ignore("n_positions");
     let feed = config.text_or("feed_forward_proj", "relu")?;
     let (gated, name) = feed.strip_prefix("gated-").map_or((false, &feed[..]), |rest| (true, rest));
     // In this family's configs the gate's gelu is the tanh form.

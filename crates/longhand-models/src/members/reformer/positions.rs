@@ -21,7 +21,6 @@ impl Positions {
     ) -> Result<Positions> {
         let tables = body.under("embeddings.position_embeddings.");
         if !config.flag_or("axial_pos_embds", true)? {
-            config.ignore("axial_pos_shape axial_pos_embds_dim");
             return Ok(Positions(vec![tables.tensor("embedding.weight", &[most, hidden])?]));
         }
         let steps = config.sizes("axial_pos_shape")?;

@@ -96,16 +96,37 @@ impl Extractor {
     }
 
     /// Frames that so many samples give.
-    pub(super) fn frames(&self, samples: usize) -> usize {
+    fn frames(&self, samples: usize) -> usize {
         self.0.iter().fold(samples, |n, layer| {
             n.checked_sub(layer.weight.width()).map_or(0, |n| n / layer.steps[0] + 1)
         })
     }
 
-    /// `[batch, samples]` to `[batch, frames, channels]`.
-    pub(super) fn run(&self, sound: &Tensor) -> Tensor {
-        let [batch, samples] = [sound.shape()[0], sound.shape()[1]];
-        let sound = sound.clone().reshape(&[batch, samples, 1]);
-        self.0.iter().fold(sound, |x, layer| layer.run(&x))
+    /// Normed frames, `[batch, frames, channels]`, and which are there if samples are padding.
+    pub(super) fn features(
+        &self,
+        norm: &Norm,
+        inputs: &Inputs,
+        device: &Device,
+    ) -> Result<(Tensor, Option<Vec<u8>>)> {
+        let sound = inputs.floats("input_values")?;
+        let [batch, samples] = sound.sizes("input_values")?;
+        let frames = self.frames(samples);
+        let rule = "must hold sound for at least one frame";
+        require(frames > 0, || Error::shape("input_values", sound.shape(), rule))?;
+        let mut there = None;
+        if let Some(mask) = inputs.optional_mask("attention_mask", &[batch, samples])? {
+            let mut valid = Vec::with_capacity(batch * frames);
+            for (b, row) in mask.chunks_exact(samples).enumerate() {
+                let length = row.iter().map(|&m| usize::from(m)).sum();
+                let own = self.frames(length);
+                let rule = "must leave sound for at least one frame";
+                ensure(own > 0, format_args!("attention_mask[{b}]"), length, rule)?;
+                valid.extend((0..frames).map(|i| u8::from(i < own)));
+            }
+            there = Some(valid);
+        }
+        let sound = sound.on(device).reshape(&[batch, samples, 1]);
+        Ok((norm.run(self.0.iter().fold(sound, |x, layer| layer.run(&x))), there))
     }
 }
