@@ -1,5 +1,6 @@
 //! `config.json`: every option is asked for by name, and one that nobody asks for is an error,
-//! unless it is known to leave the results alone. What BERT has too is asked for by BERT's name.
+//! unless it is known to leave the results alone. What BERT has too is asked for by BERT's name, and so
+//! are parameters.
 
 use crate::ops::Activation;
 use crate::{Error, Result, reject};
@@ -12,15 +13,27 @@ use std::path::Path;
 /// A configuration, or a part of one.
 pub struct Config {
     options: Map<String, Value>,
-    /// Its `model_type`'s entry in [`CLASSES`].
+    /// Its `model_type`'s entry in [`CLASSES`], and its options' names there.
     class: Value,
+    names: Names,
     used: RefCell<BTreeSet<String>>,
 }
 
-/// For each `model_type`, what its configs call the options that BERT has too (`names`; `null` is one
-/// that they have not: then a default stands under BERT's name), and what the public class
-/// (transformers 4.57.6) takes where an option is left out.
+/// For each `model_type`, what its configs call the `options` that BERT has too (`null` is one that they
+/// have not: then a default stands under BERT's name), and its checkpoints the `parameters`; and what the
+/// public class (transformers 4.57.6) takes where an option is left out.
 const CLASSES: &str = include_str!("classes.json");
+
+/// What a class calls what BERT has too.
+#[derive(Clone)]
+pub struct Names(Value);
+
+impl Names {
+    /// Its name for what BERT calls `key`.
+    pub fn of<'a>(&'a self, key: &'a str) -> &'a str {
+        self.0.get(key).map_or(key, |own| own.as_str().unwrap_or_default())
+    }
+}
 
 /// Options that no model asks for. `fixed`: of published models, with the one value of each that is
 /// supported. `harmless`: they do not change what a forward pass computes. Those of one `model_type`
@@ -63,7 +76,8 @@ impl Config {
     fn of(options: Map<String, Value>) -> Self {
         let classes: Value = serde_json::from_str(CLASSES).expect("JSON");
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        Config { class: classes[class].clone(), options, used: RefCell::default() }
+        let class = classes[class].clone();
+        Config { names: Names(class["options"].clone()), class, options, used: RefCell::default() }
     }
 
     /// The part under `key`, a configuration itself.
@@ -85,7 +99,12 @@ impl Config {
 
     /// What this config calls BERT's option `key`.
     pub fn name<'a>(&'a self, key: &'a str) -> &'a str {
-        self.class["names"].get(key).map_or(key, |own| own.as_str().unwrap_or_default())
+        self.names.of(key)
+    }
+
+    /// What checkpoints call the parameters of a `part`, where that has names of its own.
+    pub fn parameters(&self, part: &str) -> Names {
+        Names(self.class.get(part).unwrap_or(&self.class["parameters"]).clone())
     }
 
     /// The option as it stands, `null` being none, or else the public class's; it counts as asked

@@ -46,28 +46,34 @@ impl Embeddings {
         tables: &Weights,
         weights: &Weights,
     ) -> Result<Self> {
-        let (traits, names, hidden) = (&sizes.traits, sizes.traits.names, sizes.hidden);
+        let (traits, hidden) = (&sizes.traits, sizes.hidden);
         let width = sizes.width_of_tables(&word);
         let mapped = width != hidden || traits.factorised == Factorised::Always;
-        let table = |name: &str, rows: usize| tables.tensor(name, &[rows, width]);
+        let table = |name: &str, rows: usize| {
+            let name = format!("embeddings.{name}_embeddings.weight");
+            tables.tensor(sizes.names.of(&name), &[rows, width])
+        };
         let position = || {
             let count = config.positive("max_position_embeddings")?;
-            table(names.position, count + traits.positions.first())
+            table("position", count + traits.positions.first())
         };
         let types = if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 };
         let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         let tasked = traits.task_types && config.flag_or("use_task_id", false)?;
-        let of_tasks = "embeddings.task_type_embeddings.weight";
         Ok(Embeddings {
             inputs: ["input_ids", "position_ids"],
             word,
             scale: 1.0,
             position: when(traits.positions != Positions::None, position)?,
-            token_type: when(types > 0, || table(names.token_type, types))?,
-            tasks: when(tasked, || table(of_tasks, tasks))?,
+            token_type: when(types > 0, || table("token_type", types))?,
+            tasks: when(tasked, || table("task_type", tasks))?,
             widen: None,
-            norm: when(traits.embedding_norm, || sizes.norm(weights, names.embedding_norm, width))?,
-            map: when(mapped, || Linear::read(weights, names.embedding_map, width, hidden))?,
+            norm: when(traits.embedding_norm, || {
+                sizes.norm(weights, "embeddings.LayerNorm", width)
+            })?,
+            map: when(mapped, || {
+                Linear::read(weights, sizes.names.of("embeddings_project"), width, hidden)
+            })?,
             positions: traits.positions,
             pad: config.size_or("pad_token_id", 0)?,
         })

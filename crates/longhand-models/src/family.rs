@@ -9,7 +9,7 @@ use crate::members::{self, characters, elmo, fasttext, glove, word2vec};
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
 use crate::traits::{ClassHead, Factorised, PairHead, Positions, Read, Side, TokenHead, Traits};
-use crate::{Config, Error, Result, names, network, objectives};
+use crate::{Config, Error, Result, network, objectives};
 
 const MLM: TokenHead =
     TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };
@@ -32,7 +32,6 @@ pub const BERT: Traits = Traits {
     model_type: "bert",
     marker: None,
     idea: "masked tokens and the next sentence, from both sides at once",
-    names: &names::BERT_NAMES,
     order: Order::OutIn,
     place: Place::Post,
     norm: NormKind::Layer,
@@ -66,7 +65,6 @@ const ROBERTA: Traits = Traits {
     positions: Positions::FromPadding,
     // Whatever `hidden_act` says.
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
-    names: &names::ROBERTA_NAMES,
     classes: Some(CLASSES),
     pair: None,
     ..BERT
@@ -75,7 +73,6 @@ const ROBERTA: Traits = Traits {
 const ELECTRA: Traits = Traits {
     model_type: "electra",
     idea: "tells real tokens from a small generator's",
-    names: &names::ELECTRA_NAMES,
     factorised: Factorised::IfNarrower,
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
     classes: Some(ClassHead { activation: Activation::Gelu, ..CLASSES }),
@@ -86,7 +83,6 @@ const ELECTRA: Traits = Traits {
 const DISTILBERT: Traits = Traits {
     model_type: "distilbert",
     idea: "half the blocks, taught by BERT's distribution",
-    names: &names::DISTIL_NAMES,
     token_types: false,
     head: TokenHead { output: "logits", ..MLM },
     classes: Some(ClassHead {
@@ -100,7 +96,6 @@ const DISTILBERT: Traits = Traits {
 const MOCKINGJAY: Traits = Traits {
     model_type: "mockingjay",
     idea: "frames of sound instead of words, sinusoids instead of a table of positions",
-    names: &names::MOCKINGJAY_NAMES,
     token_types: false,
     read: members::mockingjay::read,
     ..OF_TOKENS
@@ -109,7 +104,6 @@ const MOCKINGJAY: Traits = Traits {
 const GPT: Traits = Traits {
     model_type: "openai-gpt",
     idea: "no position sees a later one: the next token",
-    names: &names::GPT_NAMES,
     order: Order::InOut,
     embedding_norm: false,
     token_types: false,
@@ -122,7 +116,6 @@ const GPT: Traits = Traits {
 const GPT2: Traits = Traits {
     model_type: "gpt2",
     idea: "GPT with norms in front (Turing-NLG is a large one)",
-    names: &names::GPT2_NAMES,
     place: Place::Pre,
     ..GPT
 };
@@ -138,7 +131,6 @@ const TRANSFORMER_XL: Traits = Traits {
 const BART: Traits = Traits {
     model_type: "bart",
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
-    names: &names::BART_NAMES,
     positions: Positions::FromTwo,
     token_types: false,
     side: Side::Encoder,
@@ -185,7 +177,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "longformer",
         idea: "long texts: a window in each block, and global positions where a task needs them",
-        names: &names::LONGFORMER_NAMES,
         // The public class would make the first position global by itself.
         classes: None,
         windowed: true,
@@ -194,7 +185,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "albert",
         idea: "few parameters: narrow tables, one block used many times; order of sentences",
-        names: &names::ALBERT_NAMES,
         factorised: Factorised::Always,
         grouped: true,
         pooler: Some("pooler"),
@@ -208,7 +198,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "megatron-bert",
         idea: "norms in front, so that many blocks train",
-        names: &names::MEGATRON_BERT_NAMES,
         place: Place::Pre,
         embedding_norm: false,
         ..BERT
@@ -216,7 +205,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "ernie",
         idea: "whole words, phrases and entities are masked; a table of tasks",
-        names: &names::ERNIE_NAMES,
         task_types: true,
         ..BERT
     },
@@ -238,7 +226,6 @@ pub static FAMILY: &[Traits] = &[
         model_type: "mobilebert",
         idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
         read: members::mobilebert::read,
-        names: &names::MOBILE_NAMES,
         ..BERT
     },
     Traits {
@@ -252,7 +239,6 @@ pub static FAMILY: &[Traits] = &[
         model_type: "wav2vec2",
         idea: "frames that convolutions make of sound, positions by one more; a masked frame is told \
            by its entries in codebooks",
-        names: &names::WAV2VEC2_NAMES,
         read: members::wav2vec2::read,
         ..MOCKINGJAY
     },
@@ -261,7 +247,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "megatron_gpt",
         idea: "GPT-2 cut over many GPUs: a head's queries, keys and values lie together",
-        names: &names::MEGATRON_NAMES,
         order: Order::OutIn,
         ..GPT2
     },
@@ -295,7 +280,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "t5",
         idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
-        names: &names::T5_NAMES,
         positions: Positions::None,
         place: Place::Pre,
         norm: NormKind::Rms,

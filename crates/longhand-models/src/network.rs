@@ -8,7 +8,7 @@ use crate::generate::{self, Begun, Generator};
 use crate::heads::{TokenLogits, first_positions, judged};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
-use crate::sizes::Sizes;
+use crate::sizes::{Sizes, body};
 use crate::stack::{Stack, last};
 use crate::traits::Traits;
 use crate::{
@@ -106,7 +106,8 @@ impl Network {
     ///
     /// If the config or the weights are not those of its row.
     pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        Network::sharing(traits, config, weights, &body(traits, weights))
+        let tables = body(&config.parameters("parameters"), weights);
+        Network::sharing(traits, config, weights, &tables)
     }
 
     /// As [`read`](Self::read), words, positions and token types among `tables`: two networks can
@@ -122,7 +123,7 @@ impl Network {
         tables: &Weights,
     ) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
-        let (words, body) = (sizes.words(config, tables)?, body(traits, weights));
+        let (words, body) = (sizes.words(config, tables)?, sizes.body(weights));
         let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
         Network::of(sizes, embeddings, stack).with_heads(config, weights)
@@ -142,7 +143,7 @@ impl Network {
     pub fn with_heads(self, config: &Config, weights: &Weights) -> Result<Self> {
         let Network { mut sizes, embeddings, stack, .. } = self;
         let (traits, hidden) = (sizes.traits, sizes.hidden);
-        let body = body(&traits, weights);
+        let body = sizes.body(weights);
         let to_classes = |name: &str| -> Result<Linear> {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
@@ -160,7 +161,7 @@ impl Network {
             let decoder = to_classes("classifier")?;
             Some(TokenLogits { transform: None, decoder, rest: None })
         } else {
-            when(TokenLogits::is_in(&traits, weights), || {
+            when(TokenLogits::is_in(&sizes, weights), || {
                 TokenLogits::read(&sizes, weights, &embeddings.word)
             })?
         };
@@ -304,12 +305,6 @@ impl Member for Network {
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
         Ok(last(self.states(inputs, device)?))
     }
-}
-
-/// The body's parameters: under the row's prefix, or bare in a file that holds nothing else.
-pub fn body(traits: &Traits, weights: &Weights) -> Weights {
-    let bare = weights.has(traits.names.word) && !weights.has_any(traits.names.prefix);
-    weights.under(if bare { "" } else { traits.names.prefix })
 }
 
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.

@@ -4,13 +4,18 @@ use crate::attention::Heads;
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm};
 use crate::traits::{Factorised, Side, Traits};
-use crate::{Config, Result, Tensor, Weights, ensure};
+use crate::{Config, Names, Result, Tensor, Weights, ensure};
+
+/// BERT's table of words.
+const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// A model's sizes, from its config.
 #[derive(Clone)]
 pub struct Sizes {
     /// The row that they are of.
     pub traits: Traits,
+    /// What checkpoints call the parameters.
+    pub names: Names,
     /// Width of the states.
     pub hidden: usize,
     /// Blocks.
@@ -42,6 +47,7 @@ impl Sizes {
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
         Ok(Sizes {
             traits: *traits,
+            names: config.parameters("parameters"),
             hidden,
             heads: heads(traits, config, hidden, "num_attention_heads")?,
             layers: config.size("num_hidden_layers")?,
@@ -71,7 +77,7 @@ impl Sizes {
             Factorised::No => self.hidden,
             _ => config.positive("embedding_size")?,
         };
-        tables.tensor(self.traits.names.word, &[config.positive("vocab_size")?, width])
+        tables.tensor(self.names.of(WORDS), &[config.positive("vocab_size")?, width])
     }
 
     /// The width of the tables, `words` among them: MobileBERT widens that one alone.
@@ -88,12 +94,18 @@ impl Sizes {
         if self.tied { Ok(words.clone()) } else { weights.tensor(name, words.shape()) }
     }
 
+    /// The body's parameters: under the class's prefix, or bare in a file that holds nothing else.
+    pub fn body(&self, weights: &Weights) -> Weights {
+        body(&self.names, weights)
+    }
+
     /// A map as the row stores them, with a bias if its maps have one.
     ///
     /// # Errors
     ///
     /// If a parameter is absent or misshapen.
     pub fn map(&self, weights: &Weights, name: &str, from: usize, to: usize) -> Result<Linear> {
+        let name = self.names.of(name);
         Linear::read_as(weights, name, from, to, self.traits.order, self.traits.biased)
     }
 
@@ -103,8 +115,15 @@ impl Sizes {
     ///
     /// If a parameter is absent or misshapen.
     pub fn norm(&self, weights: &Weights, name: &str, width: usize) -> Result<Norm> {
-        Norm::read(weights, name, width, self.traits.norm, self.eps)
+        Norm::read(weights, self.names.of(name), width, self.traits.norm, self.eps)
     }
+}
+
+/// As [`Sizes::body`].
+pub fn body(names: &Names, weights: &Weights) -> Weights {
+    let prefix = names.of("bert.");
+    let bare = weights.has(names.of(WORDS)) && !weights.has_any(prefix);
+    weights.under(if bare { "" } else { prefix })
 }
 
 /// Heads, as many as `option` says, of a block that is `hidden` wide.

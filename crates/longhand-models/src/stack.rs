@@ -12,6 +12,19 @@ use crate::{Config, Result, Tensor, Weights, each, ensure, when};
 use longhand::full::Buckets;
 use serde_json::Value;
 
+/// BERT's names: before a block's parameters, `{}` its number; its projections, also of attention over
+/// an encoder's states; out of the heads; into the feed-forward and out of it.
+pub const LAYER: &str = "encoder.layer.{}.";
+/// Of queries, keys and values; the first of all three, if they are fused.
+pub const PROJECTIONS: [&str; 3] =
+    ["attention.self.query", "attention.self.key", "attention.self.value"];
+const CROSS: [&str; 3] =
+    ["crossattention.self.query", "crossattention.self.key", "crossattention.self.value"];
+/// Out of the heads.
+pub const OUT: &str = "attention.output.dense";
+/// Into the feed-forward (with a gate, `_1` after it, and the gate's `_0`) and out of it.
+pub const FEED: [&str; 2] = ["intermediate.dense", "output.dense"];
+
 /// A stack of blocks.
 pub struct Stack {
     /// The blocks that have parameters of their own.
@@ -38,7 +51,7 @@ impl Stack {
         let shared = || each(sharing, |key| Ok(config.size_or(key, 1)?.max(1)));
         let [groups, inner] = if traits.grouped { shared()? } else { [sizes.layers, 1] };
         let block = |i: usize| {
-            let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
+            let name = sizes.names.of(LAYER).replacen("{}", &(i / inner).to_string(), 1);
             let own = weights.under(&name.replace("{}", &(i % inner).to_string()));
             read_block(sizes, config, &own, i)
         };
@@ -48,9 +61,8 @@ impl Stack {
             (group * inner..(group + 1) * inner).collect()
         };
         let order = (0..sizes.layers).map(of_layer).collect();
-        let final_norm = when(traits.place == Place::Pre, || {
-            sizes.norm(weights, traits.names.final_norm, sizes.hidden)
-        })?;
+        let final_norm =
+            when(traits.place == Place::Pre, || sizes.norm(weights, "encoder.ln", sizes.hidden))?;
         Ok(Stack { blocks, order, final_norm, buckets: None })
     }
 
@@ -100,7 +112,7 @@ pub fn last(mut states: Vec<Tensor>) -> Tensor {
 
 /// A block of a row, from the parameters under its name.
 fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Result<Block> {
-    let (traits, names, hidden) = (&sizes.traits, sizes.traits.names, sizes.hidden);
+    let (traits, hidden) = (&sizes.traits, sizes.hidden);
     let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
     let norm = |name: &str| sizes.norm(own, name, hidden);
     let mut heads = sizes.heads;
@@ -118,40 +130,37 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         each([0, 1, 2], |i| map(names[i], from[i], width)).map(Projection::Separate)
     };
     let projection = match traits.fused {
-        false => separate(names.projections, sizes.projected_from)?,
+        false => separate(PROJECTIONS, sizes.projected_from)?,
         true => {
             let steps = fused_steps(traits.order, config, &heads)?;
-            Projection::Fused(map(names.projections[0], hidden, 3 * width)?, steps)
+            Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps)
         }
     };
     let kind = match traits.windowed {
         true => {
             let read = |name: &str| map(&format!("{name}_global"), hidden, width);
-            let global = Box::new(each(names.projections, read)?);
+            let global = Box::new(each(PROJECTIONS, read)?);
             Kind::Windowed { side: window(config, sizes, layer)? / 2, global }
         }
         false => Kind::Full { causal: traits.causal },
     };
     let cross = when(traits.side == Side::Decoder, || {
-        let [own, cross] = names.cross;
-        let over = |name: &str| name.replace(own, cross);
-        let projections = names.projections.map(over);
-        let projection = separate(projections.each_ref().map(|x| &x[..]), [hidden; 3])?;
-        let out = map(&over(names.out), width, hidden)?;
+        let projection = separate(CROSS, [hidden; 3])?;
+        let out = map("crossattention.output.dense", width, hidden)?;
         let inner = Attention { projection, out, heads, kind: Kind::Full { causal: false } };
-        Ok(Sublayer::of(inner, norm(names.cross_norm)?))
+        Ok(Sublayer::of(inner, norm("crossattention.output.LayerNorm")?))
     })?;
     Ok(Block {
         place: traits.place,
         attention: Sublayer {
-            inner: Attention { projection, out: map(names.out, width, hidden)?, heads, kind },
-            norm: norm(names.attention_norm)?,
+            inner: Attention { projection, out: map(OUT, width, hidden)?, heads, kind },
+            norm: norm("attention.output.LayerNorm")?,
             adapter: read_adapter(&own.under("attention.output."), config, hidden)?,
         },
         cross,
         feed: vec![Sublayer {
             adapter: read_adapter(&own.under("output."), config, hidden)?,
-            ..read_feed(sizes, own, names.feed, names.feed_norm)?
+            ..read_feed(sizes, own, FEED, "output.LayerNorm")?
         }],
         bottleneck: None,
     })
@@ -170,7 +179,7 @@ pub fn read_feed(
 ) -> Result<Sublayer<FeedForward>> {
     let (hidden, inner) = (sizes.hidden, sizes.inner);
     let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
-    let gated = sizes.gated;
+    let (up, gated) = (sizes.names.of(up), sizes.gated);
     let feed = FeedForward {
         up: map(&format!("{up}{}", if gated { "_1" } else { "" }), hidden, inner)?,
         gate: when(gated, || map(&format!("{up}_0"), hidden, inner))?,

@@ -1,7 +1,6 @@
 //! What the common code asks about a model: the columns of the table in [`family`](crate::family).
 
 use crate::block::Place;
-use crate::names::Names;
 use crate::network::Built;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
@@ -93,8 +92,6 @@ pub struct Traits {
     pub marker: Option<&'static str>,
     /// The difference to BERT that is not in the fields, or the idea behind those that are.
     pub idea: &'static str,
-    /// What its checkpoints call the parameters.
-    pub names: &'static Names,
     /// How its checkpoints store matrices.
     pub order: Order,
     /// Where norms stand.

@@ -16,12 +16,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     sizes.traits.pooler = traits.pooler.filter(|_| is_pooled);
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
     let kind = if normed { NormKind::Layer } else { NormKind::Affine };
-    let body = body(traits, weights);
-    let (names, hidden) = (sizes.traits.names, sizes.hidden);
+    let (body, hidden) = (sizes.body(weights), sizes.hidden);
     let (width, vocab) = (config.size_or("embedding_size", 128)?, config.positive("vocab_size")?);
-    let words = body.tensor(names.word, &[vocab, width])?;
+    let words = body.tensor("embeddings.word_embeddings.weight", &[vocab, width])?;
     let mut embeddings = Embeddings::read(&sizes, config, words, &body, &body)?;
-    embeddings.norm = Some(Norm::read(&body, names.embedding_norm, hidden, kind, DEFAULT_EPS)?);
+    embeddings.norm = Some(Norm::read(&body, "embeddings.LayerNorm", hidden, kind, DEFAULT_EPS)?);
     let trigram = config.flag_or("trigram_input", true)?;
     let wide = if trigram { 3 * width } else { width };
     // Files hold it even where there is nothing to widen.
@@ -45,7 +44,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.
 fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) -> Result<Stack> {
-    let (hidden, count, names) = (sizes.hidden, sizes.heads.count, sizes.traits.names);
+    let (hidden, count) = (sizes.hidden, sizes.heads.count);
     let uses_bottleneck = config.flag_or("use_bottleneck", true)?;
     let intra = config.size_or("intra_bottleneck_size", 128)?;
     let narrow = if uses_bottleneck { intra } else { hidden };
@@ -68,11 +67,11 @@ fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) ->
     };
     let mut stack = Stack::read(&inside, config, body)?;
     for (i, block) in stack.blocks.iter_mut().enumerate() {
-        let own = body.under(&names.layer.replace("{}", &i.to_string()));
+        let own = body.under(&LAYER.replace("{}", &i.to_string()));
         block.feed.iter_mut().for_each(|last| last.norm.eps = DEFAULT_EPS);
         for n in 0..feeds - 1 {
             let own = own.under(&format!("ffn.{n}."));
-            block.feed.insert(n, read_feed(&inside, &own, names.feed, names.feed_norm)?);
+            block.feed.insert(n, read_feed(&inside, &own, FEED, "output.LayerNorm")?);
         }
         let pair = |name: &str, from: usize, to: usize| -> Result<(Linear, Norm)> {
             let own = own.under(name);

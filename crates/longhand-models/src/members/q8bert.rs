@@ -5,6 +5,7 @@ use crate::block::{Attention, Projection};
 use crate::embeddings::Embeddings;
 use crate::network::Pooler;
 use crate::quant::{self, Quantiser};
+use crate::stack::{OUT, PROJECTIONS};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
@@ -17,22 +18,21 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     require(network.classifier.is_some(), absent)?;
     // By the names of their modules; and of tables, by those of the parameters.
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
-    let prefix = traits.names.prefix;
     if tables_too {
         let Embeddings { word, position, token_type, .. } = &mut network.embeddings;
-        let names = [traits.names.word, traits.names.position, traits.names.token_type];
         let tables = [Some(word), position.as_mut(), token_type.as_mut()];
+        let names = ["word", "position", "token_type"];
         for (name, table) in names.iter().zip(tables.into_iter().flatten()) {
             let of_table;
             (*table, of_table) = quant::quantised(table);
-            integers.push((format!("{prefix}{name}"), of_table));
+            integers.push((format!("bert.embeddings.{name}_embeddings.weight"), of_table));
         }
     }
     for (name, map) in maps(&mut network) {
         let last = name.rsplit('.').next().unwrap_or_default();
         let requantises = requantised.iter().any(|r| r == last);
         let quantiser = Arc::new(Quantiser::new(&map.weight, decay, requantises));
-        quantisers.push((format!("{prefix}{name}"), quantiser.clone()));
+        quantisers.push((format!("bert.{name}"), quantiser.clone()));
         map.quantiser = Some(quantiser);
     }
     // One forward pass at a time: ranges are a state.
@@ -66,19 +66,18 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 
 /// Every map but the classifier, by its name.
 fn maps(network: &mut Network) -> Vec<(String, &mut Linear)> {
-    let names = network.sizes.traits.names;
     let mut all = Vec::new();
     for (i, block) in network.stack.blocks.iter_mut().enumerate() {
-        let layer = names.layer.replace("{}", &i.to_string());
+        let layer = LAYER.replace("{}", &i.to_string());
         let mut put = |name: &str, map| all.push((format!("{layer}{name}"), map));
         let Attention { projection, out, .. } = &mut block.attention.inner;
         if let Projection::Separate(maps) = projection {
-            maps.iter_mut().zip(names.projections).for_each(|(map, name)| put(name, map));
+            maps.iter_mut().zip(PROJECTIONS).for_each(|(map, name)| put(name, map));
         }
-        put(names.out, out);
+        put(OUT, out);
         for feed in &mut block.feed {
-            put(names.feed[0], &mut feed.inner.up);
-            put(names.feed[1], &mut feed.inner.down);
+            put(FEED[0], &mut feed.inner.up);
+            put(FEED[1], &mut feed.inner.down);
         }
     }
     if let Some(Pooler::Tanh(pooler)) = &mut network.pooler {

@@ -3,7 +3,6 @@
 use super::*;
 use crate::embeddings::Embeddings;
 use crate::generate::Generator;
-use crate::names;
 use crate::sizes::heads;
 use crate::traits::Side;
 use longhand::full::Buckets;
@@ -23,7 +22,7 @@ struct Seq2Seq {
 
 pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let encoder = Sizes::read(traits, config)?;
-    let (hidden, own) = (encoder.hidden, body(traits, weights));
+    let (hidden, own) = (encoder.hidden, encoder.body(weights));
     let words = encoder.words(config, &own)?;
     let decoder = Sizes {
         layers: config.size("decoder_layers")?,
@@ -33,7 +32,7 @@ pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weig
         ..encoder.clone()
     };
     // A file of the body alone has none.
-    let bias = when(traits.head.bias && weights.has_any(traits.names.prefix), || {
+    let bias = when(traits.head.bias && weights.has_any(encoder.names.of("bert.")), || {
         let bias = weights.tensor("final_logits_bias", &[1, words.rows()])?;
         Ok(bias.reshape(&[words.rows()]))
     })?;
@@ -62,10 +61,10 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
     let num_buckets = config.positive("relative_attention_num_buckets")?;
     let max_distance = config.size_or("relative_attention_max_distance", 128)?;
     let encoder = Sizes { activation, gated, ..Sizes::read(traits, config)? };
-    let names = &names::T5_DECODER_NAMES;
     let decoder = Sizes {
         layers: config.size_or("num_decoder_layers", encoder.layers)?,
-        traits: Traits { side: Side::Decoder, causal: true, names, ..*traits },
+        names: config.parameters("decoder"),
+        traits: Traits { side: Side::Decoder, causal: true, ..*traits },
         ..encoder.clone()
     };
     let words = encoder.words(config, weights)?;

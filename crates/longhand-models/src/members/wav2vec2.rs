@@ -14,7 +14,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let traits = Traits { place, ..*traits };
     let sizes = Sizes::read(&traits, config)?;
     let hidden = sizes.hidden;
-    let body = body(&traits, weights);
+    let body = sizes.body(weights);
     let encoder = body.under("encoder.");
     let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
     let channels = extractor.channels();
@@ -27,8 +27,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let positional =
         Convolution::positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?;
     // Before the blocks, if their norms come last.
-    let norm =
-        when(place == Place::Post, || sizes.norm(&encoder, traits.names.final_norm, hidden))?;
+    let norm = when(place == Place::Post, || sizes.norm(&encoder, "encoder.ln", hidden))?;
     let stack = Stack::read(&sizes, config, &encoder)?;
     let codebooks = read_codebooks(config, weights, channels, hidden)?;
     member(move |inputs, device, out| {
