@@ -8,24 +8,15 @@ use crate::block::Place;
 use crate::members::{self, characters, elmo, fasttext, glove, word2vec};
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::traits::{ClassHead, Factorised, PairHead, Positions, Read, Side, TokenHead, Traits};
+use crate::traits::{Factorised, PairHead, Positions, Read, Side, TokenHead, Traits};
 use crate::{Config, Error, Result, network, objectives};
 
 const MLM: TokenHead =
     TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };
 const LM: TokenHead =
     TokenHead { transform: false, activation: None, bias: false, output: "logits" };
-const NEXT_SENTENCE: PairHead = PairHead {
-    name: "cls.seq_relationship",
-    labels: "next_sentence_label",
-    output: "seq_relationship_logits",
-};
-
-const CLASSES: ClassHead = ClassHead {
-    dense: "classifier.dense",
-    activation: Activation::Tanh,
-    out: "classifier.out_proj",
-};
+const NEXT_SENTENCE: PairHead =
+    PairHead { labels: "next_sentence_label", output: "seq_relationship_logits" };
 
 /// The measure of all others.
 pub const BERT: Traits = Traits {
@@ -48,7 +39,7 @@ pub const BERT: Traits = Traits {
     scaled: true,
     grouped: false,
     head: MLM,
-    pooler: Some("pooler.dense"),
+    pooled: true,
     classes: None,
     pair: Some(NEXT_SENTENCE),
     judges: false,
@@ -57,7 +48,7 @@ pub const BERT: Traits = Traits {
 };
 
 /// Without what is made of the first position.
-const OF_TOKENS: Traits = Traits { pooler: None, pair: None, ..BERT };
+const OF_TOKENS: Traits = Traits { pooled: false, pair: None, ..BERT };
 
 const ROBERTA: Traits = Traits {
     model_type: "roberta",
@@ -65,7 +56,7 @@ const ROBERTA: Traits = Traits {
     positions: Positions::FromPadding,
     // Whatever `hidden_act` says.
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
-    classes: Some(CLASSES),
+    classes: Some(Activation::Tanh),
     pair: None,
     ..BERT
 };
@@ -75,7 +66,7 @@ const ELECTRA: Traits = Traits {
     idea: "tells real tokens from a small generator's",
     factorised: Factorised::IfNarrower,
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
-    classes: Some(ClassHead { activation: Activation::Gelu, ..CLASSES }),
+    classes: Some(Activation::Gelu),
     judges: true,
     ..OF_TOKENS
 };
@@ -85,11 +76,7 @@ const DISTILBERT: Traits = Traits {
     idea: "half the blocks, taught by BERT's distribution",
     token_types: false,
     head: TokenHead { output: "logits", ..MLM },
-    classes: Some(ClassHead {
-        dense: "pre_classifier",
-        activation: Activation::Relu,
-        out: "classifier",
-    }),
+    classes: Some(Activation::Relu),
     ..OF_TOKENS
 };
 
@@ -156,11 +143,7 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         marker: Some("sentence_classes"),
         idea: "shuffled words are put in order; previous, next or random sentence",
-        pair: Some(PairHead {
-            labels: "sentence_label",
-            output: "sentence_logits",
-            ..NEXT_SENTENCE
-        }),
+        pair: Some(PairHead { labels: "sentence_label", output: "sentence_logits" }),
         ..BERT
     },
     // UniLM.
@@ -187,12 +170,7 @@ pub static FAMILY: &[Traits] = &[
         idea: "few parameters: narrow tables, one block used many times; order of sentences",
         factorised: Factorised::Always,
         grouped: true,
-        pooler: Some("pooler"),
-        pair: Some(PairHead {
-            name: "sop_classifier.classifier",
-            labels: "sentence_order_label",
-            output: "sop_logits",
-        }),
+        pair: Some(PairHead { labels: "sentence_order_label", output: "sop_logits" }),
         ..BERT
     },
     Traits {

@@ -165,25 +165,26 @@ impl Network {
                 TokenLogits::read(&sizes, weights, &embeddings.word)
             })?
         };
-        let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
-        // Its classes are as many as the weights say: two, or with the previous sentence three.
-        let pair = pair.map(|pair| {
-            let classes = config.size_or("sentence_classes", 2)?;
-            Linear::read(weights, pair.name, hidden, classes)
-        });
-        let pair = pair.transpose()?;
+        let name = sizes.names.of("cls.seq_relationship");
+        // Its classes are two, or with the previous sentence three.
+        let pair = when(traits.pair.is_some() && weights.has_any(&format!("{name}.")), || {
+            Linear::read(weights, name, hidden, config.size_or("sentence_classes", 2)?)
+        })?;
         let classifier = when(!of_tokens && weights.has_any("classifier."), || {
-            to_classes(traits.classes.map_or("classifier", |classes| classes.out))
+            let own = |_| sizes.names.of("classifier.out_proj");
+            to_classes(traits.classes.map_or("classifier", own))
         })?;
         let needed = pair.is_some() || classifier.is_some();
-        let is_there =
-            |name: &&str| needed && traits.classes.is_none() || body.has_any(&format!("{name}."));
-        let read = |name| Linear::read(&body, name, hidden, hidden).map(Pooler::Tanh);
-        let mut pooler = traits.pooler.filter(is_there).map(read).transpose()?;
-        if let (Some(of), true) = (traits.classes, classifier.is_some()) {
+        let name = sizes.names.of("pooler.dense");
+        let needed = needed && traits.classes.is_none() || body.has_any(&format!("{name}."));
+        let mut pooler = when(traits.pooled && needed, || {
+            Linear::read(&body, name, hidden, hidden).map(Pooler::Tanh)
+        })?;
+        if let (Some(activation), true) = (traits.classes, classifier.is_some()) {
             // In place of a pooler, which some files still hold.
-            let map = Linear::read(weights, of.dense, hidden, hidden)?;
-            pooler = Some(Pooler::Classes(map, of.activation));
+            let name = sizes.names.of("classifier.dense");
+            let map = Linear::read(weights, name, hidden, hidden)?;
+            pooler = Some(Pooler::Classes(map, activation));
         }
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
         let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;

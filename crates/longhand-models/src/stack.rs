@@ -160,24 +160,19 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         cross,
         feed: vec![Sublayer {
             adapter: read_adapter(&own.under("output."), config, hidden)?,
-            ..read_feed(sizes, own, FEED, "output.LayerNorm")?
+            ..read_feed(sizes, own)?
         }],
         bottleneck: None,
     })
 }
 
-/// A feed-forward sublayer of a row's sizes, from the parameters of these names.
+/// A feed-forward sublayer of a row's sizes.
 ///
 /// # Errors
 ///
 /// If one is absent or misshapen.
-pub fn read_feed(
-    sizes: &Sizes,
-    own: &Weights,
-    [up, down]: [&str; 2],
-    norm: &str,
-) -> Result<Sublayer<FeedForward>> {
-    let (hidden, inner) = (sizes.hidden, sizes.inner);
+pub fn read_feed(sizes: &Sizes, own: &Weights) -> Result<Sublayer<FeedForward>> {
+    let (hidden, inner, [up, down]) = (sizes.hidden, sizes.inner, FEED);
     let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
     let (up, gated) = (sizes.names.of(up), sizes.gated);
     let feed = FeedForward {
@@ -186,7 +181,7 @@ pub fn read_feed(
         activation: sizes.activation,
         down: map(down, inner, hidden)?,
     };
-    Ok(Sublayer::of(feed, sizes.norm(own, norm, hidden)?))
+    Ok(Sublayer::of(feed, sizes.norm(own, "output.LayerNorm", hidden)?))
 }
 
 /// The window of a layer, both sides together: one for all, or one for each.

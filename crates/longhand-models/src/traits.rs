@@ -61,22 +61,9 @@ pub struct TokenHead {
     pub output: &'static str,
 }
 
-/// Classes of the whole input from a map of the first position that is not the pooler's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ClassHead {
-    /// That map among the weights.
-    pub dense: &'static str,
-    /// What follows it.
-    pub activation: Activation,
-    /// The map to the classes.
-    pub out: &'static str,
-}
-
 /// A judgement about the two halves of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairHead {
-    /// Its linear map among the weights.
-    pub name: &'static str,
     /// Its labels among the inputs.
     pub labels: &'static str,
     /// Its logits among the results.
@@ -125,10 +112,11 @@ pub struct Traits {
     pub grouped: bool,
     /// The head over the vocabulary.
     pub head: TokenHead,
-    /// In the body, the map `W` of what is made of the first position: `tanh(W h + b)`.
-    pub pooler: Option<&'static str>,
-    /// Classes of the input, if not from the pooler by `classifier`.
-    pub classes: Option<ClassHead>,
+    /// Something is made of the first position: `tanh(W h + b)`.
+    pub pooled: bool,
+    /// Classes of the input are not made of that, but of another map of the first position, with this
+    /// activation.
+    pub classes: Option<Activation>,
     /// What is judged from what the pooler makes.
     pub pair: Option<PairHead>,
     /// A head may judge each token, in place of the one over the vocabulary.

@@ -13,7 +13,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let mut sizes = Sizes::read(traits, config)?;
     // Else the first position is left as it is.
     let is_pooled = config.flag_or("classifier_activation", true)?;
-    sizes.traits.pooler = traits.pooler.filter(|_| is_pooled);
+    sizes.traits.pooled = is_pooled;
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
     let kind = if normed { NormKind::Layer } else { NormKind::Affine };
     let (body, hidden) = (sizes.body(weights), sizes.hidden);
@@ -71,7 +71,7 @@ fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) ->
         block.feed.iter_mut().for_each(|last| last.norm.eps = DEFAULT_EPS);
         for n in 0..feeds - 1 {
             let own = own.under(&format!("ffn.{n}."));
-            block.feed.insert(n, read_feed(&inside, &own, FEED, "output.LayerNorm")?);
+            block.feed.insert(n, read_feed(&inside, &own)?);
         }
         let pair = |name: &str, from: usize, to: usize| -> Result<(Linear, Norm)> {
             let own = own.under(name);

@@ -24,7 +24,7 @@ use crate::network::{Built, Member, Network, member};
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::{Sizes, body};
-use crate::stack::{FEED, LAYER, Stack, last, read_feed};
+use crate::stack::{LAYER, Stack, last, read_feed};
 use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure,

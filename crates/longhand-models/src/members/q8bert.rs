@@ -5,7 +5,7 @@ use crate::block::{Attention, Projection};
 use crate::embeddings::Embeddings;
 use crate::network::Pooler;
 use crate::quant::{self, Quantiser};
-use crate::stack::{OUT, PROJECTIONS};
+use crate::stack::{FEED, OUT, PROJECTIONS};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {

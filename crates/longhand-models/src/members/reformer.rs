@@ -134,14 +134,13 @@ fn read_layer(sizes: &Sizes, own: &Weights, hashed: bool) -> Result<Layer> {
     let (hidden, width) = (sizes.hidden, sizes.heads.count * sizes.heads.dim);
     let attention = own.under("attention.self_attention.");
     let into = |name: &str| Linear::bare(&attention, name, hidden, width);
-    let maps = ["feed_forward.dense.dense", "feed_forward.output.dense"];
     Ok(Layer {
         norm: sizes.norm(own, "attention.layer_norm", hidden)?,
         query: into(if hashed { "query_key" } else { "query" })?,
         key: when(!hashed, || into("key"))?,
         value: into("value")?,
         out: Linear::bare(own, "attention.output.dense", width, hidden)?,
-        feed: read_feed(sizes, own, maps, "feed_forward.layer_norm")?,
+        feed: read_feed(sizes, own)?,
     })
 }
 

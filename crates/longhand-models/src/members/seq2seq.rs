@@ -3,49 +3,42 @@
 use super::*;
 use crate::embeddings::Embeddings;
 use crate::generate::Generator;
+use crate::heads::TokenLogits;
 use crate::sizes::heads;
 use crate::traits::Side;
 use longhand::full::Buckets;
 
-/// The head's matrix, if it is not the table of words.
-const HEAD: &str = "lm_head.weight";
-
 struct Seq2Seq {
     encoder: Network,
     decoder: Network,
-    head: Linear,
     /// What states are multiplied by before the head.
     head_scale: f32,
     start: i32,
-    pad: i32,
 }
 
 pub(crate) fn read_bart(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let encoder = Sizes::read(traits, config)?;
-    let (hidden, own) = (encoder.hidden, encoder.body(weights));
-    let words = encoder.words(config, &own)?;
+    let mut encoder = Sizes::read(traits, config)?;
+    // Its bias has a shape of its own, and a file of the body alone has none.
+    encoder.traits.head.bias = false;
+    let is_biased = traits.head.bias && weights.has_any(encoder.names.of("bert."));
     let decoder = Sizes {
         layers: config.size("decoder_layers")?,
-        heads: heads(traits, config, hidden, "decoder_attention_heads")?,
+        heads: heads(traits, config, encoder.hidden, "decoder_attention_heads")?,
         inner: config.positive("decoder_ffn_dim")?,
-        traits: Traits { side: Side::Decoder, causal: true, ..*traits },
         ..encoder.clone()
     };
-    // A file of the body alone has none.
-    let bias = when(traits.head.bias && weights.has_any(encoder.names.of("bert.")), || {
-        let bias = weights.tensor("final_logits_bias", &[1, words.rows()])?;
-        Ok(bias.reshape(&[words.rows()]))
-    })?;
-    let head = Linear::of(encoder.head(weights, HEAD, &words)?, bias, Order::OutIn);
     let scaled = config.flag_or("scale_embedding", false)?;
-    let [encoder, decoder] = each([encoder, decoder], |sizes| {
-        let mut side = read_side(sizes, config, &own, &words)?;
-        side.embeddings.scale = if scaled { (hidden as f32).sqrt() } else { 1.0 };
-        Ok(side)
+    let scale = if scaled { (encoder.hidden as f32).sqrt() } else { 1.0 };
+    let mut model = read([encoder, decoder], config, weights, |side, _| {
+        side.embeddings.scale = scale;
+        Ok(())
     })?;
-    let start = config.size_or("decoder_start_token_id", 2)? as i32;
-    let pad = config.size_or("pad_token_id", 1)? as i32;
-    Ok(Box::new(Seq2Seq { encoder, decoder, head, head_scale: 1.0, start, pad }))
+    if let (Some(head), true) = (&mut model.decoder.head, is_biased) {
+        let vocab = head.decoder.weight.rows();
+        let bias = weights.tensor("final_logits_bias", &[1, vocab])?;
+        head.decoder.bias = Some(bias.reshape(&[vocab]));
+    }
+    Ok(Box::new(model))
 }
 
 pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
@@ -64,39 +57,41 @@ pub(crate) fn read_t5(traits: &'static Traits, config: &Config, weights: &Weight
     let decoder = Sizes {
         layers: config.size_or("num_decoder_layers", encoder.layers)?,
         names: config.parameters("decoder"),
-        traits: Traits { side: Side::Decoder, causal: true, ..*traits },
         ..encoder.clone()
     };
-    let words = encoder.words(config, weights)?;
-    let head = Linear::of(encoder.head(weights, HEAD, &words)?, None, Order::OutIn);
     let head_scale = if encoder.tied { (encoder.hidden as f32).powf(-0.5) } else { 1.0 };
-    let [encoder, decoder] = each([encoder, decoder], |sizes| {
-        let mut side = read_side(sizes, config, weights, &words)?;
+    let model = read([encoder, decoder], config, weights, |side, own| {
         let (heads, bidirectional) = (side.sizes.heads.count, !side.sizes.traits.causal);
         let table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-        let table = format!("{}{table}", prefix(&side.sizes.traits));
-        let table = weights.tensor(&table, &[num_buckets, heads])?;
+        let table = own.tensor(table, &[num_buckets, heads])?;
         side.stack.buckets = Some((Buckets { num_buckets, max_distance, bidirectional }, table));
-        Ok(side)
+        Ok(())
     })?;
-    let pad = config.size_or("pad_token_id", 0)?;
-    let start = config.size_or("decoder_start_token_id", pad)? as i32;
-    Ok(Box::new(Seq2Seq { encoder, decoder, head, head_scale, start, pad: pad as i32 }))
+    Ok(Box::new(Seq2Seq { head_scale, ..model }))
 }
 
-fn prefix(traits: &Traits) -> &'static str {
-    if traits.side == Side::Decoder { "decoder." } else { "encoder." }
-}
-
-/// What stands before a side's blocks, and the blocks.
-fn read_side(sizes: Sizes, config: &Config, body: &Weights, words: &Tensor) -> Result<Network> {
-    let own = body.under(prefix(&sizes.traits));
-    let mut embeddings = Embeddings::read(&sizes, config, words.clone(), &own, &own)?;
-    if sizes.traits.side == Side::Decoder {
-        embeddings.inputs = ["decoder_input_ids", "decoder_positions"];
-    }
-    let stack = Stack::read(&sizes, config, &own)?;
-    Ok(Network::of(sizes, embeddings, stack))
+/// Both sides over the same words, each as `finish` completes it, and the head.
+fn read(
+    [encoder, mut decoder]: [Sizes; 2],
+    config: &Config,
+    weights: &Weights,
+    finish: impl Fn(&mut Network, &Weights) -> Result<()>,
+) -> Result<Seq2Seq> {
+    decoder.traits = Traits { side: Side::Decoder, causal: true, ..decoder.traits };
+    let body = encoder.body(weights);
+    let words = encoder.words(config, &body)?;
+    let head = TokenLogits::read(&encoder, weights, &words)?;
+    let [encoder, mut decoder] = each([encoder, decoder], |sizes| {
+        let own = body.under(if sizes.traits.causal { "decoder." } else { "encoder." });
+        let embeddings = Embeddings::read(&sizes, config, words.clone(), &own, &own)?;
+        let stack = Stack::read(&sizes, config, &own)?;
+        let mut side = Network::of(sizes, embeddings, stack);
+        finish(&mut side, &own).map(|()| side)
+    })?;
+    decoder.embeddings.inputs = ["decoder_input_ids", "decoder_positions"];
+    decoder.head = Some(head);
+    let start = config.size_or("decoder_start_token_id", encoder.embeddings.pad)? as i32;
+    Ok(Seq2Seq { encoder, decoder, head_scale: 1.0, start })
 }
 
 /// `[heads, length, length]`: what a stack's buckets add to the scores.
@@ -114,7 +109,7 @@ impl Generator for Seq2Seq {
     /// Prompts are what the encoder reads; the decoder begins with its start token.
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun {
         generate::keeps_all(memory)?;
-        let (ids, valid) = generate::padded_after(prompts, self.pad);
+        let (ids, valid) = generate::padded_after(prompts, self.encoder.embeddings.pad as i32);
         let seen = Seen::new(device, Mask::of(Some(&valid)));
         let inputs = Inputs::new().ints_of("input_ids", &ids.shape, ids.data);
         let encoded = last(self.encoder.states_under(&inputs, &seen)?);
@@ -128,7 +123,7 @@ impl Generator for Seq2Seq {
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {
-        self.head.run(&ops::scale(states.clone(), self.head_scale))
+        self.decoder.predict(&ops::scale(states.clone(), self.head_scale))
     }
 }
 
@@ -184,7 +179,9 @@ impl Seq2Seq {
         for row in data.chunks_exact_mut(length) {
             row.rotate_right(1);
             row[0] = self.start;
-            row.iter_mut().filter(|id| **id == -100).for_each(|id| *id = self.pad);
+            row.iter_mut()
+                .filter(|id| **id == -100)
+                .for_each(|id| *id = self.encoder.embeddings.pad as i32);
         }
         Ok(inputs.clone().ints_of("decoder_input_ids", &labels.shape, data))
     }

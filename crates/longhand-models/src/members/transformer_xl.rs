@@ -63,11 +63,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
             biases: each(["r_w_bias", "r_r_bias"], |name| biases.tensor(name, &shape))?,
         };
         let norm = sizes.norm(&attention, "layer_norm", width)?;
-        let maps = ["pos_ff.CoreNet.0", "pos_ff.CoreNet.3"];
-        Ok(Layer {
-            attention: Sublayer::of(relative, norm),
-            feed: read_feed(&sizes, &own, maps, "pos_ff.layer_norm")?,
-        })
+        Ok(Layer { attention: Sublayer::of(relative, norm), feed: read_feed(&sizes, &own)? })
     };
     let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
     let clusters = read_clusters(&sizes, config, weights)?;

@@ -5,6 +5,7 @@
 use super::*;
 use crate::attention::{Segment, relative};
 use crate::generate::Generator;
+use crate::heads::TokenLogits;
 use longhand::transformer_xl::bits_from_mask;
 use longhand::{DType, TransformerXl, Window};
 
@@ -25,7 +26,7 @@ struct XlNet {
     /// What a query is before it has read anything, `[1, width]`.
     query: Tensor,
     layers: Vec<Layer<Relative>>,
-    head: Linear,
+    head: TokenLogits,
     heads: Heads,
     /// No position sees a later one.
     one_sided: bool,
@@ -48,15 +49,13 @@ fn predicted([contents, queries]: &[Vec<Tensor>; 2]) -> &Tensor {
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let sizes = Sizes::read(traits, config)?;
-    let (width, vocab) = (sizes.hidden, config.positive("vocab_size")?);
-    let body = weights.under("transformer.");
-    let words = body.tensor("word_embedding.weight", &[vocab, width])?;
-    let table = sizes.head(weights, "lm_loss.weight", &words)?;
+    let (width, body) = (sizes.hidden, weights.under("transformer."));
+    let words = sizes.words(config, &body)?;
     let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
     let layers = (0..config.positive("num_hidden_layers")?).map(layer).collect::<Result<_>>()?;
     Ok(Box::new(XlNet {
         query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
-        head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),
+        head: TokenLogits::read(&sizes, weights, &words)?,
         words,
         layers,
         heads: sizes.heads,
@@ -89,7 +88,7 @@ fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer<Relative>> {
     };
     Ok(Layer {
         attention: Sublayer::of(relative, sizes.norm(&attention, "layer_norm", width)?),
-        feed: read_feed(sizes, own, ["ff.layer_1", "ff.layer_2"], "ff.layer_norm")?,
+        feed: read_feed(sizes, own)?,
     })
 }
 
