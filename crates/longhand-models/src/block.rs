@@ -84,24 +84,10 @@ pub struct Attention {
     pub out: Linear,
     /// Heads.
     pub heads: Heads,
-    /// What a position sees.
-    pub kind: Kind,
-}
-
-/// The kinds of attention of a block.
-pub enum Kind {
-    /// Every position.
-    Full {
-        /// Up to its own.
-        causal: bool,
-    },
-    /// Those at most `side` away, and the global ones, which read projections of their own.
-    Windowed {
-        /// Keys on each side.
-        side: usize,
-        /// Of queries, keys and values of global positions.
-        global: Box<[Linear; 3]>,
-    },
+    /// No position sees a later one.
+    pub causal: bool,
+    /// A position sees so many on each side, and the global ones, which have projections of their own.
+    pub window: Option<(usize, Box<[Linear; 3]>)>,
 }
 
 impl Attention {
@@ -148,12 +134,12 @@ impl Attention {
 
     fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
         let local = [&q, &k, &v];
-        let mixed = match &self.kind {
-            &Kind::Full { causal } => {
-                let mask = Mask { causal, ..seen.mask };
+        let mixed = match &self.window {
+            None => {
+                let mask = Mask { causal: self.causal, ..seen.mask };
                 attention::full(seen.device, &self.heads, local, &mask)?
             }
-            Kind::Windowed { side, global } => {
+            Some((side, global)) => {
                 let valid = seen.mask.key_valid;
                 let own = seen.globals.map(|_| [0, 1, 2].map(|i| global[i].run(x[i])));
                 let own = seen.globals.zip(own.as_ref().map(|own| own.each_ref()));

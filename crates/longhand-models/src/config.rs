@@ -3,7 +3,7 @@
 //! are parameters.
 
 use crate::ops::Activation;
-use crate::{Error, Result, reject};
+use crate::{Error, Result, Weights, reject};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -33,7 +33,17 @@ impl Names {
     pub fn of<'a>(&'a self, key: &'a str) -> &'a str {
         self.0.get(key).map_or(key, |own| own.as_str().unwrap_or_default())
     }
+
+    /// The body's parameters: under its prefix, or bare in a file that holds nothing else.
+    pub fn body(&self, weights: &Weights) -> Weights {
+        let prefix = self.of("bert.");
+        let bare = weights.has(self.of(WORDS)) && !weights.has_any(prefix);
+        weights.under(if bare { "" } else { prefix })
+    }
 }
+
+/// BERT's table of words.
+pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// Options that no model asks for. `fixed`: of published models, with the one value of each that is
 /// supported. `harmless`: they do not change what a forward pass computes. Those of one `model_type`

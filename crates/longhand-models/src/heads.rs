@@ -15,16 +15,7 @@ pub struct TokenLogits {
     pub rest: Option<Linear>,
 }
 
-/// BERT's map before the logits.
-const MAP: &str = "cls.predictions.transform.dense";
-
 impl TokenLogits {
-    /// Whether the weights hold the head of a row.
-    pub fn is_in(sizes: &Sizes, weights: &Weights) -> bool {
-        // A bare head has nothing of its own if it is tied.
-        !sizes.traits.head.transform || weights.has_any(&format!("{}.", sizes.names.of(MAP)))
-    }
-
     /// Reads the head of a row, tied to `table` or not.
     ///
     /// # Errors
@@ -33,7 +24,8 @@ impl TokenLogits {
     pub fn read(sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
         let (traits, names, width) = (&sizes.traits, &sizes.names, sizes.width_of_tables(table));
         let transform = when(traits.head.transform, || {
-            let map = Linear::read(weights, names.of(MAP), sizes.hidden, width)?;
+            let map = names.of("cls.predictions.transform.dense");
+            let map = Linear::read(weights, map, sizes.hidden, width)?;
             // A true norm even where the blocks have none.
             let norm = names.of("cls.predictions.transform.LayerNorm");
             let norm = Norm::read(weights, norm, width, NormKind::Layer, sizes.eps)?;

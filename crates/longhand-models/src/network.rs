@@ -8,7 +8,7 @@ use crate::generate::{self, Begun, Generator};
 use crate::heads::{TokenLogits, first_positions, judged};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
-use crate::sizes::{Sizes, body};
+use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
 use crate::traits::Traits;
 use crate::{
@@ -106,7 +106,7 @@ impl Network {
     ///
     /// If the config or the weights are not those of its row.
     pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        let tables = body(&config.parameters("parameters"), weights);
+        let tables = config.parameters("parameters").body(weights);
         Network::sharing(traits, config, weights, &tables)
     }
 
@@ -123,7 +123,7 @@ impl Network {
         tables: &Weights,
     ) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
-        let (words, body) = (sizes.words(config, tables)?, sizes.body(weights));
+        let (words, body) = (sizes.words(config, tables)?, sizes.names.body(weights));
         let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
         Network::of(sizes, embeddings, stack).with_heads(config, weights)
@@ -143,7 +143,7 @@ impl Network {
     pub fn with_heads(self, config: &Config, weights: &Weights) -> Result<Self> {
         let Network { mut sizes, embeddings, stack, .. } = self;
         let (traits, hidden) = (sizes.traits, sizes.hidden);
-        let body = sizes.body(weights);
+        let body = sizes.names.body(weights);
         let to_classes = |name: &str| -> Result<Linear> {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
@@ -161,7 +161,9 @@ impl Network {
             let decoder = to_classes("classifier")?;
             Some(TokenLogits { transform: None, decoder, rest: None })
         } else {
-            when(TokenLogits::is_in(&sizes, weights), || {
+            let map = format!("{}.", sizes.names.of("cls.predictions.transform.dense"));
+            // A bare head has nothing of its own if it is tied.
+            when(!traits.head.transform || weights.has_any(&map), || {
                 TokenLogits::read(&sizes, weights, &embeddings.word)
             })?
         };

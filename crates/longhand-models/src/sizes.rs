@@ -1,13 +1,11 @@
 //! What a row of the table and a config say together: how large a model is.
 
 use crate::attention::Heads;
+use crate::config::WORDS;
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm};
 use crate::traits::{Factorised, Side, Traits};
 use crate::{Config, Names, Result, Tensor, Weights, ensure};
-
-/// BERT's table of words.
-const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// A model's sizes, from its config.
 #[derive(Clone)]
@@ -44,6 +42,7 @@ impl Sizes {
     /// If a size is absent or has no meaning, or an option asks for what nobody supports.
     pub fn read(traits: &Traits, config: &Config) -> Result<Self> {
         let hidden = config.positive("hidden_size")?;
+        let inner = config.optional_size("intermediate_size")?;
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
         Ok(Sizes {
             traits: *traits,
@@ -52,10 +51,7 @@ impl Sizes {
             heads: heads(traits, config, hidden, "num_attention_heads")?,
             layers: config.size("num_hidden_layers")?,
             projected_from: [hidden; 3],
-            inner: config
-                .optional_size("intermediate_size")?
-                .filter(|&n| n > 0)
-                .unwrap_or(4 * hidden),
+            inner: inner.filter(|&n| n > 0).unwrap_or(4 * hidden),
             activation: match config.activation_or("hidden_act", "gelu")? {
                 // What GPT-1 calls so.
                 Activation::Gelu if config.name("hidden_act") == "afn" => Activation::GeluTanh,
@@ -94,11 +90,6 @@ impl Sizes {
         if self.tied { Ok(words.clone()) } else { weights.tensor(name, words.shape()) }
     }
 
-    /// The body's parameters: under the class's prefix, or bare in a file that holds nothing else.
-    pub fn body(&self, weights: &Weights) -> Weights {
-        body(&self.names, weights)
-    }
-
     /// A map as the row stores them, with a bias if its maps have one.
     ///
     /// # Errors
@@ -117,13 +108,6 @@ impl Sizes {
     pub fn norm(&self, weights: &Weights, name: &str, width: usize) -> Result<Norm> {
         Norm::read(weights, self.names.of(name), width, self.traits.norm, self.eps)
     }
-}
-
-/// As [`Sizes::body`].
-pub fn body(names: &Names, weights: &Weights) -> Weights {
-    let prefix = names.of("bert.");
-    let bare = weights.has(names.of(WORDS)) && !weights.has_any(prefix);
-    weights.under(if bare { "" } else { prefix })
 }
 
 /// Heads, as many as `option` says, of a block that is `hidden` wide.

@@ -1,9 +1,7 @@
 //! A stack of blocks, built from a row of the table.
 
 use crate::attention::Heads;
-use crate::block::{
-    Adapter, Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer,
-};
+use crate::block::{Adapter, Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
 use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
@@ -136,24 +134,21 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
             Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps)
         }
     };
-    let kind = match traits.windowed {
-        true => {
-            let read = |name: &str| map(&format!("{name}_global"), hidden, width);
-            let global = Box::new(each(PROJECTIONS, read)?);
-            Kind::Windowed { side: window(config, sizes, layer)? / 2, global }
-        }
-        false => Kind::Full { causal: traits.causal },
-    };
+    let window = when(traits.windowed, || {
+        let read = |name: &str| map(&format!("{name}_global"), hidden, width);
+        Ok((window(config, sizes, layer)? / 2, Box::new(each(PROJECTIONS, read)?)))
+    })?;
     let cross = when(traits.side == Side::Decoder, || {
         let projection = separate(CROSS, [hidden; 3])?;
         let out = map("crossattention.output.dense", width, hidden)?;
-        let inner = Attention { projection, out, heads, kind: Kind::Full { causal: false } };
+        let inner = Attention { projection, out, heads, causal: false, window: None };
         Ok(Sublayer::of(inner, norm("crossattention.output.LayerNorm")?))
     })?;
+    let out = map(OUT, width, hidden)?;
     Ok(Block {
         place: traits.place,
         attention: Sublayer {
-            inner: Attention { projection, out: map(OUT, width, hidden)?, heads, kind },
+            inner: Attention { projection, out, heads, causal: traits.causal, window },
             norm: norm("attention.output.LayerNorm")?,
             adapter: read_adapter(&own.under("attention.output."), config, hidden)?,
         },

@@ -7,7 +7,7 @@ use crate::objectives::mlm::replace_tokens;
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let [own_g, own_d] = ["generator.", "discriminator."].map(|name| weights.under(name));
     // Both networks share their three tables.
-    let tables = body(&config.part("generator")?.parameters("parameters"), &own_g);
+    let tables = config.part("generator")?.parameters("parameters").body(&own_g);
     let network = |name: &str, own: &Weights| -> Result<Network> {
         let config = config.part(name)?;
         let network = Network::sharing(traits, &config, own, &tables)?;

@@ -16,7 +16,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     sizes.traits.pooled = is_pooled;
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
     let kind = if normed { NormKind::Layer } else { NormKind::Affine };
-    let (body, hidden) = (sizes.body(weights), sizes.hidden);
+    let (body, hidden) = (sizes.names.body(weights), sizes.hidden);
     let (width, vocab) = (config.size_or("embedding_size", 128)?, config.positive("vocab_size")?);
     let words = body.tensor("embeddings.word_embeddings.weight", &[vocab, width])?;
     let mut embeddings = Embeddings::read(&sizes, config, words, &body, &body)?;

@@ -23,7 +23,7 @@ use crate::generate::Begun;
 use crate::network::{Built, Member, Network, member};
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm, NormKind, Order};
-use crate::sizes::{Sizes, body};
+use crate::sizes::Sizes;
 use crate::stack::{LAYER, Stack, last, read_feed};
 use crate::traits::Traits;
 use crate::{

@@ -7,7 +7,6 @@ mod positions;
 use super::*;
 use crate::attention::{Ring, chunked, hashed};
 use longhand::{DType, Lsh};
-use positions::Positions;
 
 struct Layer {
     norm: Norm,
@@ -24,7 +23,8 @@ const MOST: usize = 1024;
 
 struct Reformer {
     words: Tensor,
-    positions: Positions,
+    /// Of positions.
+    axes: Vec<Tensor>,
     layers: Vec<Layer>,
     norm: Norm,
     head: Linear,
@@ -90,7 +90,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let most = config.size_or("max_position_embeddings", 4096)?;
     Ok(Box::new(Reformer {
         words: body.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?,
-        positions: Positions::read(config, &body, hidden, most)?,
+        axes: positions::read_axes(config, &body, hidden)?,
         layers: kinds.iter().enumerate().map(layer).collect::<Result<_>>()?,
         norm: sizes.norm(&body, "encoder.layer_norm", 2 * hidden)?,
         head: Linear::of(head, Some(weights.tensor("lm_head.bias", &[vocab])?), Order::OutIn),
@@ -176,7 +176,7 @@ impl Reformer {
         let ids = inputs.ints(name)?;
         let [batch, given] = ids.sizes(name)?;
         let length = self.padded(given);
-        let places = self.positions.count();
+        let places = positions::count(&self.axes);
         let rule = format!("in whole chunks that is {length}, and there are {places} positions");
         ensure(length <= places, format_args!("the length of {name}"), given, rule)?;
         // Where a position of whole chunks is among those given.
@@ -185,7 +185,7 @@ impl Reformer {
         let words: Vec<usize> =
             (0..batch * length).map(|n| place(n).map_or(self.pad, |i| ids[i])).collect();
         let words = ops::gather(&self.words.on(device), &words, &[batch, length]);
-        let embedded = ops::add(words, &self.positions.run(batch, length, device));
+        let embedded = ops::add(words, &positions::run(&self.axes, batch, length, device));
         let there = |i: usize| valid.as_ref().is_none_or(|valid| valid[i] != 0);
         let valid: Vec<u8> =
             (0..batch * length).map(|n| u8::from(place(n).is_some_and(there))).collect();

@@ -78,7 +78,7 @@ fn read(
     finish: impl Fn(&mut Network, &Weights) -> Result<()>,
 ) -> Result<Seq2Seq> {
     decoder.traits = Traits { side: Side::Decoder, causal: true, ..decoder.traits };
-    let body = encoder.body(weights);
+    let body = encoder.names.body(weights);
     let words = encoder.words(config, &body)?;
     let head = TokenLogits::read(&encoder, weights, &words)?;
     let [encoder, mut decoder] = each([encoder, decoder], |sizes| {

@@ -14,7 +14,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let traits = Traits { place, ..*traits };
     let sizes = Sizes::read(&traits, config)?;
     let hidden = sizes.hidden;
-    let body = sizes.body(weights);
+    let body = sizes.names.body(weights);
     let encoder = body.under("encoder.");
     let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
     let channels = extractor.channels();
