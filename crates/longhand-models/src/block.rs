@@ -1,10 +1,10 @@
 //! The transformer block. There is one; what a model does otherwise is data in it.
 
-use crate::attention::{self, Globals, Heads, Mask};
+use crate::attention::{self, Heads, Mask};
 use crate::cache::{BlockCache, KeysValues};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
-use crate::{Device, Result, Tensor};
+use crate::{Device, Ints, Result, Tensor};
 
 /// Where a sublayer's norm stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,8 +229,8 @@ pub struct Seen<'a> {
     pub mask: Mask<'a>,
     /// An encoder's states, and which of them are there.
     pub memory: Option<(&'a Tensor, Mask<'a>)>,
-    /// Positions that see and are seen from everywhere.
-    pub globals: Option<&'a Globals>,
+    /// Positions that see and are seen from everywhere, `[batch, count]`, filled up with −1.
+    pub globals: Option<&'a Ints>,
 }
 
 impl<'a> Seen<'a> {

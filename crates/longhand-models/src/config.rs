@@ -13,15 +13,18 @@ use std::path::Path;
 /// A configuration, or a part of one.
 pub struct Config {
     options: Map<String, Value>,
-    /// Its `model_type`'s entry in [`CLASSES`], and its options' names there.
+    /// What [`CLASSES`] says of its `model_type`, and of any; and its options' names there.
     class: Value,
+    any: Value,
     names: Names,
     used: RefCell<BTreeSet<String>>,
 }
 
 /// For each `model_type`, what its configs call the `options` that BERT has too (`null` is one that they
-/// have not: then a default stands under BERT's name), and its checkpoints the `parameters`; and what the
-/// public class (transformers 4.57.6) takes where an option is left out.
+/// have not: then a default stands under BERT's name), and its checkpoints the `parameters`; what the
+/// public class (transformers 4.57.6) takes where an option is left out; and options that nobody asks
+/// for. `fixed`: of published models, with the one value of each that is supported. `harmless`: they do
+/// not change what a forward pass computes.
 const CLASSES: &str = include_str!("classes.json");
 
 /// What a class calls what BERT has too.
@@ -44,11 +47,6 @@ impl Names {
 
 /// BERT's table of words.
 pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
-
-/// Options that no model asks for. `fixed`: of published models, with the one value of each that is
-/// supported. `harmless`: they do not change what a forward pass computes. Those of one `model_type`
-/// alone stand in [`CLASSES`].
-const UNASKED: &str = include_str!("unasked.json");
 
 impl Config {
     /// Reads a folder's `config.json`.
@@ -86,8 +84,9 @@ impl Config {
     fn of(options: Map<String, Value>) -> Self {
         let classes: Value = serde_json::from_str(CLASSES).expect("JSON");
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let class = classes[class].clone();
-        Config { names: Names(class["options"].clone()), class, options, used: RefCell::default() }
+        let [class, any] = [class, "any"].map(|name| classes[name].clone());
+        let names = Names(class["options"].clone());
+        Config { options, class, any, names, used: RefCell::default() }
     }
 
     /// The part under `key`, a configuration itself.
@@ -340,8 +339,8 @@ impl Config {
     ///
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
-        let all: Value = serde_json::from_str(UNASKED).expect("JSON");
-        let under = |part| [&all, &self.class].map(|of| of[part].as_object()).into_iter().flatten();
+        let under =
+            |part| [&self.any, &self.class].map(|of| of[part].as_object()).into_iter().flatten();
         let used = self.used.borrow().clone();
         for (key, value) in under("fixed").flatten().filter(|(key, _)| !used.contains(*key)) {
             self.only(key, value.clone())?;

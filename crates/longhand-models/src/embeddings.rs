@@ -58,15 +58,15 @@ impl Embeddings {
             table("position", count + traits.positions.first())
         };
         let types = if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 };
-        let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
         let tasked = traits.task_types && config.flag_or("use_task_id", false)?;
+        let tasks = || table("task_type", config.size_or("task_type_vocab_size", 3)?);
         Ok(Embeddings {
             inputs: ["input_ids", "position_ids"],
             word,
             scale: 1.0,
             position: when(traits.positions != Positions::None, position)?,
             token_type: when(types > 0, || table("token_type", types))?,
-            tasks: when(tasked, || table("task_type", tasks))?,
+            tasks: when(tasked, tasks)?,
             widen: None,
             norm: when(traits.embedding_norm, || {
                 sizes.norm(weights, "embeddings.LayerNorm", width)

@@ -1,7 +1,7 @@
 //! A network of one row: embeddings, blocks, heads. Members that are nothing else are read here;
 //! the others hold one or two of them.
 
-use crate::attention::{Globals, Mask};
+use crate::attention::Mask;
 use crate::block::Seen;
 use crate::embeddings::Embeddings;
 use crate::generate::{self, Begun, Generator};
@@ -311,11 +311,11 @@ impl Member for Network {
 }
 
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.
-fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
+fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Ints>> {
     let shape = &inputs.ints("input_ids")?.shape;
     let Some(mask) = inputs.optional_ints("global_attention_mask", shape)? else { return Ok(None) };
     let is_global = |(i, &m): (usize, &i32)| m != 0 && valid.is_none_or(|v| v[i] != 0);
     let mask: Vec<bool> = mask.data.iter().enumerate().map(is_global).collect();
     let (indices, count) = globals_from_mask(&mask, shape[1])?;
-    Ok((count > 0).then_some(Globals { indices, count }))
+    Ok((count > 0).then(|| Ints::new(&[shape[0], count], indices)))
 }
