@@ -12,7 +12,8 @@ use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
 use crate::traits::Traits;
 use crate::{
-    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, require, when,
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, family, require,
+    when,
 };
 use longhand::longformer::globals_from_mask;
 
@@ -127,6 +128,25 @@ impl Network {
         let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
         Network::of(sizes, embeddings, stack).with_heads(config, weights)
+    }
+
+    /// Reads the network that is the part `name` of a config and its weights, a `model_type`; words,
+    /// positions and token types are those of the part `tables`.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and if the part is absent or has an option that nobody asks for.
+    pub fn part(
+        config: &Config,
+        weights: &Weights,
+        [name, model_type, tables]: [&str; 3],
+    ) -> Result<Self> {
+        let own = config.part(name)?;
+        own.only("model_type", model_type)?;
+        let [weights, tables] = [name, tables].map(|part| weights.under(&format!("{part}.")));
+        let tables = own.parameters("parameters").body(&tables);
+        let network = Network::sharing(family::row(&own)?, &own, &weights, &tables)?;
+        own.finish().map_err(|e| e.at(name)).map(|()| network)
     }
 
     /// A network without heads.

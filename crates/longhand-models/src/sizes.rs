@@ -117,7 +117,9 @@ impl Sizes {
 /// If they have no width of their own and do not share that evenly.
 pub fn heads(traits: &Traits, config: &Config, hidden: usize, option: &str) -> Result<Heads> {
     let count = config.positive(option)?;
-    let own = config.size_or("head_dim", 0)?;
+    // BERT has no such option.
+    let has_own = config.name("head_dim") != "head_dim";
+    let own = if has_own { config.size_or("head_dim", 0)? } else { 0 };
     let rule = format!("must be a multiple of {} = {count}", config.name(option));
     let fits = own > 0 || hidden.is_multiple_of(count);
     ensure(fits, format_args!("config: {}", config.name("hidden_size")), hidden, rule)?;

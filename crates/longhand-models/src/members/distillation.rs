@@ -3,18 +3,11 @@
 use super::*;
 use crate::attention;
 use crate::block::Block;
-use crate::family;
 
 /// Student and teacher, a BERT.
 fn read(student: &str, config: &Config, weights: &Weights) -> Result<[Network; 2]> {
-    each([("student", student), ("teacher", "bert")], |(name, model_type)| {
-        let own = config.part(name)?;
-        own.only("model_type", model_type)?;
-        let weights = weights.under(&format!("{name}."));
-        let network = Network::read(family::row(&own)?, &own, &weights)?;
-        own.finish().map_err(|e| e.at(name))?;
-        Ok(network)
-    })
+    let parts = [["student", student, "student"], ["teacher", "bert", "teacher"]];
+    each(parts, |part| Network::part(config, weights, part))
 }
 
 pub(crate) fn distilbert(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
