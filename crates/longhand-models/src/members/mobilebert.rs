@@ -15,18 +15,18 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let is_pooled = config.flag_or("classifier_activation", true)?;
     sizes.traits.pooled = is_pooled;
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
-    let kind = if normed { NormKind::Layer } else { NormKind::Affine };
+    sizes.traits.norm = if normed { NormKind::Layer } else { NormKind::Affine };
     let (body, hidden) = (sizes.names.body(weights), sizes.hidden);
     let (width, vocab) = (config.size_or("embedding_size", 128)?, config.positive("vocab_size")?);
     let words = body.tensor("embeddings.word_embeddings.weight", &[vocab, width])?;
     let mut embeddings = Embeddings::read(&sizes, config, words, &body, &body)?;
-    embeddings.norm = Some(Norm::read(&body, "embeddings.LayerNorm", hidden, kind, DEFAULT_EPS)?);
+    embeddings.norm.iter_mut().for_each(|norm| norm.eps = DEFAULT_EPS);
     let trigram = config.flag_or("trigram_input", true)?;
     let wide = if trigram { 3 * width } else { width };
     // Files hold it even where there is nothing to widen.
     let map = Linear::read(&body, "embeddings.embedding_transformation", wide, hidden)?;
     embeddings.widen = (trigram || width != hidden).then_some((map, trigram));
-    let stack = read_stack(&sizes, kind, config, &body)?;
+    let stack = read_stack(&sizes, config, &body)?;
     let mut network = Network::of(sizes, embeddings, stack).with_heads(config, weights)?;
     if !is_pooled {
         network.pooler = Some(Pooler::First);
@@ -43,7 +43,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 }
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.
-fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) -> Result<Stack> {
+fn read_stack(sizes: &Sizes, config: &Config, body: &Weights) -> Result<Stack> {
     let (hidden, count) = (sizes.hidden, sizes.heads.count);
     let uses_bottleneck = config.flag_or("use_bottleneck", true)?;
     let intra = config.size_or("intra_bottleneck_size", 128)?;
@@ -62,7 +62,6 @@ fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) ->
         hidden: narrow,
         heads: Heads::new(count, narrow / count),
         projected_from: [query_from, query_from, value_from],
-        traits: Traits { norm: kind, ..sizes.traits },
         ..sizes.clone()
     };
     let mut stack = Stack::read(&inside, config, body)?;
@@ -75,8 +74,7 @@ fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) ->
         }
         let pair = |name: &str, from: usize, to: usize| -> Result<(Linear, Norm)> {
             let own = own.under(name);
-            let norm = Norm::read(&own, "LayerNorm", to, kind, sizes.eps)?;
-            Ok((Linear::read(&own, "dense", from, to)?, norm))
+            Ok((Linear::read(&own, "dense", from, to)?, sizes.norm(&own, "LayerNorm", to)?))
         };
         block.bottleneck = when(uses_bottleneck, || {
             Ok(Bottleneck {

@@ -6,7 +6,7 @@ mod sound;
 
 use super::*;
 use codebooks::read_codebooks;
-use sound::{Convolution, read_extractor};
+use sound::{Convolution, features, read_extractor};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let stable = config.flag_or("do_stable_layer_norm", false)?;
@@ -17,7 +17,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let body = sizes.names.body(weights);
     let encoder = body.under("encoder.");
     let extractor = read_extractor(config, &body.under("feature_extractor.conv_layers."))?;
-    let channels = extractor.channels();
+    let channels = extractor.last().map_or(1, |layer| layer.channels());
     let frame_norm = sizes.norm(&body, "feature_projection.layer_norm", channels)?;
     let projection = Linear::read(&body, "feature_projection.projection", channels, hidden)?;
     // In place of a masked frame, if masks are obeyed.
@@ -29,9 +29,10 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     // Before the blocks, if their norms come last.
     let norm = when(place == Place::Post, || sizes.norm(&encoder, "encoder.ln", hidden))?;
     let stack = Stack::read(&sizes, config, &encoder)?;
-    let codebooks = read_codebooks(config, weights, channels, hidden)?;
+    let codebooks =
+        when(weights.has_any("quantizer."), || read_codebooks(config, weights, channels, hidden))?;
     member(move |inputs, device, out| {
-        let (features, there) = extractor.features(&frame_norm, inputs, device)?;
+        let (features, there) = features(&extractor, &frame_norm, inputs, device)?;
         let there = there.as_deref();
         // The states of frames, masked ones replaced; those that are not there see nothing.
         let states = |masked: Option<&Ints>| -> Result<Vec<Tensor>> {

@@ -14,16 +14,13 @@ pub(super) struct Codebooks {
     diversity: f64,
 }
 
-/// Reads the codebooks, if the weights hold any.
+/// Reads the codebooks.
 pub(super) fn read_codebooks(
     config: &Config,
     weights: &Weights,
     channels: usize,
     hidden: usize,
-) -> Result<Option<Codebooks>> {
-    if !weights.has_any("quantizer.") {
-        return Ok(None);
-    }
+) -> Result<Codebooks> {
     let groups = config.size_or("num_codevector_groups", 2)?.max(1);
     let of_group = config.size_or("num_codevectors_per_group", 320)?.max(1);
     let width = config.size_or("codevector_dim", 256)?;
@@ -32,7 +29,7 @@ pub(super) fn read_codebooks(
     ensure(width > 0 && width.is_multiple_of(groups), "config: codevector_dim", width, rule)?;
     let all = groups * of_group;
     let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
-    Ok(Some(Codebooks {
+    Ok(Codebooks {
         groups,
         scores: Linear::read(weights, "quantizer.weight_proj", channels, all)?,
         entries: entries.reshape(&[all, width / groups]),
@@ -40,7 +37,7 @@ pub(super) fn read_codebooks(
         project_context: Linear::read(weights, "project_hid", hidden, shared)?,
         temperature: config.positive_or("contrastive_logits_temperature", 0.1)?,
         diversity: config.number_or("diversity_loss_weight", 0.1)?,
-    }))
+    })
 }
 
 impl Codebooks {
