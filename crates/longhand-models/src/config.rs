@@ -9,14 +9,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// A configuration, or a part of one.
 pub struct Config {
     options: Map<String, Value>,
-    /// What [`CLASSES`] says of its `model_type`, and of any; and its options' names there.
-    class: Value,
-    any: Value,
-    names: Names,
+    /// What [`CLASSES`] says of its `model_type`.
+    class: &'static Value,
     used: RefCell<BTreeSet<String>>,
 }
 
@@ -25,20 +24,21 @@ pub struct Config {
 /// public class (transformers 4.57.6) takes where an option is left out; and options that nobody asks
 /// for. `fixed`: of published models, with the one value of each that is supported. `harmless`: they do
 /// not change what a forward pass computes.
-const CLASSES: &str = include_str!("classes.json");
+static CLASSES: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("classes.json")).expect("JSON"));
 
 /// What a class calls what BERT has too.
-#[derive(Clone)]
-pub struct Names(Value);
+#[derive(Clone, Copy)]
+pub struct Names(&'static Value);
 
 impl Names {
     /// Its name for what BERT calls `key`.
-    pub fn of<'a>(&'a self, key: &'a str) -> &'a str {
+    pub fn of(self, key: &str) -> &str {
         self.0.get(key).map_or(key, |own| own.as_str().unwrap_or_default())
     }
 
     /// The body's parameters: under its prefix, or bare in a file that holds nothing else.
-    pub fn body(&self, weights: &Weights) -> Weights {
+    pub fn body(self, weights: &Weights) -> Weights {
         let prefix = self.of("bert.");
         let bare = weights.has(self.of(WORDS)) && !weights.has_any(prefix);
         weights.under(if bare { "" } else { prefix })
@@ -82,11 +82,8 @@ impl Config {
     }
 
     fn of(options: Map<String, Value>) -> Self {
-        let classes: Value = serde_json::from_str(CLASSES).expect("JSON");
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let [class, any] = [class, "any"].map(|name| classes[name].clone());
-        let names = Names(class["options"].clone());
-        Config { options, class, any, names, used: RefCell::default() }
+        Config { class: &CLASSES[class], options, used: RefCell::default() }
     }
 
     /// The part under `key`, a configuration itself.
@@ -108,12 +105,12 @@ impl Config {
 
     /// What this config calls BERT's option `key`.
     pub fn name<'a>(&'a self, key: &'a str) -> &'a str {
-        self.names.of(key)
+        Names(&self.class["options"]).of(key)
     }
 
     /// What checkpoints call the parameters of a `part`, where that has names of its own.
     pub fn parameters(&self, part: &str) -> Names {
-        Names(self.class.get(part).unwrap_or(&self.class["parameters"]).clone())
+        Names(self.class.get(part).unwrap_or(&self.class["parameters"]))
     }
 
     /// The option as it stands, `null` being none, or else the public class's; it counts as asked
@@ -339,8 +336,9 @@ impl Config {
     ///
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
-        let under =
-            |part| [&self.any, &self.class].map(|of| of[part].as_object()).into_iter().flatten();
+        let under = |part| {
+            [&CLASSES["any"], self.class].map(|of| of[part].as_object()).into_iter().flatten()
+        };
         let used = self.used.borrow().clone();
         for (key, value) in under("fixed").flatten().filter(|(key, _)| !used.contains(*key)) {
             self.only(key, value.clone())?;
