@@ -8,13 +8,13 @@
 )]
 
 mod reformer;
-mod streams;
+mod relative;
 
-pub use reformer::{Ring, Rotations, chunked, hashed};
-pub use streams::{StreamMask, distances, stream};
+pub use reformer::{Ring, chunked, hashed};
+pub use relative::{Segment, relative};
 
 use crate::gpu::attention::attend;
-use crate::{Device, Result, Tensor};
+use crate::{Device, Ints, Result, Tensor};
 use longhand::full::{Bias, Buckets};
 use longhand::{DType, Full, Longformer, Shape, TransformerXl};
 
@@ -90,17 +90,8 @@ pub fn full(
     Ok(out)
 }
 
-/// Global positions: `[batch, count]`, distinct, filled up with −1.
-#[derive(Debug, Clone)]
-pub struct Globals {
-    /// The positions.
-    pub indices: Vec<i32>,
-    /// How many a row may list.
-    pub count: usize,
-}
-
-/// Longformer's attention: `side` keys on each side of a position, and global positions, whose rows
-/// read projections of their own. All tensors are `[batch, seqlen, heads · dim]`. Gradient: as of
+/// Longformer's attention: `side` keys on each side of a position, and global positions (`[batch,
+/// count]`, distinct, filled up with −1), whose rows read projections of their own. All tensors are `[batch, seqlen, heads · dim]`. Gradient: as of
 /// [`full`].
 ///
 /// # Errors
@@ -111,50 +102,20 @@ pub fn windowed(
     heads: &Heads,
     side: usize,
     [q, k, v]: [&Tensor; 3],
-    globals: Option<(&Globals, [&Tensor; 3])>,
+    globals: Option<(&Ints, [&Tensor; 3])>,
     key_valid: Option<&[u8]>,
 ) -> Result<Tensor> {
     let [batch, seqlen] = [q.shape()[0], q.shape()[1]];
     let mut problem = Longformer::new([batch, seqlen, heads.count, heads.dim], side, DType::F32);
     problem.softmax_scale = heads.scale;
-    problem.max_globals = globals.map_or(0, |(globals, _)| globals.count);
+    problem.max_globals = globals.map_or(0, |(globals, _)| globals.shape[1]);
     problem.key_padding = key_valid.is_some();
     let own = |n: usize| globals.map(|(_, x)| x[n]);
     let (out, _) = attend!(device, problem, longformer(q, k, v)(q, k, v), {
         q_global: own(0),
         k_global: own(1),
         v_global: own(2),
-        global_indices: globals.map(|(globals, _)| &globals.indices[..]),
-        key_valid: key_valid,
-    });
-    Ok(out)
-}
-
-/// Transformer-XL's attention of the segment's `q` over `k` and `v` of memory and segment; `r`
-/// `[seqlen_k, heads · dim]` by distance, ascending. `options`: the farthest key that is seen, and
-/// the distance beyond which all are alike. `key_valid` is `[batch, seqlen_k]`, 1 for a key that is
-/// there. Gradient: as of [`full`], also to `r` and the biases.
-///
-/// # Errors
-///
-/// If the sizes do not fit.
-pub fn relative(
-    device: &Device,
-    heads: &Heads,
-    [q, k, v]: [&Tensor; 3],
-    r: &Tensor,
-    [u, w]: [&Tensor; 2],
-    (left, clamp_len): (Option<usize>, Option<usize>),
-    key_valid: Option<&[u8]>,
-) -> Result<Tensor> {
-    let [batch, seqlen] = [q.shape()[0], q.shape()[1]];
-    let shape = [batch, seqlen, heads.count, heads.dim];
-    let mut problem = TransformerXl::with_memory(shape, k.shape()[1] - seqlen, DType::F32);
-    problem.softmax_scale = heads.scale;
-    problem.window.left = left;
-    problem.clamp_len = clamp_len;
-    problem.key_padding = key_valid.is_some();
-    let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r, u, w)([q, k, v], r, [u, w]), {
+        global_indices: globals.map(|(globals, _)| &globals.data[..]),
         key_valid: key_valid,
     });
     Ok(out)

@@ -1,11 +1,10 @@
 //! The transformer block. There is one; what a model does otherwise is data in it.
 
-use crate::attention::{self, Globals, Heads, Mask};
+use crate::attention::{self, Heads, Mask};
 use crate::cache::{BlockCache, KeysValues};
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm};
-use crate::{Device, Result, Tensor};
-use std::cell::RefCell;
+use crate::{Device, Ints, Result, Tensor};
 
 /// Where a sublayer's norm stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,24 +84,10 @@ pub struct Attention {
     pub out: Linear,
     /// Heads.
     pub heads: Heads,
-    /// What a position sees.
-    pub kind: Kind,
-}
-
-/// The kinds of attention of a block.
-pub enum Kind {
-    /// Every position.
-    Full {
-        /// Up to its own.
-        causal: bool,
-    },
-    /// Those at most `side` away, and the global ones, which read projections of their own.
-    Windowed {
-        /// Keys on each side.
-        side: usize,
-        /// Of queries, keys and values of global positions.
-        global: Box<[Linear; 3]>,
-    },
+    /// No position sees a later one.
+    pub causal: bool,
+    /// A position sees so many on each side, and the global ones, which have projections of their own.
+    pub window: Option<(usize, Box<[Linear; 3]>)>,
 }
 
 impl Attention {
@@ -148,17 +133,13 @@ impl Attention {
     }
 
     fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
-        if let Some(taps) = seen.scores {
-            let scores = attention::scores(&self.heads, [&q, &k], seen.mask.key_valid);
-            taps.borrow_mut().push(scores);
-        }
         let local = [&q, &k, &v];
-        let mixed = match &self.kind {
-            &Kind::Full { causal } => {
-                let mask = Mask { causal, ..seen.mask };
+        let mixed = match &self.window {
+            None => {
+                let mask = Mask { causal: self.causal, ..seen.mask };
                 attention::full(seen.device, &self.heads, local, &mask)?
             }
-            Kind::Windowed { side, global } => {
+            Some((side, global)) => {
                 let valid = seen.mask.key_valid;
                 let own = seen.globals.map(|_| [0, 1, 2].map(|i| global[i].run(x[i])));
                 let own = seen.globals.zip(own.as_ref().map(|own| own.each_ref()));
@@ -240,6 +221,7 @@ pub struct Block {
 }
 
 /// What the blocks of one forward pass see.
+#[derive(Clone, Copy)]
 pub struct Seen<'a> {
     /// Where attention runs.
     pub device: &'a Device,
@@ -247,16 +229,14 @@ pub struct Seen<'a> {
     pub mask: Mask<'a>,
     /// An encoder's states, and which of them are there.
     pub memory: Option<(&'a Tensor, Mask<'a>)>,
-    /// Positions that see and are seen from everywhere.
-    pub globals: Option<&'a Globals>,
-    /// Takes every block's scores, for distillation.
-    pub scores: Option<&'a RefCell<Vec<Tensor>>>,
+    /// Positions that see and are seen from everywhere, `[batch, count]`, filled up with −1.
+    pub globals: Option<&'a Ints>,
 }
 
 impl<'a> Seen<'a> {
     /// A mask and nothing else.
     pub fn new(device: &'a Device, mask: Mask<'a>) -> Self {
-        Seen { device, mask, memory: None, globals: None, scores: None }
+        Seen { device, mask, memory: None, globals: None }
     }
 }
 

@@ -1,29 +1,52 @@
 //! `config.json`: every option is asked for by name, and one that nobody asks for is an error,
-//! unless it is known to leave the results alone.
+//! unless it is known to leave the results alone. What BERT has too is asked for by BERT's name, and so
+//! are parameters.
 
 use crate::ops::Activation;
-use crate::{Error, Result, reject};
+use crate::{Error, Result, Weights, reject};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// A configuration, or a part of one.
 pub struct Config {
     options: Map<String, Value>,
-    /// Of the public configuration class, for what is left out.
-    defaults: Map<String, Value>,
+    /// What [`CLASSES`] says of its `model_type`.
+    class: &'static Value,
     used: RefCell<BTreeSet<String>>,
 }
 
-/// For each `model_type`, the options that are read and what the public class (transformers 4.57.6)
-/// takes where one is left out.
-const DEFAULTS: &str = include_str!("defaults.json");
+/// For each `model_type`, what its configs call the `options` that BERT has too (`null` is one that they
+/// have not: then a default stands under BERT's name), and its checkpoints the `parameters`; what the
+/// public class (transformers 4.57.6) takes where an option is left out; and options that nobody asks
+/// for. `fixed`: of published models, with the one value of each that is supported. `harmless`: they do
+/// not change what a forward pass computes.
+static CLASSES: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("classes.json")).expect("JSON"));
 
-/// Options that no model asks for. `fixed`: of published models, with the one value of each that is
-/// supported. `harmless`: they do not change what a forward pass computes.
-const UNASKED: &str = include_str!("unasked.json");
+/// What a class calls what BERT has too.
+#[derive(Clone, Copy)]
+pub struct Names(&'static Value);
+
+impl Names {
+    /// Its name for what BERT calls `key`.
+    pub fn of(self, key: &str) -> &str {
+        self.0.get(key).map_or(key, |own| own.as_str().unwrap_or_default())
+    }
+
+    /// The body's parameters: under its prefix, or bare in a file that holds nothing else.
+    pub fn body(self, weights: &Weights) -> Weights {
+        let prefix = self.of("bert.");
+        let bare = weights.has(self.of(WORDS)) && !weights.has_any(prefix);
+        weights.under(if bare { "" } else { prefix })
+    }
+}
+
+/// BERT's table of words.
+pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
 
 impl Config {
     /// Reads a folder's `config.json`.
@@ -59,10 +82,8 @@ impl Config {
     }
 
     fn of(options: Map<String, Value>) -> Self {
-        let classes: Value = serde_json::from_str(DEFAULTS).expect("JSON");
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let defaults = classes[class].as_object().cloned().unwrap_or_default();
-        Config { options, defaults, used: RefCell::default() }
+        Config { class: &CLASSES[class], options, used: RefCell::default() }
     }
 
     /// The part under `key`, a configuration itself.
@@ -82,11 +103,23 @@ impl Config {
         self.options.get(key).is_some_and(|v| !v.is_null())
     }
 
+    /// What this config calls BERT's option `key`.
+    pub fn name<'a>(&'a self, key: &'a str) -> &'a str {
+        Names(&self.class["options"]).of(key)
+    }
+
+    /// What checkpoints call the parameters of a `part`, where that has names of its own.
+    pub fn parameters(&self, part: &str) -> Names {
+        Names(self.class.get(part).unwrap_or(&self.class["parameters"]))
+    }
+
     /// The option as it stands, `null` being none, or else the public class's; it counts as asked
     /// for.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.used.borrow_mut().insert(key.to_owned());
-        self.options.get(key).or_else(|| self.defaults.get(key)).filter(|v| !v.is_null())
+        let name = self.name(key);
+        self.used.borrow_mut().insert(name.to_owned());
+        let default = || self.class.get(if name.is_empty() { key } else { name });
+        self.options.get(name).or_else(default).filter(|v| !v.is_null())
     }
 
     /// The option as `of` reads it, if it is there; `rule` says what it must be.
@@ -100,7 +133,7 @@ impl Config {
         rule: &str,
         of: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        let read = |value| of(value).ok_or_else(|| wrong(key, value, rule));
+        let read = |value| of(value).ok_or_else(|| wrong(self.name(key), value, rule));
         self.get(key).map(read).transpose()
     }
 
@@ -115,7 +148,7 @@ impl Config {
         rule: &str,
         of: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<T> {
-        let absent = || Error::input(format!("config: {key:?} is absent"));
+        let absent = || Error::input(format!("config: {:?} is absent", self.name(key)));
         self.optional(key, rule, of)?.ok_or_else(absent)
     }
 
@@ -275,7 +308,7 @@ impl Config {
     /// If it is not a known one.
     pub fn activation_or(&self, key: &str, default: &str) -> Result<Activation> {
         let name = self.text_or(key, default)?;
-        let unknown = || wrong(key, &Value::from(&*name), "is not a supported activation");
+        let unknown = || wrong(self.name(key), &(&*name).into(), "is not a supported activation");
         Activation::named(&name).ok_or_else(unknown)
     }
 
@@ -288,7 +321,7 @@ impl Config {
         let supported = supported.into();
         let same =
             |v: &Value| *v == supported || v.as_f64().is_some() && v.as_f64() == supported.as_f64();
-        let other = |v| wrong(key, v, &format!("only {supported} is supported"));
+        let other = |v| wrong(self.name(key), v, &format!("only {supported} is supported"));
         reject(self.get(key).filter(|v| !same(v)), other)
     }
 
@@ -297,29 +330,24 @@ impl Config {
         self.used.borrow_mut().extend(keys.split_whitespace().map(str::to_owned));
     }
 
-    /// Options whose value does not matter to this model, by how their names begin.
-    pub fn ignore_under(&self, prefixes: &[&str]) {
-        let under = |key: &&String| prefixes.iter().any(|prefix| key.starts_with(prefix));
-        self.used.borrow_mut().extend(self.options.keys().filter(under).cloned());
-    }
-
     /// Rejects options that nobody asked for, but those that leave the results alone.
     ///
     /// # Errors
     ///
     /// Names the first of them.
     pub fn finish(&self) -> Result<()> {
-        let all: Value = serde_json::from_str(UNASKED).expect("JSON");
-        let under = |part: &str| all[part].as_object().into_iter().flatten();
-        let unasked = |key: &str| self.has(key) && !self.used.borrow().contains(key);
-        for (key, value) in under("fixed").filter(|(key, _)| unasked(key)) {
+        let under = |part| {
+            [&CLASSES["any"], self.class].map(|of| of[part].as_object()).into_iter().flatten()
+        };
+        let used = self.used.borrow().clone();
+        for (key, value) in under("fixed").flatten().filter(|(key, _)| !used.contains(*key)) {
             self.only(key, value.clone())?;
         }
-        let used = self.used.borrow();
-        let harmless = under("harmless").flat_map(|(_, keys)| keys.as_array()).flatten();
+        let harmless = under("harmless").flatten().flat_map(|(_, keys)| keys.as_array()).flatten();
         let harmless: BTreeSet<&str> = harmless.filter_map(Value::as_str).collect();
-        let known =
-            |key: &str| key.starts_with('_') || used.contains(key) || harmless.contains(key);
+        let known = |key: &str| {
+            key.starts_with('_') || self.used.borrow().contains(key) || harmless.contains(key)
+        };
         let other = self.options.iter().find(|(key, value)| !known(key) && !value.is_null());
         let rule = "this model has no such option: it might change the results";
         reject(other, |(key, value)| wrong(key, value, rule))

@@ -4,10 +4,12 @@ use crate::ops;
 use crate::parts::{Linear, Norm};
 use crate::sizes::Sizes;
 use crate::traits::{Factorised, Positions};
-use crate::{Cache, Device, Inputs, Ints, Result, Tensor, Weights, ensure, when};
+use crate::{Cache, Config, Device, Inputs, Ints, Result, Tensor, Weights, ensure, when};
 
 /// The tables, what is added to them, and what follows.
 pub struct Embeddings {
+    /// The inputs of ids and, if they are given, of positions.
+    pub inputs: [&'static str; 2],
     /// Of words; heads are tied to it.
     pub word: Tensor,
     /// What its vectors are multiplied by.
@@ -37,33 +39,52 @@ impl Embeddings {
     /// # Errors
     ///
     /// If a parameter is absent or misshapen.
-    pub fn read(sizes: &Sizes, word: Tensor, tables: &Weights, weights: &Weights) -> Result<Self> {
-        let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
-        let mapped = width != sizes.hidden || traits.factorised == Factorised::Always;
-        let table = |name: &str, rows: usize| tables.tensor(name, &[rows, width]);
-        let positions = sizes.positions + traits.positions.first();
+    pub fn read(
+        sizes: &Sizes,
+        config: &Config,
+        word: Tensor,
+        tables: &Weights,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let (traits, hidden) = (&sizes.traits, sizes.hidden);
+        let width = sizes.width_of_tables(&word);
+        let mapped = width != hidden || traits.factorised == Factorised::Always;
+        let table = |name: &str, rows: usize| {
+            let name = format!("embeddings.{name}_embeddings.weight");
+            tables.tensor(sizes.names.of(&name), &[rows, width])
+        };
+        let position = || {
+            let count = config.positive("max_position_embeddings")?;
+            table("position", count + traits.positions.first())
+        };
+        let types = if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 };
+        let tasked = traits.task_types && config.flag_or("use_task_id", false)?;
+        let tasks = || table("task_type", config.size_or("task_type_vocab_size", 3)?);
+        let norm = || sizes.norm(weights, "embeddings.LayerNorm", width);
+        let map = || Linear::read(weights, sizes.names.of("embeddings_project"), width, hidden);
         Ok(Embeddings {
+            inputs: ["input_ids", "position_ids"],
             word,
             scale: 1.0,
-            position: when(sizes.positions > 0, || table(names.position, positions))?,
-            token_type: when(sizes.types > 0, || table(names.token_type, sizes.types))?,
-            tasks: None,
+            position: when(traits.positions != Positions::None, position)?,
+            token_type: when(types > 0, || table("token_type", types))?,
+            tasks: when(tasked, tasks)?,
             widen: None,
-            norm: when(traits.embedding_norm, || sizes.norm(weights, names.embedding_norm, width))?,
-            map: when(mapped, || Linear::read(weights, names.embedding_map, width, sizes.hidden))?,
+            norm: when(traits.embedding_norm, norm)?,
+            map: when(mapped, map)?,
             positions: traits.positions,
-            pad: sizes.pad,
+            pad: config.size_or("pad_token_id", 0)?,
         })
     }
 
-    /// The vectors of the ids in the first input, at the positions in the second (counted where there
-    /// are none), with `token_type_ids` (all 0 where there are none), on `device`.
+    /// The vectors of the ids in the first of [`inputs`](Self::inputs), at the positions in the second
+    /// (counted where there are none), with `token_type_ids` (all 0 where there are none), on `device`.
     ///
     /// # Errors
     ///
     /// If an id is outside its table, or the sequence longer than the positions.
-    pub fn run(&self, inputs: &Inputs, names: [&str; 2], device: &Device) -> Result<Tensor> {
-        let [name, place] = names;
+    pub fn run(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
+        let [name, place] = self.inputs;
         let ids = inputs.ints(name)?;
         ids.sizes::<2>(name)?;
         let look_up =
@@ -113,16 +134,17 @@ impl Embeddings {
     /// # Errors
     ///
     /// If there are more positions than the table has.
-    pub fn continued(&self, names: [&str; 2], ids: &Ints, cache: &mut Cache) -> Result<Inputs> {
-        let [_, length] = ids.sizes(names[0])?;
+    pub fn continued(&self, ids: &Ints, cache: &mut Cache) -> Result<Inputs> {
+        let [name, place] = self.inputs;
+        let [_, length] = ids.sizes(name)?;
         let (all, most) = (cache.read + length, self.most());
         let rule = format!("the position table has {most} rows");
         ensure(all <= most, "the length of prompt and continuation", all, rule)?;
         let of_row = |&pad: &usize| (cache.read..all).map(move |i| i.saturating_sub(pad) as i32);
         let positions = cache.padding.iter().flat_map(of_row).collect();
         cache.read = all;
-        let inputs = Inputs::new().ints_of(names[0], &ids.shape, ids.data.clone());
-        Ok(inputs.ints_of(names[1], &ids.shape, positions))
+        let inputs = Inputs::new().ints_of(name, &ids.shape, ids.data.clone());
+        Ok(inputs.ints_of(place, &ids.shape, positions))
     }
 
     /// The positions of ids where none are given.

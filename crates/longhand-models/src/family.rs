@@ -8,34 +8,21 @@ use crate::block::Place;
 use crate::members::{self, characters, elmo, fasttext, glove, word2vec};
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
-use crate::traits::{
-    ClassHead, Factorised, PairHead, PoolerSpec, Positions, Read, Side, TokenHead, Traits,
-};
-use crate::{Config, Error, Result, names, network, objectives};
+use crate::traits::{Factorised, PairHead, Positions, Read, Side, TokenHead, Traits};
+use crate::{Config, Error, Result, network, objectives};
 
 const MLM: TokenHead =
     TokenHead { transform: true, activation: None, bias: true, output: "prediction_logits" };
 const LM: TokenHead =
     TokenHead { transform: false, activation: None, bias: false, output: "logits" };
-const NEXT_SENTENCE: PairHead = PairHead {
-    name: "cls.seq_relationship",
-    labels: "next_sentence_label",
-    output: "seq_relationship_logits",
-};
-
-const CLASSES: ClassHead = ClassHead {
-    dense: "classifier.dense",
-    activation: Activation::Tanh,
-    out: "classifier.out_proj",
-};
+const NEXT_SENTENCE: PairHead =
+    PairHead { labels: "next_sentence_label", output: "seq_relationship_logits" };
 
 /// The measure of all others.
 pub const BERT: Traits = Traits {
     model_type: "bert",
     marker: None,
     idea: "masked tokens and the next sentence, from both sides at once",
-    keys: &names::BERT_KEYS,
-    names: &names::BERT_NAMES,
     order: Order::OutIn,
     place: Place::Post,
     norm: NormKind::Layer,
@@ -52,7 +39,7 @@ pub const BERT: Traits = Traits {
     scaled: true,
     grouped: false,
     head: MLM,
-    pooler: Some(PoolerSpec { name: "pooler.dense", option: None }),
+    pooled: true,
     classes: None,
     pair: Some(NEXT_SENTENCE),
     judges: false,
@@ -61,7 +48,7 @@ pub const BERT: Traits = Traits {
 };
 
 /// Without what is made of the first position.
-const OF_TOKENS: Traits = Traits { pooler: None, pair: None, ..BERT };
+const OF_TOKENS: Traits = Traits { pooled: false, pair: None, ..BERT };
 
 const ROBERTA: Traits = Traits {
     model_type: "roberta",
@@ -69,8 +56,7 @@ const ROBERTA: Traits = Traits {
     positions: Positions::FromPadding,
     // Whatever `hidden_act` says.
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
-    names: &names::ROBERTA_NAMES,
-    classes: Some(CLASSES),
+    classes: Some(Activation::Tanh),
     pair: None,
     ..BERT
 };
@@ -78,10 +64,9 @@ const ROBERTA: Traits = Traits {
 const ELECTRA: Traits = Traits {
     model_type: "electra",
     idea: "tells real tokens from a small generator's",
-    names: &names::ELECTRA_NAMES,
     factorised: Factorised::IfNarrower,
     head: TokenHead { activation: Some(Activation::Gelu), output: "logits", ..MLM },
-    classes: Some(ClassHead { activation: Activation::Gelu, ..CLASSES }),
+    classes: Some(Activation::Gelu),
     judges: true,
     ..OF_TOKENS
 };
@@ -89,22 +74,15 @@ const ELECTRA: Traits = Traits {
 const DISTILBERT: Traits = Traits {
     model_type: "distilbert",
     idea: "half the blocks, taught by BERT's distribution",
-    keys: &names::DISTIL_KEYS,
-    names: &names::DISTIL_NAMES,
     token_types: false,
     head: TokenHead { output: "logits", ..MLM },
-    classes: Some(ClassHead {
-        dense: "pre_classifier",
-        activation: Activation::Relu,
-        out: "classifier",
-    }),
+    classes: Some(Activation::Relu),
     ..OF_TOKENS
 };
 
 const MOCKINGJAY: Traits = Traits {
     model_type: "mockingjay",
     idea: "frames of sound instead of words, sinusoids instead of a table of positions",
-    names: &names::MOCKINGJAY_NAMES,
     token_types: false,
     read: members::mockingjay::read,
     ..OF_TOKENS
@@ -113,8 +91,6 @@ const MOCKINGJAY: Traits = Traits {
 const GPT: Traits = Traits {
     model_type: "openai-gpt",
     idea: "no position sees a later one: the next token",
-    keys: &names::GPT1_KEYS,
-    names: &names::GPT_NAMES,
     order: Order::InOut,
     embedding_norm: false,
     token_types: false,
@@ -127,15 +103,12 @@ const GPT: Traits = Traits {
 const GPT2: Traits = Traits {
     model_type: "gpt2",
     idea: "GPT with norms in front (Turing-NLG is a large one)",
-    keys: &names::GPT2_KEYS,
-    names: &names::GPT2_NAMES,
     place: Place::Pre,
     ..GPT
 };
 
 const TRANSFORMER_XL: Traits = Traits {
     model_type: "transfo-xl",
-    keys: &names::TRANSFORMER_XL_KEYS,
     order: Order::OutIn,
     idea: "a memory of earlier segments, and positions that are distances",
     read: members::transformer_xl::read,
@@ -145,8 +118,6 @@ const TRANSFORMER_XL: Traits = Traits {
 const BART: Traits = Traits {
     model_type: "bart",
     idea: "an encoder and a decoder that looks at it: noised text in, the original out",
-    keys: &names::BART_ENCODER_KEYS,
-    names: &names::BART_NAMES,
     positions: Positions::FromTwo,
     token_types: false,
     side: Side::Encoder,
@@ -172,11 +143,7 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         marker: Some("sentence_classes"),
         idea: "shuffled words are put in order; previous, next or random sentence",
-        pair: Some(PairHead {
-            labels: "sentence_label",
-            output: "sentence_logits",
-            ..NEXT_SENTENCE
-        }),
+        pair: Some(PairHead { labels: "sentence_label", output: "sentence_logits" }),
         ..BERT
     },
     // UniLM.
@@ -193,7 +160,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "longformer",
         idea: "long texts: a window in each block, and global positions where a task needs them",
-        names: &names::LONGFORMER_NAMES,
         // The public class would make the first position global by itself.
         classes: None,
         windowed: true,
@@ -202,21 +168,14 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "albert",
         idea: "few parameters: narrow tables, one block used many times; order of sentences",
-        names: &names::ALBERT_NAMES,
         factorised: Factorised::Always,
         grouped: true,
-        pooler: Some(PoolerSpec { name: "pooler", option: None }),
-        pair: Some(PairHead {
-            name: "sop_classifier.classifier",
-            labels: "sentence_order_label",
-            output: "sop_logits",
-        }),
+        pair: Some(PairHead { labels: "sentence_order_label", output: "sop_logits" }),
         ..BERT
     },
     Traits {
         model_type: "megatron-bert",
         idea: "norms in front, so that many blocks train",
-        names: &names::MEGATRON_BERT_NAMES,
         place: Place::Pre,
         embedding_norm: false,
         ..BERT
@@ -224,7 +183,6 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "ernie",
         idea: "whole words, phrases and entities are masked; a table of tasks",
-        names: &names::ERNIE_NAMES,
         task_types: true,
         ..BERT
     },
@@ -245,9 +203,7 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "mobilebert",
         idea: "a bottleneck around each block, several feed-forwards in it, norms without statistics",
-        pooler: Some(PoolerSpec { name: "pooler.dense", option: Some("classifier_activation") }),
         read: members::mobilebert::read,
-        names: &names::MOBILE_NAMES,
         ..BERT
     },
     Traits {
@@ -261,7 +217,6 @@ pub static FAMILY: &[Traits] = &[
         model_type: "wav2vec2",
         idea: "frames that convolutions make of sound, positions by one more; a masked frame is told \
            by its entries in codebooks",
-        names: &names::WAV2VEC2_NAMES,
         read: members::wav2vec2::read,
         ..MOCKINGJAY
     },
@@ -270,14 +225,12 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "megatron_gpt",
         idea: "GPT-2 cut over many GPUs: a head's queries, keys and values lie together",
-        names: &names::MEGATRON_NAMES,
         order: Order::OutIn,
         ..GPT2
     },
     TRANSFORMER_XL,
     Traits {
         model_type: "xlnet",
-        keys: &names::XLNET_KEYS,
         idea: "Transformer-XL's memory and distances; tokens in any order: contents are one stream, \
            queries that do not see what they predict another",
         causal: false,
@@ -287,7 +240,6 @@ pub static FAMILY: &[Traits] = &[
     },
     Traits {
         model_type: "reformer",
-        keys: &names::REFORMER_KEYS,
         idea: "long texts in little memory: a position sees those that hash alike, or its neighbours; \
            positions of two axes; layers that can be run backwards",
         order: Order::OutIn,
@@ -306,8 +258,7 @@ pub static FAMILY: &[Traits] = &[
     Traits {
         model_type: "t5",
         idea: "norms in front, without means or biases; distances bias the scores, which are not scaled",
-        keys: &names::T5_KEYS,
-        names: &names::T5_NAMES,
+        positions: Positions::None,
         place: Place::Pre,
         norm: NormKind::Rms,
         embedding_norm: false,

@@ -3,7 +3,6 @@
 use crate::ops::{self, Activation};
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;
-use crate::traits::Traits;
 use crate::{Inputs, Ints, Result, Tensor, Weights, when};
 
 /// Logits of every position: over the vocabulary, or one.
@@ -17,27 +16,25 @@ pub struct TokenLogits {
 }
 
 impl TokenLogits {
-    /// Whether the weights hold the head of a row.
-    pub fn is_in(traits: &Traits, weights: &Weights) -> bool {
-        // A bare head has nothing of its own if it is tied.
-        !traits.head.transform || weights.has_any(&format!("{}.", traits.names.head_map))
-    }
-
     /// Reads the head of a row, tied to `table` or not.
     ///
     /// # Errors
     ///
     /// If a parameter is absent or misshapen.
     pub fn read(sizes: &Sizes, weights: &Weights, table: &Tensor) -> Result<Self> {
-        let (traits, names, width) = (&sizes.traits, sizes.traits.names, sizes.embedding);
+        let (traits, names, width) = (&sizes.traits, &sizes.names, sizes.width_of_tables(table));
         let transform = when(traits.head.transform, || {
-            let map = Linear::read(weights, names.head_map, sizes.hidden, width)?;
+            let map = names.of("cls.predictions.transform.dense");
+            let map = Linear::read(weights, map, sizes.hidden, width)?;
             // A true norm even where the blocks have none.
-            let norm = Norm::read(weights, names.head_norm, width, NormKind::Layer, sizes.eps)?;
+            let norm = names.of("cls.predictions.transform.LayerNorm");
+            let norm = Norm::read(weights, norm, width, NormKind::Layer, sizes.eps)?;
             Ok((map, traits.head.activation.unwrap_or(sizes.activation), Some(norm)))
         })?;
-        let bias = when(traits.head.bias, || weights.tensor(names.head_bias, &[sizes.vocab]))?;
-        let table = sizes.head(weights, &format!("{}.weight", names.head_decoder), table)?;
+        let bias = names.of("cls.predictions.bias");
+        let bias = when(traits.head.bias, || weights.tensor(bias, &[table.rows()]))?;
+        let name = format!("{}.weight", names.of("cls.predictions.decoder"));
+        let table = sizes.head(weights, &name, table)?;
         let decoder = Linear::of(table, bias, Order::OutIn);
         Ok(TokenLogits { transform, decoder, rest: None })
     }

@@ -26,7 +26,6 @@ mod gpu;
 pub mod heads;
 pub mod members;
 mod model;
-pub mod names;
 pub mod network;
 pub mod objectives;
 pub mod ops;
@@ -44,7 +43,7 @@ mod values;
 mod weights;
 
 pub use cache::{BlockCache, Cache, KeysValues};
-pub use config::Config;
+pub use config::{Config, Names};
 pub use device::Device;
 pub use error::{Error, Result};
 pub(crate) use error::{each, ensure, lock, reject, require, when};

@@ -1,7 +1,7 @@
 //! A network of one row: embeddings, blocks, heads. Members that are nothing else are read here;
 //! the others hold one or two of them.
 
-use crate::attention::{Globals, Mask};
+use crate::attention::Mask;
 use crate::block::Seen;
 use crate::embeddings::Embeddings;
 use crate::generate::{self, Begun, Generator};
@@ -10,9 +10,10 @@ use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
 use crate::stack::{Stack, last};
-use crate::traits::{PoolerSpec, Traits};
+use crate::traits::Traits;
 use crate::{
-    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, require, when,
+    Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, family, require,
+    when,
 };
 use longhand::longformer::globals_from_mask;
 
@@ -70,9 +71,6 @@ pub enum Pooler {
     Classes(Linear, Activation),
 }
 
-/// What a network reads: ids, and positions if they are given.
-const NAMES: [&str; 2] = ["input_ids", "position_ids"];
-
 /// Embeddings, blocks and the heads that the weights hold.
 pub struct Network {
     /// Its row of the table, and its sizes.
@@ -109,7 +107,8 @@ impl Network {
     ///
     /// If the config or the weights are not those of its row.
     pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        Network::sharing(traits, config, weights, &body(traits, weights))
+        let tables = config.parameters("parameters").body(weights);
+        Network::sharing(traits, config, weights, &tables)
     }
 
     /// As [`read`](Self::read), words, positions and token types among `tables`: two networks can
@@ -125,15 +124,35 @@ impl Network {
         tables: &Weights,
     ) -> Result<Self> {
         let sizes = Sizes::read(traits, config)?;
-        let body = body(traits, weights);
-        let mut embeddings = Embeddings::read(&sizes, sizes.words(tables)?, tables, &body)?;
-        let tasks = if traits.task_types { config.size_or("task_type_vocab_size", 3)? } else { 0 };
-        if traits.task_types && config.flag_or("use_task_id", false)? {
-            let name = "embeddings.task_type_embeddings.weight";
-            embeddings.tasks = Some(body.tensor(name, &[tasks, sizes.hidden])?);
-        }
+        let (words, body) = (sizes.words(config, tables)?, sizes.names.body(weights));
+        let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
-        Network::with_heads(sizes, embeddings, stack, config, weights)
+        Network::of(sizes, embeddings, stack).with_heads(config, weights)
+    }
+
+    /// Reads the network that is the part `name` of a config and its weights, a `model_type`; words,
+    /// positions and token types are those of the part `tables`.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and if the part is absent or has an option that nobody asks for.
+    pub fn part(
+        config: &Config,
+        weights: &Weights,
+        [name, model_type, tables]: [&str; 3],
+    ) -> Result<Self> {
+        let own = config.part(name)?;
+        own.only("model_type", model_type)?;
+        let [weights, tables] = [name, tables].map(|part| weights.under(&format!("{part}.")));
+        let tables = own.parameters("parameters").body(&tables);
+        let network = Network::sharing(family::row(&own)?, &own, &weights, &tables)?;
+        own.finish().map_err(|e| e.at(name)).map(|()| network)
+    }
+
+    /// A network without heads.
+    pub fn of(sizes: Sizes, embeddings: Embeddings, stack: Stack) -> Self {
+        let (head, pooler, pair, classifier, judge) = (None, None, None, None, None);
+        Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge }
     }
 
     /// Adds the heads that the weights hold.
@@ -141,15 +160,10 @@ impl Network {
     /// # Errors
     ///
     /// If a parameter of one is absent or misshapen.
-    pub fn with_heads(
-        mut sizes: Sizes,
-        embeddings: Embeddings,
-        stack: Stack,
-        config: &Config,
-        weights: &Weights,
-    ) -> Result<Self> {
+    pub fn with_heads(self, config: &Config, weights: &Weights) -> Result<Self> {
+        let Network { mut sizes, embeddings, stack, .. } = self;
         let (traits, hidden) = (sizes.traits, sizes.hidden);
-        let body = body(&traits, weights);
+        let body = sizes.names.body(weights);
         let to_classes = |name: &str| -> Result<Linear> {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
@@ -167,37 +181,33 @@ impl Network {
             let decoder = to_classes("classifier")?;
             Some(TokenLogits { transform: None, decoder, rest: None })
         } else {
-            when(TokenLogits::is_in(&traits, weights), || {
+            let map = format!("{}.", sizes.names.of("cls.predictions.transform.dense"));
+            // A bare head has nothing of its own if it is tied.
+            when(!traits.head.transform || weights.has_any(&map), || {
                 TokenLogits::read(&sizes, weights, &embeddings.word)
             })?
         };
-        let pair = traits.pair.filter(|pair| weights.has_any(&format!("{}.", pair.name)));
-        // Its classes are as many as the weights say: two, or with the previous sentence three.
-        let pair = pair.map(|pair| {
-            config.ignore("shuffle_span");
-            let classes = config.size_or("sentence_classes", 2)?;
-            Linear::read(weights, pair.name, hidden, classes)
-        });
-        let pair = pair.transpose()?;
+        let name = sizes.names.of("cls.seq_relationship");
+        // Its classes are two, or with the previous sentence three.
+        let pair = when(traits.pair.is_some() && weights.has_any(&format!("{name}.")), || {
+            Linear::read(weights, name, hidden, config.size_or("sentence_classes", 2)?)
+        })?;
         let classifier = when(!of_tokens && weights.has_any("classifier."), || {
-            to_classes(traits.classes.map_or("classifier", |classes| classes.out))
+            let own = |_| sizes.names.of("classifier.out_proj");
+            to_classes(traits.classes.map_or("classifier", own))
         })?;
         let needed = pair.is_some() || classifier.is_some();
-        let is_off = |key| config.flag_or(key, true) == Ok(false);
-        let is_there = |spec: PoolerSpec| body.has_any(&format!("{}.", spec.name));
-        let mut pooler = match traits.pooler {
-            Some(spec) if spec.option.is_some_and(is_off) => Some(Pooler::First),
-            Some(spec) if needed && traits.classes.is_none() || is_there(spec) => {
-                Some(Pooler::Tanh(Linear::read(&body, spec.name, hidden, hidden)?))
-            }
-            _ => None,
-        };
-        if let (Some(of), true) = (traits.classes, classifier.is_some()) {
+        let name = sizes.names.of("pooler.dense");
+        let needed = needed && traits.classes.is_none() || body.has_any(&format!("{name}."));
+        let mut pooler = when(traits.pooled && needed, || {
+            Linear::read(&body, name, hidden, hidden).map(Pooler::Tanh)
+        })?;
+        if let (Some(activation), true) = (traits.classes, classifier.is_some()) {
             // In place of a pooler, which some files still hold.
-            let map = Linear::read(weights, of.dense, hidden, hidden)?;
-            pooler = Some(Pooler::Classes(map, of.activation));
+            let name = sizes.names.of("classifier.dense");
+            let map = Linear::read(weights, name, hidden, hidden)?;
+            pooler = Some(Pooler::Classes(map, activation));
         }
-        config.ignore("num_labels mode onnx_export");
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
         let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;
         Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge })
@@ -222,7 +232,7 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.stack.run(self.embeddings.run(inputs, NAMES, seen.device)?, seen)
+        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen)
     }
 
     /// What the pooler makes of the first positions, if there is one.
@@ -293,10 +303,11 @@ impl Generator for Network {
     }
 
     fn advance(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Tensor> {
-        let inputs = self.embeddings.continued(NAMES, ids, cache)?;
+        let inputs = self.embeddings.continued(ids, cache)?;
         let valid = generate::behind(&cache.padding, cache.read);
-        let seen = Seen::new(device, Mask::of(valid.as_deref()));
-        let embedded = self.embeddings.run(&inputs, NAMES, device)?;
+        let memory = cache.encoded.as_ref().map(|(states, there)| (states, Mask::of(Some(there))));
+        let seen = Seen { memory, ..Seen::new(device, Mask::of(valid.as_deref())) };
+        let embedded = self.embeddings.run(&inputs, device)?;
         Ok(last(self.stack.read_on(embedded, &seen, Some(&mut cache.blocks))?))
     }
 
@@ -319,18 +330,12 @@ impl Member for Network {
     }
 }
 
-/// The body's parameters: under the row's prefix, or bare in a file that holds nothing else.
-pub fn body(traits: &Traits, weights: &Weights) -> Weights {
-    let bare = weights.has(traits.names.word) && !weights.has_any(traits.names.prefix);
-    weights.under(if bare { "" } else { traits.names.prefix })
-}
-
 /// `global_attention_mask` as a list of positions, if any is global. Padding wins.
-fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Globals>> {
+fn globals(inputs: &Inputs, valid: Option<&[u8]>) -> Result<Option<Ints>> {
     let shape = &inputs.ints("input_ids")?.shape;
     let Some(mask) = inputs.optional_ints("global_attention_mask", shape)? else { return Ok(None) };
     let is_global = |(i, &m): (usize, &i32)| m != 0 && valid.is_none_or(|v| v[i] != 0);
     let mask: Vec<bool> = mask.data.iter().enumerate().map(is_global).collect();
     let (indices, count) = globals_from_mask(&mask, shape[1])?;
-    Ok((count > 0).then_some(Globals { indices, count }))
+    Ok((count > 0).then(|| Ints::new(&[shape[0], count], indices)))
 }

@@ -1,16 +1,19 @@
 //! What a row of the table and a config say together: how large a model is.
 
 use crate::attention::Heads;
+use crate::config::WORDS;
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm};
 use crate::traits::{Factorised, Side, Traits};
-use crate::{Config, Result, Tensor, Weights, ensure};
+use crate::{Config, Names, Result, Tensor, Weights, ensure};
 
 /// A model's sizes, from its config.
 #[derive(Clone)]
 pub struct Sizes {
     /// The row that they are of.
     pub traits: Traits,
+    /// What checkpoints call the parameters.
+    pub names: Names,
     /// Width of the states.
     pub hidden: usize,
     /// Blocks.
@@ -21,22 +24,12 @@ pub struct Sizes {
     pub projected_from: [usize; 3],
     /// Width inside the feed-forward.
     pub inner: usize,
-    /// Rows of the word table.
-    pub vocab: usize,
-    /// Rows of the position table.
-    pub positions: usize,
-    /// Rows of the table of token types.
-    pub types: usize,
-    /// Width of the tables.
-    pub embedding: usize,
     /// Between the maps of the feed-forward.
     pub activation: Activation,
     /// The feed-forward has a gate.
     pub gated: bool,
     /// The norms' epsilon.
     pub eps: f64,
-    /// The padding's id.
-    pub pad: usize,
     /// The head's matrix is the word table.
     pub tied: bool,
 }
@@ -48,54 +41,24 @@ impl Sizes {
     ///
     /// If a size is absent or has no meaning, or an option asks for what nobody supports.
     pub fn read(traits: &Traits, config: &Config) -> Result<Self> {
-        let blocks = Sizes::read_blocks(traits, config)?;
-        Ok(Sizes {
-            vocab: config.positive("vocab_size")?,
-            positions: config.positive(traits.keys.positions)?,
-            types: if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 },
-            embedding: match traits.factorised {
-                Factorised::No => blocks.hidden,
-                _ => config.positive("embedding_size")?,
-            },
-            pad: config.size_or("pad_token_id", 0)?,
-            ..blocks
-        })
-    }
-
-    /// The sizes of a stack without tables: what has no words.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn read_blocks(traits: &Traits, config: &Config) -> Result<Self> {
-        let keys = traits.keys;
-        let hidden = config.positive(keys.hidden)?;
-        let count = config.positive(keys.heads)?;
-        let own = config.size_or(keys.head_dim, 0)?;
-        let rule = format!("must be a multiple of {} = {count}", keys.heads);
-        let fits = own > 0 || hidden.is_multiple_of(count);
-        ensure(fits, format_args!("config: {}", keys.hidden), hidden, rule)?;
-        let heads = Heads::new(count, if own > 0 { own } else { hidden / count });
+        let hidden = config.positive("hidden_size")?;
+        let inner = config.optional_size("intermediate_size")?;
         config.only("is_encoder_decoder", traits.side != Side::Alone)?;
-        let (activation, default) = keys.activation;
         Ok(Sizes {
             traits: *traits,
+            names: config.parameters("parameters"),
             hidden,
-            heads: if traits.scaled { heads } else { Heads { scale: 1.0, ..heads } },
-            layers: if keys.layers.is_empty() { 0 } else { config.size(keys.layers)? },
+            heads: heads(traits, config, hidden, "num_attention_heads")?,
+            layers: config.size("num_hidden_layers")?,
             projected_from: [hidden; 3],
-            inner: config.optional_size(keys.inner)?.filter(|&n| n > 0).unwrap_or(4 * hidden),
-            vocab: 0,
-            positions: 0,
-            types: 0,
-            embedding: hidden,
-            activation: match config.activation_or(activation, default)? {
-                Activation::Gelu if keys.gelu_is_tanh => Activation::GeluTanh,
+            inner: inner.filter(|&n| n > 0).unwrap_or(4 * hidden),
+            activation: match config.activation_or("hidden_act", "gelu")? {
+                // What GPT-1 calls so.
+                Activation::Gelu if config.name("hidden_act") == "afn" => Activation::GeluTanh,
                 other => other,
             },
             gated: false,
-            eps: config.number_or(keys.eps.0, keys.eps.1)?,
-            pad: 0,
+            eps: config.number_or("layer_norm_eps", 1e-12)?,
             tied: config.flag_or("tie_word_embeddings", true)?,
         })
     }
@@ -105,8 +68,17 @@ impl Sizes {
     /// # Errors
     ///
     /// If it is absent or misshapen.
-    pub fn words(&self, tables: &Weights) -> Result<Tensor> {
-        tables.tensor(self.traits.names.word, &[self.vocab, self.embedding])
+    pub fn words(&self, config: &Config, tables: &Weights) -> Result<Tensor> {
+        let width = match self.traits.factorised {
+            Factorised::No => self.hidden,
+            _ => config.positive("embedding_size")?,
+        };
+        tables.tensor(self.names.of(WORDS), &[config.positive("vocab_size")?, width])
+    }
+
+    /// The width of the tables, `words` among them: MobileBERT widens that one alone.
+    pub fn width_of_tables(&self, words: &Tensor) -> usize {
+        if self.traits.factorised == Factorised::No { self.hidden } else { words.width() }
     }
 
     /// The head's matrix: the table of words or, if it is not tied, the tensor `name`.
@@ -124,6 +96,7 @@ impl Sizes {
     ///
     /// If a parameter is absent or misshapen.
     pub fn map(&self, weights: &Weights, name: &str, from: usize, to: usize) -> Result<Linear> {
+        let name = self.names.of(name);
         Linear::read_as(weights, name, from, to, self.traits.order, self.traits.biased)
     }
 
@@ -133,6 +106,23 @@ impl Sizes {
     ///
     /// If a parameter is absent or misshapen.
     pub fn norm(&self, weights: &Weights, name: &str, width: usize) -> Result<Norm> {
-        Norm::read(weights, name, width, self.traits.norm, self.eps)
+        Norm::read(weights, self.names.of(name), width, self.traits.norm, self.eps)
     }
+}
+
+/// Heads, as many as `option` says, of a block that is `hidden` wide.
+///
+/// # Errors
+///
+/// If they have no width of their own and do not share that evenly.
+pub fn heads(traits: &Traits, config: &Config, hidden: usize, option: &str) -> Result<Heads> {
+    let count = config.positive(option)?;
+    // BERT has no such option.
+    let has_own = config.name("head_dim") != "head_dim";
+    let own = if has_own { config.size_or("head_dim", 0)? } else { 0 };
+    let rule = format!("must be a multiple of {} = {count}", config.name(option));
+    let fits = own > 0 || hidden.is_multiple_of(count);
+    ensure(fits, format_args!("config: {}", config.name("hidden_size")), hidden, rule)?;
+    let heads = Heads::new(count, if own > 0 { own } else { hidden / count });
+    Ok(if traits.scaled { heads } else { Heads { scale: 1.0, ..heads } })
 }

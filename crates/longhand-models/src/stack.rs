@@ -1,15 +1,27 @@
 //! A stack of blocks, built from a row of the table.
 
 use crate::attention::Heads;
-use crate::block::{
-    Adapter, Attention, Block, FeedForward, Kind, Place, Projection, Seen, Sublayer,
-};
+use crate::block::{Adapter, Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
 use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
 use crate::traits::Side;
 use crate::{Config, Result, Tensor, Weights, each, ensure, when};
+use longhand::full::Buckets;
 use serde_json::Value;
+
+/// BERT's names: before a block's parameters, `{}` its number; its projections, also of attention over
+/// an encoder's states; out of the heads; into the feed-forward and out of it.
+pub const LAYER: &str = "encoder.layer.{}.";
+/// Of queries, keys and values; the first of all three, if they are fused.
+pub const PROJECTIONS: [&str; 3] =
+    ["attention.self.query", "attention.self.key", "attention.self.value"];
+const CROSS: [&str; 3] =
+    ["crossattention.self.query", "crossattention.self.key", "crossattention.self.value"];
+/// Out of the heads.
+pub const OUT: &str = "attention.output.dense";
+/// Into the feed-forward (with a gate, `_1` after it, and the gate's `_0`) and out of it.
+pub const FEED: [&str; 2] = ["intermediate.dense", "output.dense"];
 
 /// A stack of blocks.
 pub struct Stack {
@@ -20,6 +32,8 @@ pub struct Stack {
     pub order: Vec<Vec<usize>>,
     /// After the last block.
     pub final_norm: Option<Norm>,
+    /// T5: a bias for each bucket of distances and head, used by every block.
+    pub buckets: Option<(Buckets, Tensor)>,
 }
 
 impl Stack {
@@ -35,7 +49,7 @@ impl Stack {
         let shared = || each(sharing, |key| Ok(config.size_or(key, 1)?.max(1)));
         let [groups, inner] = if traits.grouped { shared()? } else { [sizes.layers, 1] };
         let block = |i: usize| {
-            let name = traits.names.layer.replacen("{}", &(i / inner).to_string(), 1);
+            let name = sizes.names.of(LAYER).replacen("{}", &(i / inner).to_string(), 1);
             let own = weights.under(&name.replace("{}", &(i % inner).to_string()));
             read_block(sizes, config, &own, i)
         };
@@ -45,10 +59,9 @@ impl Stack {
             (group * inner..(group + 1) * inner).collect()
         };
         let order = (0..sizes.layers).map(of_layer).collect();
-        let final_norm = when(traits.place == Place::Pre, || {
-            sizes.norm(weights, traits.names.final_norm, sizes.hidden)
-        })?;
-        Ok(Stack { blocks, order, final_norm })
+        let final_norm =
+            when(traits.place == Place::Pre, || sizes.norm(weights, "encoder.ln", sizes.hidden))?;
+        Ok(Stack { blocks, order, final_norm, buckets: None })
     }
 
     /// The states before the first block and after each one; the last is after the final norm.
@@ -71,12 +84,14 @@ impl Stack {
         seen: &Seen<'_>,
         mut caches: Option<&mut Vec<BlockCache>>,
     ) -> Result<Vec<Tensor>> {
+        let mut seen = *seen;
+        seen.mask.buckets = self.buckets.as_ref().map(|(buckets, table)| (*buckets, table));
         let mut states = vec![embedded];
         for layer in &self.order {
             let mut x = states[states.len() - 1].clone();
             for &block in layer {
                 let cache = caches.as_mut().map(|caches| &mut caches[block]);
-                x = self.blocks[block].run(&x, seen, cache)?;
+                x = self.blocks[block].run(&x, &seen, cache)?;
             }
             states.push(x);
         }
@@ -95,7 +110,7 @@ pub fn last(mut states: Vec<Tensor>) -> Tensor {
 
 /// A block of a row, from the parameters under its name.
 fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Result<Block> {
-    let (traits, names, hidden) = (&sizes.traits, sizes.traits.names, sizes.hidden);
+    let (traits, hidden) = (&sizes.traits, sizes.hidden);
     let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
     let norm = |name: &str| sizes.norm(own, name, hidden);
     let mut heads = sizes.heads;
@@ -108,73 +123,60 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
         if config.flag_or("scale_attn_by_inverse_layer_idx", false)? {
             heads.scale /= (layer + 1) as f64;
         }
-        // More bits on the way to the same numbers.
-        config.ignore("reorder_and_upcast_attn");
     }
     let separate = |names: [&str; 3], from: [usize; 3]| {
         each([0, 1, 2], |i| map(names[i], from[i], width)).map(Projection::Separate)
     };
     let projection = match traits.fused {
-        false => separate(names.projections, sizes.projected_from)?,
+        false => separate(PROJECTIONS, sizes.projected_from)?,
         true => {
             let steps = fused_steps(traits.order, config, &heads)?;
-            Projection::Fused(map(names.projections[0], hidden, 3 * hidden)?, steps)
+            Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps)
         }
     };
-    let kind = match traits.windowed {
-        true => {
-            let read = |name: &str| map(&format!("{name}_global"), hidden, hidden);
-            let global = Box::new(each(names.projections, read)?);
-            Kind::Windowed { side: window(config, sizes, layer)? / 2, global }
-        }
-        false => Kind::Full { causal: traits.causal },
-    };
-    let cross = when(traits.side == Side::Decoder, || {
-        let [own, cross] = names.cross;
-        let over = |name: &str| name.replace(own, cross);
-        let projections = names.projections.map(over);
-        let projection = separate(projections.each_ref().map(|x| &x[..]), [hidden; 3])?;
-        let out = map(&over(names.out), width, hidden)?;
-        let inner = Attention { projection, out, heads, kind: Kind::Full { causal: false } };
-        Ok(Sublayer::of(inner, norm(names.cross_norm)?))
+    let window = when(traits.windowed, || {
+        let read = |name: &str| map(&format!("{name}_global"), hidden, width);
+        Ok((window(config, sizes, layer)? / 2, Box::new(each(PROJECTIONS, read)?)))
     })?;
+    let cross = when(traits.side == Side::Decoder, || {
+        let projection = separate(CROSS, [hidden; 3])?;
+        let out = map("crossattention.output.dense", width, hidden)?;
+        let inner = Attention { projection, out, heads, causal: false, window: None };
+        Ok(Sublayer::of(inner, norm("crossattention.output.LayerNorm")?))
+    })?;
+    let out = map(OUT, width, hidden)?;
     Ok(Block {
         place: traits.place,
         attention: Sublayer {
-            inner: Attention { projection, out: map(names.out, width, hidden)?, heads, kind },
-            norm: norm(names.attention_norm)?,
+            inner: Attention { projection, out, heads, causal: traits.causal, window },
+            norm: norm("attention.output.LayerNorm")?,
             adapter: read_adapter(&own.under("attention.output."), config, hidden)?,
         },
         cross,
         feed: vec![Sublayer {
             adapter: read_adapter(&own.under("output."), config, hidden)?,
-            ..read_feed(sizes, own, names.feed, names.feed_norm)?
+            ..read_feed(sizes, own)?
         }],
         bottleneck: None,
     })
 }
 
-/// A feed-forward sublayer of a row's sizes, from the parameters of these names.
+/// A feed-forward sublayer of a row's sizes.
 ///
 /// # Errors
 ///
 /// If one is absent or misshapen.
-pub fn read_feed(
-    sizes: &Sizes,
-    own: &Weights,
-    [up, down]: [&str; 2],
-    norm: &str,
-) -> Result<Sublayer<FeedForward>> {
-    let (hidden, inner) = (sizes.hidden, sizes.inner);
+pub fn read_feed(sizes: &Sizes, own: &Weights) -> Result<Sublayer<FeedForward>> {
+    let (hidden, inner, [up, down]) = (sizes.hidden, sizes.inner, FEED);
     let map = |name: &str, from: usize, to: usize| sizes.map(own, name, from, to);
-    let gated = sizes.gated;
+    let (up, gated) = (sizes.names.of(up), sizes.gated);
     let feed = FeedForward {
         up: map(&format!("{up}{}", if gated { "_1" } else { "" }), hidden, inner)?,
         gate: when(gated, || map(&format!("{up}_0"), hidden, inner))?,
         activation: sizes.activation,
         down: map(down, inner, hidden)?,
     };
-    Ok(Sublayer::of(feed, sizes.norm(own, norm, hidden)?))
+    Ok(Sublayer::of(feed, sizes.norm(own, "output.LayerNorm", hidden)?))
 }
 
 /// The window of a layer, both sides together: one for all, or one for each.
@@ -209,7 +211,6 @@ fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Opt
         return Ok(None);
     }
     let name = config.text_or("adapter_name", "")?;
-    config.ignore("adapter_layer_norm_trained");
     let factor = config.number_or("adapter_reduction_factor", 16.0)?;
     let width = hidden as f64 / factor;
     let rule = format!("must be from 1 to the hidden size {hidden}");

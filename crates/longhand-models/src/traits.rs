@@ -1,7 +1,6 @@
 //! What the common code asks about a model: the columns of the table in [`family`](crate::family).
 
 use crate::block::Place;
-use crate::names::{Keys, Names};
 use crate::network::Built;
 use crate::ops::Activation;
 use crate::parts::{NormKind, Order};
@@ -10,6 +9,8 @@ use crate::{Config, Weights};
 /// Where the rows of the position table come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positions {
+    /// There is no such table.
+    None,
     /// 0, 1, 2, …
     Counted,
     /// 2, 3, 4, …: the first two rows are no positions.
@@ -60,31 +61,9 @@ pub struct TokenHead {
     pub output: &'static str,
 }
 
-/// `tanh(W h + b)` of the first position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolerSpec {
-    /// Its linear map in the body.
-    pub name: &'static str,
-    /// The option that, when false, leaves the first position as it is.
-    pub option: Option<&'static str>,
-}
-
-/// Classes of the whole input from a map of the first position that is not the pooler's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ClassHead {
-    /// That map among the weights.
-    pub dense: &'static str,
-    /// What follows it.
-    pub activation: Activation,
-    /// The map to the classes.
-    pub out: &'static str,
-}
-
 /// A judgement about the two halves of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairHead {
-    /// Its linear map among the weights.
-    pub name: &'static str,
     /// Its labels among the inputs.
     pub labels: &'static str,
     /// Its logits among the results.
@@ -100,10 +79,6 @@ pub struct Traits {
     pub marker: Option<&'static str>,
     /// The difference to BERT that is not in the fields, or the idea behind those that are.
     pub idea: &'static str,
-    /// What its configs call the sizes.
-    pub keys: &'static Keys,
-    /// What its checkpoints call the parameters.
-    pub names: &'static Names,
     /// How its checkpoints store matrices.
     pub order: Order,
     /// Where norms stand.
@@ -137,10 +112,11 @@ pub struct Traits {
     pub grouped: bool,
     /// The head over the vocabulary.
     pub head: TokenHead,
-    /// What is made of the first position.
-    pub pooler: Option<PoolerSpec>,
-    /// Classes of the input, if not from the pooler by `classifier`.
-    pub classes: Option<ClassHead>,
+    /// Something is made of the first position: `tanh(W h + b)`.
+    pub pooled: bool,
+    /// Classes of the input are not made of that, but of another map of the first position, with this
+    /// activation.
+    pub classes: Option<Activation>,
     /// What is judged from what the pooler makes.
     pub pair: Option<PairHead>,
     /// A head may judge each token, in place of the one over the vocabulary.

@@ -17,18 +17,9 @@ pub struct Ring {
     pub causal: bool,
 }
 
-/// Where the rotations of the hash come from.
-#[derive(Debug, Clone, Copy)]
-pub enum Rotations<'a> {
-    /// `[heads, dim, rounds, Σ factors / 2]`.
-    Given(&'a Tensor),
-    /// From a seed.
-    Drawn(u64),
-}
-
-/// Attention among positions whose rows of `qk` hash to like buckets (`buckets` are their number's
-/// factors), in so many rounds. `qk` and `v` are `[batch, seqlen, heads · dim]`. Returns the
-/// buckets too, `[batch, heads, rounds, seqlen]`, as the bits of integers
+/// Attention among positions whose rows of `qk` hash to like buckets, as `problem` says. `qk` and `v`
+/// are `[batch, seqlen, heads · dim]`, `rotations` `[heads, dim, rounds, Σ factors / 2]`, if there are
+/// buckets. Returns those too, `[batch, heads, rounds, seqlen]`, as the bits of integers
 /// ([`Ints::of_bits`](crate::Ints::of_bits)), so that nobody waits for them who does not want them;
 /// nothing is hashed where one chunk holds all.
 /// Gradient: as of [`full`]; none flows through the hash, and the buckets are kept for it.
@@ -38,31 +29,13 @@ pub enum Rotations<'a> {
 /// If the sizes do not fit.
 pub fn hashed(
     device: &Device,
-    heads: &Heads,
-    ring: &Ring,
-    (buckets, rounds): (&[usize], usize),
+    problem: &Lsh,
     [qk, v]: [&Tensor; 2],
-    rotations: Rotations<'_>,
+    rotations: Option<&Tensor>,
     key_valid: Option<&[u8]>,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let [batch, seqlen] = [qk.shape()[0], qk.shape()[1]];
-    let shape = [batch, seqlen, heads.count, heads.dim];
-    let mut problem = Lsh::new(shape, ring.chunk_len, rounds, DType::F32)
-        .num_buckets(buckets)
-        .chunks(ring.before, ring.after)
-        .softmax_scale(heads.scale);
-    problem.causal = ring.causal;
-    problem.key_padding = key_valid.is_some();
-    problem.validate()?;
-    let rotations = match rotations {
-        Rotations::Given(given) => given,
-        Rotations::Drawn(seed) => {
-            let drawn = problem.rotations(seed);
-            &Tensor::new(&[drawn.len()], drawn)
-        }
-    };
-    let rotations = problem.is_hashed().then_some(rotations);
-    let shape = [batch, heads.count, rounds, seqlen];
+    let problem = Lsh { key_padding: key_valid.is_some(), ..problem.clone() };
+    let shape = [problem.batch, problem.heads, problem.num_hashes, problem.seqlen];
     // The processor gives the buckets with its result.
     let rooms = match device {
         Device::Gpu(gpu) if problem.is_sorted() => {

@@ -25,11 +25,9 @@ impl Convolutions {
         let activation = config.activation_or("conv_activation", "tanh")?;
         let rule = "must be a list of [width, count]";
         let filters = config.list("filters", rule, |pair| {
-            let size = |k: usize, end: usize| {
-                let size = pair.get(k)?.as_u64()? as usize;
-                (1..end).contains(&size).then_some(size)
-            };
-            Some([size(0, 1_000)?, size(1, 1_000_000)?])
+            let [width, count] = serde_json::from_value(pair.clone()).ok()?;
+            let fits = (1..1_000).contains(&width) && (1..1_000_000).contains(&count);
+            fits.then_some([width, count])
         })?;
         let read = |(i, &[of, count]): (usize, &[usize; 2])| {
             let weight = weights.tensor(&format!("{filter}{i}.weight"), &[count, width, of])?;
@@ -72,8 +70,6 @@ pub(crate) fn highway(gate: Tensor, a: &Tensor, b: &Tensor) -> Tensor {
 }
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    // Padding takes part like any character, and words may have any length.
-    config.ignore("padding_char max_chars");
     let names = ["char_embeddings.weight", "conv."];
     let convolutions = Convolutions::read(config, weights, names, true)?;
     let width = convolutions.width();

@@ -1,22 +1,17 @@
 //! A student and its teacher: DistilBERT and TinyBERT.
 
 use super::*;
-use crate::family;
-use std::cell::RefCell;
+use crate::attention;
+use crate::block::Block;
 
-/// Student and teacher.
-fn read(student: &'static Traits, config: &Config, weights: &Weights) -> Result<[Network; 2]> {
-    each([("student", student), ("teacher", &family::BERT)], |(name, traits)| {
-        let own = config.part(name)?;
-        let network = Network::read(traits, &own, &weights.under(&format!("{name}.")))?;
-        own.ignore("model_type sinusoidal_pos_embds");
-        own.finish().map_err(|e| e.at(name))?;
-        Ok(network)
-    })
+/// Student and teacher, a BERT.
+fn read(student: &str, config: &Config, weights: &Weights) -> Result<[Network; 2]> {
+    let parts = [["student", student, "student"], ["teacher", "bert", "teacher"]];
+    each(parts, |part| Network::part(config, weights, part))
 }
 
-pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let [student, teacher] = read(traits, config, weights)?;
+pub(crate) fn distilbert(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    let [student, teacher] = read("distilbert", config, weights)?;
     let temperature = config.positive_or("temperature", 1.0)?;
     let alphas = [("alpha_ce", 5.0), ("alpha_mlm", 2.0), ("alpha_cos", 1.0)];
     let [a_ce, a_mlm, a_cos] = each(alphas, |(key, default)| config.number_or(key, default))?;
@@ -54,10 +49,9 @@ pub(crate) fn distilbert(traits: &'static Traits, config: &Config, weights: &Wei
     })
 }
 
-pub(crate) fn tinybert(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let [student, teacher] = read(traits, config, weights)?;
+pub(crate) fn tinybert(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    let [student, teacher] = read("bert", config, weights)?;
     let temperature = config.positive_or("temperature", 1.0)?;
-    config.ignore("num_labels");
     let (own, theirs) = (&student.sizes, &teacher.sizes);
     let fits = own.heads.count == theirs.heads.count
         && (1..=theirs.layers).contains(&own.layers)
@@ -107,12 +101,15 @@ fn classified(
     device: &Device,
 ) -> Result<(Vec<Tensor>, Vec<Tensor>, Tensor)> {
     let valid = inputs.key_valid()?;
-    let scores = RefCell::default();
-    let seen = Seen::new(device, Mask::of(valid.as_deref()));
-    let seen = Seen { scores: Some(&scores), ..seen };
-    let states = network.states_under(inputs, &seen)?;
+    let states = network.states(inputs, device)?;
+    let of_block = |(x, block): (&Tensor, &Block)| {
+        let attention = &block.attention.inner;
+        let [q, k, _] = attention.project([x, x, x]);
+        attention::scores(&attention.heads, [&q, &k], valid.as_deref())
+    };
+    let scores = states.iter().zip(&network.stack.blocks).map(of_block).collect();
     let absent = || Error::input("the network has no classifier");
     let classifier = network.classifier.as_ref().ok_or_else(absent)?;
     let pooled = network.pooled(&states[states.len() - 1]).ok_or_else(absent)?;
-    Ok((states, scores.into_inner(), classifier.run(&pooled)))
+    Ok((states, scores, classifier.run(&pooled)))
 }

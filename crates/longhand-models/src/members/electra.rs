@@ -4,20 +4,9 @@ use super::*;
 use crate::objectives::Draws;
 use crate::objectives::mlm::replace_tokens;
 
-pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.only("share_embeddings", true)?;
-    let [own_g, own_d] = ["generator.", "discriminator."].map(|name| weights.under(name));
-    // Both networks share their three tables.
-    let tables = body(traits, &own_g);
-    let network = |name: &str, own: &Weights| -> Result<Network> {
-        let config = config.part(name)?;
-        let network = Network::sharing(traits, &config, own, &tables)?;
-        config.only("model_type", "electra")?;
-        config.finish()?;
-        Ok(network)
-    };
-    let (generator, discriminator) =
-        (network("generator", &own_g)?, network("discriminator", &own_d)?);
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    let parts = ["generator", "discriminator"].map(|name| [name, "electra", "generator"]);
+    let [generator, discriminator] = each(parts, |part| Network::part(config, weights, part))?;
     let name = "discriminator.discriminator_predictions.dense.weight";
     let absent = || Error::input(format!("tensor {name:?} is absent from the weights"));
     require(discriminator.judge.is_some(), absent)?;

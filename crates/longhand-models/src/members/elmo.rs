@@ -61,92 +61,66 @@ impl Cell {
     }
 }
 
-struct Elmo {
-    convolutions: Convolutions,
-    highways: Vec<Linear>,
-    projection: Linear,
-    /// Forward and backward, layer by layer.
-    layers: Vec<[Cell; 2]>,
-    /// A layer adds its input.
-    skips: bool,
-    mix: Tensor,
-    gamma: f32,
-    words: Linear,
-}
-
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.only("add_bos_eos", true)?;
-    config.ignore("max_chars");
     let tokens = weights.under("_elmo_lstm._token_embedder.");
     let names = ["_char_embedding_weights", "char_conv_"];
     let convolutions = Convolutions::read(config, &tokens, names, false)?;
     let (features, width) = (convolutions.width(), config.positive("projection_dim")?);
-    let highway =
+    let both =
         |i: usize| Linear::read(&tokens, &format!("_highways._layers.{i}"), features, 2 * features);
-    let highways = (0..config.size("n_highway")?).map(highway).collect::<Result<_>>()?;
+    let highways: Vec<Linear> = (0..config.size("n_highway")?).map(both).collect::<Result<_>>()?;
+    let projection = Linear::read(&tokens, "_projection", features, width)?;
     let lstm = weights.under("_elmo_lstm._elmo_lstm.");
     let sizes = [width, config.positive("cell_dim")?];
     let count = config.positive("n_layers")?;
     let clips = [config.positive_or("cell_clip", 3.0)?, config.positive_or("proj_clip", 3.0)?];
+    // Forward and backward, layer by layer.
     let layer = |i: usize| -> Result<[Cell; 2]> {
         let cell = |way| Cell::read(&lstm.under(&format!("{way}_layer_{i}.")), sizes, clips);
         Ok([cell("forward")?, cell("backward")?])
     };
-    let layers = (0..count).map(layer).collect::<Result<_>>()?;
+    let cells: Vec<[Cell; 2]> = (0..count).map(layer).collect::<Result<_>>()?;
+    // A layer adds its input.
+    let skips = config.flag_or("use_skip_connections", true)?;
     let one = |i: usize| weights.tensor(&format!("scalar_mix_0.scalar_parameters.{i}"), &[1]);
     let mix: Vec<Tensor> = (0..=count).map(one).collect::<Result<_>>()?;
-    let mix = Tensor::new(&[count + 1], mix.iter().map(|x| x.data()[0]).collect());
-    Ok(Box::new(Elmo {
-        convolutions,
-        highways,
-        projection: Linear::read(&tokens, "_projection", features, width)?,
-        layers,
-        skips: config.flag_or("use_skip_connections", true)?,
-        mix: ops::softmax(mix),
-        gamma: weights.tensor("scalar_mix_0.gamma", &[1])?.data()[0],
-        words: Linear::read(weights, "softmax", width, config.positive("vocab_size")?)?,
-    }))
-}
-
-impl Member for Elmo {
-    fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
+    let mix = ops::softmax(ops::concat(&mix, 0).reshape(&[count + 1]));
+    let gamma = weights.tensor("scalar_mix_0.gamma", &[1])?.data()[0];
+    let words = Linear::read(weights, "softmax", width, config.positive("vocab_size")?)?;
+    member(move |inputs, device, out| {
         let (ids, lengths) = with_boundaries(inputs.ints("char_ids")?)?;
         let [batch, length, _] = ids.shape[..] else { unreachable!("just made") };
-        let mut x = self.convolutions.run(&ids, "char_ids", device)?;
-        for map in &self.highways {
+        let mut x = convolutions.run(&ids, "char_ids", device)?;
+        for map in &highways {
             let both = ops::split_last(&map.run(&x), &[x.width(), x.width()]);
             let changed = Activation::Relu.apply(both[0].clone());
             x = highway(both[1].clone(), &x, &changed);
         }
-        let x = self.projection.run(&x);
         let there = |i: usize| i % length < lengths[i / length];
-        let token =
-            ops::keep_rows(x, there).reshape(&[batch, length, self.projection.weight.rows()]);
+        let token = ops::keep_rows(projection.run(&x), there).reshape(&[batch, length, width]);
         let mut streams = [token.clone(), token.clone()];
-        let mut layers = vec![ops::concat(&[&token, &token], 2)];
-        for (depth, cells) in self.layers.iter().enumerate() {
+        let mut layers = vec![ops::concat(&streams, 2)];
+        for (depth, cells) in cells.iter().enumerate() {
             let ways = streams.iter_mut().zip(cells).zip([false, true]);
             for ((stream, cell), backward) in ways {
                 let states = cell.run(stream, &lengths, backward, device);
                 // The state that is carried on is without the addition.
-                *stream = if self.skips && depth > 0 { ops::add(states, stream) } else { states };
+                *stream = if skips && depth > 0 { ops::add(states, stream) } else { states };
             }
             layers.push(ops::concat(&streams, 2));
         }
         let mut mixed = Tensor::zeros(layers[0].shape());
-        for (layer, &share) in layers.iter().zip(self.mix.data()) {
-            mixed = ops::add(mixed, &ops::scale(layer.clone(), self.gamma * share));
-        }
-        let mut out = Outputs::default();
-        if inputs.has("word_ids") {
-            self.losses(&streams, inputs.ints_shaped("word_ids", &[batch, length])?, &mut out)?;
+        for (layer, &share) in layers.iter().zip(mix.data()) {
+            mixed = ops::add(mixed, &ops::scale(layer.clone(), gamma * share));
         }
         let inner = (0..batch * length).filter(|i| (1..length - 1).contains(&(i % length)));
         let elmo = ops::gather(&mixed, &inner.collect::<Vec<usize>>(), &[batch, length - 2]);
         // The end of the sentence is no word.
         let is_word = |i: usize| i % (length - 2) + 2 < lengths[i / (length - 2)];
         let elmo = ops::keep_rows(elmo, is_word);
-        if let Ok(loss) = out.number("loss") {
+        if inputs.has("word_ids") {
+            let told = inputs.ints_shaped("word_ids", &[batch, length])?;
+            let loss = losses(&words, &streams, told, out)?;
             // Gives the mix a gradient: a hundredth of the sum of the vectors.
             let sum: f64 = elmo.data().iter().map(|&x| f64::from(x)).sum();
             out.put_scalar("loss_with_elmo_term", loss + 0.01 * sum);
@@ -154,36 +128,34 @@ impl Member for Elmo {
         out.put("elmo", elmo);
         out.put_each("layers", &layers);
         out.put("token_embedding", token);
-        out.put("scalar_weights", self.mix.clone());
+        out.put("scalar_weights", mix.clone());
         out.put_ints("char_ids_with_boundaries", ids);
-        Ok(out)
-    }
+        Ok(())
+    })
 }
 
-impl Elmo {
-    /// The next word from the forward half, the one before from the backward half.
-    fn losses(&self, streams: &[Tensor; 2], words: &Ints, out: &mut Outputs) -> Result<()> {
-        let [_, length] = words.sizes("word_ids")?;
-        let vocab = self.words.weight.rows();
-        // The stream's position `i` predicts the word at `i + by`, where both are there (not −1).
-        let mean = |stream: &Tensor, by: isize| -> Result<f64> {
-            let label = |i: usize| {
-                let inside = (i % length).checked_add_signed(by).is_some_and(|j| j < length);
-                let word = if inside { words.data[i.wrapping_add_signed(by)] } else { -1 };
-                if words.data[i] < 0 || word < 0 { -100 } else { word }
-            };
-            let labels = Ints::new(&words.shape, (0..words.data.len()).map(label).collect());
-            let bad = |x| Error::invalid("word_ids", x, format!("must be below {vocab}"));
-            reject(labels.data.iter().find(|&&x| x >= vocab as i32), bad)?;
-            let logits = self.words.run(stream);
-            ops::labels_loss(&logits, &labels, "word_ids")
+/// The next word from the forward half, the one before from the backward half; the mean of both.
+fn losses(map: &Linear, streams: &[Tensor; 2], words: &Ints, out: &mut Outputs) -> Result<f64> {
+    let [_, length] = words.sizes("word_ids")?;
+    let vocab = map.weight.rows();
+    // The stream's position `i` predicts the word at `i + by`, where both are there (not −1).
+    let mean = |stream: &Tensor, by: isize| -> Result<f64> {
+        let label = |i: usize| {
+            let inside = (i % length).checked_add_signed(by).is_some_and(|j| j < length);
+            let word = if inside { words.data[i.wrapping_add_signed(by)] } else { -1 };
+            if words.data[i] < 0 || word < 0 { -100 } else { word }
         };
-        let (forward, backward) = (mean(&streams[0], 1)?, mean(&streams[1], -1)?);
-        out.put_scalar("forward_loss", forward);
-        out.put_scalar("backward_loss", backward);
-        out.put_scalar("loss", (forward + backward) / 2.0);
-        Ok(())
-    }
+        let labels = Ints::new(&words.shape, (0..words.data.len()).map(label).collect());
+        let bad = |x| Error::invalid("word_ids", x, format!("must be below {vocab}"));
+        reject(labels.data.iter().find(|&&x| x >= vocab as i32), bad)?;
+        ops::labels_loss(&map.run(stream), &labels, "word_ids")
+    };
+    let (forward, backward) = (mean(&streams[0], 1)?, mean(&streams[1], -1)?);
+    let loss = (forward + backward) / 2.0;
+    out.put_scalar("forward_loss", forward);
+    out.put_scalar("backward_loss", backward);
+    out.put_scalar("loss", loss);
+    Ok(loss)
 }
 
 /// A begin and an end of sentence around the words of `[batch, words, characters]`, and how many

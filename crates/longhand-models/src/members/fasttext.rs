@@ -9,8 +9,6 @@ use crate::objectives::fnv1a;
 const END: &str = "</s>";
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    // The rate of training.
-    config.ignore("alpha");
     let (words, queries) = (config.words("words")?, config.words("queries")?);
     let twice = |i| Error::input(format!("config: words[{i}] = {:?}: is there twice", words[i]));
     reject((0..words.len()).find(|&i| words[..i].contains(&words[i])), twice)?;

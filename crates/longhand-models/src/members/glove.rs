@@ -7,8 +7,6 @@ use crate::objectives::ragged;
 use std::collections::BTreeMap;
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    // The rate of training.
-    config.ignore("eta");
     // The counts are a result, as one matrix.
     let vocab = config.size_in("vocab_size", 1..=1 << 13)?;
     let shape = [vocab, config.positive("dim")?];

@@ -3,28 +3,34 @@
 use super::*;
 use crate::block::Bottleneck;
 use crate::embeddings::Embeddings;
+use crate::network::Pooler;
 
 /// Two of the norms take the library's epsilon whatever the config says; it shows only where norms
 /// have statistics.
 const DEFAULT_EPS: f64 = 1e-5;
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let sizes = Sizes::read(traits, config)?;
+    let mut sizes = Sizes::read(traits, config)?;
+    // Else the first position is left as it is.
+    let is_pooled = config.flag_or("classifier_activation", true)?;
+    sizes.traits.pooled = is_pooled;
     let normed = config.is_second("normalization_type", ["no_norm", "layer_norm"])?;
-    let kind = if normed { NormKind::Layer } else { NormKind::Affine };
-    let body = body(traits, weights);
-    let (names, hidden, vocab) = (sizes.traits.names, sizes.hidden, sizes.vocab);
-    let width = config.size_or("embedding_size", 128)?;
-    let table = body.tensor(names.word, &[vocab, width])?;
-    let mut embeddings = Embeddings::read(&sizes, table.clone(), &body, &body)?;
-    embeddings.norm = Some(Norm::read(&body, names.embedding_norm, hidden, kind, DEFAULT_EPS)?);
+    sizes.traits.norm = if normed { NormKind::Layer } else { NormKind::Affine };
+    let (body, hidden) = (sizes.names.body(weights), sizes.hidden);
+    let (width, vocab) = (config.size_or("embedding_size", 128)?, config.positive("vocab_size")?);
+    let words = body.tensor("embeddings.word_embeddings.weight", &[vocab, width])?;
+    let mut embeddings = Embeddings::read(&sizes, config, words, &body, &body)?;
+    embeddings.norm.iter_mut().for_each(|norm| norm.eps = DEFAULT_EPS);
     let trigram = config.flag_or("trigram_input", true)?;
     let wide = if trigram { 3 * width } else { width };
     // Files hold it even where there is nothing to widen.
     let map = Linear::read(&body, "embeddings.embedding_transformation", wide, hidden)?;
     embeddings.widen = (trigram || width != hidden).then_some((map, trigram));
-    let stack = read_stack(&sizes, kind, config, &body)?;
-    let mut network = Network::with_heads(sizes, embeddings, stack, config, weights)?;
+    let stack = read_stack(&sizes, config, &body)?;
+    let mut network = Network::of(sizes, embeddings, stack).with_heads(config, weights)?;
+    if !is_pooled {
+        network.pooler = Some(Pooler::First);
+    }
     let name = "cls.predictions.dense";
     if let (Some(head), Some(rest)) = (&mut network.head, hidden.checked_sub(width))
         && (rest > 0 || weights.has_any(name))
@@ -37,8 +43,8 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 }
 
 /// Blocks of the narrow width, with more feed-forwards and the bottleneck around them.
-fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) -> Result<Stack> {
-    let (hidden, count, names) = (sizes.hidden, sizes.heads.count, sizes.traits.names);
+fn read_stack(sizes: &Sizes, config: &Config, body: &Weights) -> Result<Stack> {
+    let (hidden, count) = (sizes.hidden, sizes.heads.count);
     let uses_bottleneck = config.flag_or("use_bottleneck", true)?;
     let intra = config.size_or("intra_bottleneck_size", 128)?;
     let narrow = if uses_bottleneck { intra } else { hidden };
@@ -56,21 +62,19 @@ fn read_stack(sizes: &Sizes, kind: NormKind, config: &Config, body: &Weights) ->
         hidden: narrow,
         heads: Heads::new(count, narrow / count),
         projected_from: [query_from, query_from, value_from],
-        traits: Traits { norm: kind, ..sizes.traits },
         ..sizes.clone()
     };
     let mut stack = Stack::read(&inside, config, body)?;
     for (i, block) in stack.blocks.iter_mut().enumerate() {
-        let own = body.under(&names.layer.replace("{}", &i.to_string()));
+        let own = body.under(&LAYER.replace("{}", &i.to_string()));
         block.feed.iter_mut().for_each(|last| last.norm.eps = DEFAULT_EPS);
         for n in 0..feeds - 1 {
             let own = own.under(&format!("ffn.{n}."));
-            block.feed.insert(n, read_feed(&inside, &own, names.feed, names.feed_norm)?);
+            block.feed.insert(n, read_feed(&inside, &own)?);
         }
         let pair = |name: &str, from: usize, to: usize| -> Result<(Linear, Norm)> {
             let own = own.under(name);
-            let norm = Norm::read(&own, "LayerNorm", to, kind, sizes.eps)?;
-            Ok((Linear::read(&own, "dense", from, to)?, norm))
+            Ok((Linear::read(&own, "dense", from, to)?, sizes.norm(&own, "LayerNorm", to)?))
         };
         block.bottleneck = when(uses_bottleneck, || {
             Ok(Bottleneck {

@@ -6,9 +6,9 @@ use longhand::transformer_xl::{SinCos, sinusoids};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let frame = config.positive("input_dim")?;
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let hidden = sizes.hidden;
-    let body = weights.under(traits.names.prefix);
+    let body = weights.under("Transformer.");
     // One block's parameters, and every layer runs it.
     let shared = config.flag_or("share_layer", false)?;
     let own = Sizes { layers: if shared { 1 } else { sizes.layers }, ..sizes.clone() };

@@ -20,11 +20,11 @@ pub mod xlnet;
 use crate::attention::{Heads, Mask};
 use crate::block::{FeedForward, Layer, Place, Seen, Sublayer};
 use crate::generate::Begun;
-use crate::network::{Built, Member, Network, body, member};
+use crate::network::{Built, Member, Network, member};
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;
-use crate::stack::{Stack, last, read_feed};
+use crate::stack::{LAYER, Stack, last, read_feed};
 use crate::traits::Traits;
 use crate::{
     Cache, Config, Device, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure,

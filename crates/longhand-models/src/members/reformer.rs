@@ -5,8 +5,8 @@
 mod positions;
 
 use super::*;
-use crate::attention::{self, Ring, Rotations};
-use positions::Positions;
+use crate::attention::{Ring, chunked, hashed};
+use longhand::{DType, Lsh};
 
 struct Layer {
     norm: Norm,
@@ -23,7 +23,8 @@ const MOST: usize = 1024;
 
 struct Reformer {
     words: Tensor,
-    positions: Positions,
+    /// Of positions.
+    axes: Vec<Tensor>,
     layers: Vec<Layer>,
     norm: Norm,
     head: Linear,
@@ -38,7 +39,6 @@ struct Reformer {
     seed: Option<usize>,
     /// Rows that a feed-forward takes at a time; all at once if 0.
     feed_chunk: usize,
-    causal: bool,
     pad: usize,
     /// Of the configuration: how many positions there may be.
     most: usize,
@@ -51,19 +51,20 @@ struct Pass {
     logits: Tensor,
     /// By layer; as the bits of integers.
     buckets: Vec<(usize, Tensor)>,
-    /// Some position is not there: such have a bucket of their own.
-    padded: bool,
+    /// How many there are in a round.
+    of_round: usize,
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // The head reads both streams: it is twice as wide as the table.
     config.only("tie_word_embeddings", false)?;
-    // All logits are a result: a part at a time would take no less memory.
-    config.ignore("axial_norm_std chunk_size_lm_head");
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let (hidden, vocab) = (sizes.hidden, config.positive("vocab_size")?);
     let kinds = kinds(config)?;
-    config.only("num_hidden_layers", kinds.len())?;
+    // As many as `attn_layers` lists, if there is a number.
+    if sizes.layers > 0 {
+        config.only("num_hidden_layers", kinds.len())?;
+    }
     let body = weights.under("reformer.");
     let layer = |(i, hashed): (usize, &bool)| {
         read_layer(&sizes, &body.under(&format!("encoder.layers.{i}.")), *hashed)
@@ -89,7 +90,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let most = config.size_or("max_position_embeddings", 4096)?;
     Ok(Box::new(Reformer {
         words: body.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?,
-        positions: Positions::read(config, &body, hidden, most)?,
+        axes: positions::read_axes(config, &body, hidden)?,
         layers: kinds.iter().enumerate().map(layer).collect::<Result<_>>()?,
         norm: sizes.norm(&body, "encoder.layer_norm", 2 * hidden)?,
         head: Linear::of(head, Some(weights.tensor("lm_head.bias", &[vocab])?), Order::OutIn),
@@ -100,7 +101,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         rounds: few("num_hashes", 1)?.max(1),
         seed: config.optional_size("hash_seed")?,
         feed_chunk: config.size_or("chunk_size_feed_forward", 0)?,
-        causal,
         pad,
         most,
     }))
@@ -134,14 +134,13 @@ fn read_layer(sizes: &Sizes, own: &Weights, hashed: bool) -> Result<Layer> {
     let (hidden, width) = (sizes.hidden, sizes.heads.count * sizes.heads.dim);
     let attention = own.under("attention.self_attention.");
     let into = |name: &str| Linear::bare(&attention, name, hidden, width);
-    let maps = ["feed_forward.dense.dense", "feed_forward.output.dense"];
     Ok(Layer {
         norm: sizes.norm(own, "attention.layer_norm", hidden)?,
         query: into(if hashed { "query_key" } else { "query" })?,
         key: when(!hashed, || into("key"))?,
         value: into("value")?,
         out: Linear::bare(own, "attention.output.dense", width, hidden)?,
-        feed: read_feed(sizes, own, maps, "feed_forward.layer_norm")?,
+        feed: read_feed(sizes, own)?,
     })
 }
 
@@ -177,7 +176,7 @@ impl Reformer {
         let ids = inputs.ints(name)?;
         let [batch, given] = ids.sizes(name)?;
         let length = self.padded(given);
-        let places = self.positions.count();
+        let places = positions::count(&self.axes);
         let rule = format!("in whole chunks that is {length}, and there are {places} positions");
         ensure(length <= places, format_args!("the length of {name}"), given, rule)?;
         // Where a position of whole chunks is among those given.
@@ -186,78 +185,74 @@ impl Reformer {
         let words: Vec<usize> =
             (0..batch * length).map(|n| place(n).map_or(self.pad, |i| ids[i])).collect();
         let words = ops::gather(&self.words.on(device), &words, &[batch, length]);
-        let embedded = ops::add(words, &self.positions.run(batch, length, device));
+        let embedded = ops::add(words, &positions::run(&self.axes, batch, length, device));
         let there = |i: usize| valid.as_ref().is_none_or(|valid| valid[i] != 0);
         let valid: Vec<u8> =
             (0..batch * length).map(|n| u8::from(place(n).is_some_and(there))).collect();
         // Where everything is there, nothing needs a bucket of its own.
         let valid = valid.contains(&0).then_some(&valid[..]);
+        let problem = self.problem(batch, length);
         let mut states = vec![embedded.clone()];
         let (mut x1, mut x2) = (embedded.clone(), embedded);
         let mut buckets = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
-            let rotations = self.rotations(i, length, inputs)?;
-            let (mixed, hashed) = self.attend(layer, &x2, rotations, valid, device)?;
+            let x = layer.norm.run(x2);
+            let (q, v) = (layer.query.run(&x), layer.value.run(&x));
+            let mixed = match &layer.key {
+                Some(key) => {
+                    let rows = [&q, &key.run(&x), &v];
+                    chunked(device, &self.heads, &self.local, rows, valid)?
+                }
+                None => {
+                    let rotations = self.rotations(i, &problem, inputs)?;
+                    let (mixed, own) =
+                        hashed(device, &problem, [&q, &v], rotations.as_ref(), valid)?;
+                    buckets.extend(own.map(|own| (i, own)));
+                    mixed
+                }
+            };
             // x1 = y1 − attention(norm(x2)) and x2 = y2 − feed(norm(y1)) lead back.
-            x1 = ops::add(mixed, &x1);
+            x1 = ops::add(layer.out.run(&mixed), &x1);
             let Sublayer { norm, inner, .. } = &layer.feed;
             let fed = in_chunks(&x1, self.feed_chunk, |rows| inner.run(&norm.run(rows)));
-            x2 = ops::add(fed, &x2);
+            x2 = ops::add(fed, &states[i]);
             states.push(x2.clone());
-            buckets.extend(hashed.map(|hashed| (i, hashed)));
         }
         let cut = |x: &Tensor| ops::cut(x, 1, 0..given);
         let last = self.norm.run(ops::concat(&[&cut(&x1), &cut(&x2)], 2));
         let logits = self.head.run(&last);
         let states = states.iter().map(cut).collect();
-        Ok(Pass { states, logits, buckets, padded: valid.is_some() })
+        // Positions that are not there have a bucket of their own.
+        let of_round = problem.num_buckets.iter().product::<usize>() + usize::from(valid.is_some());
+        Ok(Pass { states, logits, buckets, of_round })
     }
 
-    /// What a layer's attention makes of the second stream, and the buckets if it hashes.
-    fn attend(
-        &self,
-        layer: &Layer,
-        x: &Tensor,
-        rotations: Rotations<'_>,
-        valid: Option<&[u8]>,
-        device: &Device,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let x = layer.norm.run(x.clone());
-        let (heads, q, v) = (&self.heads, layer.query.run(&x), layer.value.run(&x));
-        let (mixed, buckets) = match &layer.key {
-            None => {
-                let (ring, factors) = (&self.hashed, self.buckets(x.shape()[1]));
-                let hash = (&factors[..], self.rounds);
-                attention::hashed(device, heads, ring, hash, [&q, &v], rotations, valid)?
-            }
-            Some(key) => {
-                let rows = [&q, &key.run(&x), &v];
-                (attention::chunked(device, heads, &self.local, rows, valid)?, None)
-            }
-        };
-        Ok((layer.out.run(&mixed), buckets))
+    /// The attention of a layer that hashes.
+    fn problem(&self, batch: usize, length: usize) -> Lsh {
+        let Ring { chunk_len, before, after, causal } = self.hashed;
+        let shape = [batch, length, self.heads.count, self.heads.dim];
+        let problem = Lsh::new(shape, chunk_len, self.rounds, DType::F32).chunks(before, after);
+        Lsh { causal, num_buckets: self.buckets(length), ..problem }
     }
 
     /// Buckets by number, each round's after the last one's.
-    fn numbered(&self, bits: &Tensor, padded: bool) -> Ints {
+    fn numbered(&self, bits: &Tensor, of_round: usize) -> Ints {
         let mut buckets = Ints::of_bits(bits);
-        let (rounds, length) = (self.rounds, bits.width());
-        let of_round = self.buckets(length).iter().product::<usize>() as i32 + i32::from(padded);
         for (i, bucket) in buckets.data.iter_mut().enumerate() {
-            *bucket += (i / length % rounds) as i32 * of_round;
+            *bucket += (i / bits.width() % self.rounds * of_round) as i32;
         }
         buckets
     }
 
-    /// The rotations of layer `i`: `rotations.<i>` where they are given.
-    fn rotations<'a>(&self, i: usize, length: usize, inputs: &'a Inputs) -> Result<Rotations<'a>> {
+    /// The rotations of layer `i`, if it hashes: `rotations.<i>` where they are given.
+    fn rotations(&self, i: usize, problem: &Lsh, inputs: &Inputs) -> Result<Option<Tensor>> {
+        problem.validate()?;
         let name = format!("rotations.{i}");
-        if !inputs.has(&name) {
-            return Ok(Rotations::Drawn(self.seed.unwrap_or(i) as u64));
-        }
-        let columns = self.buckets(length).iter().map(|n| n / 2).sum::<usize>();
+        let columns = problem.num_buckets.iter().map(|n| n / 2).sum::<usize>();
         let shape = [self.heads.count, self.heads.dim, self.rounds, columns];
-        Ok(Rotations::Given(inputs.floats_shaped(&name, &shape)?))
+        let given = when(inputs.has(&name), || inputs.floats_shaped(&name, &shape))?.cloned();
+        let draw = || Tensor::new(&shape, problem.rotations(self.seed.unwrap_or(i) as u64));
+        Ok(problem.is_hashed().then(|| given.unwrap_or_else(draw)))
     }
 }
 
@@ -271,11 +266,11 @@ impl Member for Reformer {
                 continue;
             }
             let pass = self.pass(name, inputs, device)?;
-            if let Some(loss) = inputs.loss(labels, &pass.logits, self.causal)? {
+            if let Some(loss) = inputs.loss(labels, &pass.logits, self.hashed.causal)? {
                 out.put_scalar(format!("{prefix}loss"), loss);
             }
             for (layer, buckets) in pass.buckets {
-                let numbers = self.numbered(&buckets, pass.padded);
+                let numbers = self.numbered(&buckets, pass.of_round);
                 out.put_ints(format!("{prefix}buckets.{layer}"), numbers);
             }
             if prefix.is_empty() {

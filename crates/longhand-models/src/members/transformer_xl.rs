@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::Generator;
-use crate::attention;
-use longhand::transformer_xl::{SinCos, sinusoids};
+use crate::attention::{Segment, relative};
+use longhand::DType;
 use serde_json::Value;
 use std::ops::Range;
 
@@ -30,8 +30,7 @@ struct Cluster {
     out: Linear,
 }
 
-/// A model with relative positions and a memory.
-pub struct TransformerXl {
+struct TransformerXl {
     clusters: Vec<Cluster>,
     /// The logits of the clusters after the first, beside the first's words.
     cluster_head: Option<Linear>,
@@ -45,10 +44,7 @@ pub struct TransformerXl {
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.only("attn_type", 0)?;
-    config.only("adaptive", true)?;
-    config.ignore("sample_softmax pad_token_id");
-    let sizes = Sizes::read_blocks(traits, config)?;
+    let sizes = Sizes::read(traits, config)?;
     let (width, heads) = (sizes.hidden, sizes.heads);
     let (shape, rows) = ([heads.count, heads.dim], heads.count * heads.dim);
     let (memory, same_length) = (config.size("mem_len")?, config.flag_or("same_length", true)?);
@@ -67,11 +63,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
             biases: each(["r_w_bias", "r_r_bias"], |name| biases.tensor(name, &shape))?,
         };
         let norm = sizes.norm(&attention, "layer_norm", width)?;
-        let maps = ["pos_ff.CoreNet.0", "pos_ff.CoreNet.3"];
-        Ok(Layer {
-            attention: Sublayer::of(relative, norm),
-            feed: read_feed(&sizes, &own, maps, "pos_ff.layer_norm")?,
-        })
+        Ok(Layer { attention: Sublayer::of(relative, norm), feed: read_feed(&sizes, &own)? })
     };
     let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
     let clusters = read_clusters(&sizes, config, weights)?;
@@ -97,7 +89,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 
 impl TransformerXl {
     /// A cache of `memory` rows of zeros, which are attended to: this implementation's start.
-    pub fn start(&self, batch: usize, memory: usize) -> Cache {
+    fn start(&self, batch: usize, memory: usize) -> Cache {
         let mut cache = Cache::new(self.layers.len(), batch);
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
             let mut x = Tensor::zeros(&[batch, memory, self.width]);
@@ -112,25 +104,25 @@ impl TransformerXl {
 
     /// The states of a segment. The cache then holds the last rows of what it held and the segment,
     /// as many as before.
-    ///
-    /// # Errors
-    ///
-    /// If an id is not below the vocabulary.
-    pub fn step(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Vec<Tensor>> {
+    fn step(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Vec<Tensor>> {
         let mut states = vec![self.embed(ids, device)?];
+        let [batch, length] = ids.sizes("input_ids")?;
         // Padding stands before the memory of its sequence: what is in its place is memory, zeros as
         // at the start, and as many keys before that are not there.
-        let length = ids.shape[1];
         let padding = cache.padding.iter().map(|n| n.saturating_sub(cache.read).min(length));
         let padding: Vec<usize> = padding.collect();
         let memory = cache.blocks.first().map_or(0, |kept| kept.rows());
         let count = memory + length;
-        let window = (self.same_length && memory > 0).then(|| memory - 1);
-        let valid = generate::behind(&padding, count);
+        let shape = [batch, length, self.heads.count, self.heads.dim];
+        let mut problem = longhand::TransformerXl::with_memory(shape, memory, DType::F32);
+        problem.window.left = (self.same_length && memory > 0).then(|| memory - 1);
+        problem.clamp_len = self.clamp;
+        let key_valid = generate::behind(&padding, count);
+        let segment = Segment { problem, parts: None, key_valid, blocked: None };
         let there = |i: usize| i % length >= padding[i / length];
         for (layer, kept) in self.layers.iter().zip(&mut cache.blocks) {
             let mut x = states[states.len() - 1].clone();
-            if valid.is_some() {
+            if segment.key_valid.is_some() {
                 x = ops::keep_rows(x, there);
             }
             states.push(layer.run(self.place, &x, |own, x| {
@@ -138,25 +130,18 @@ impl TransformerXl {
                 let [k, v] = kept.joined([k, v]);
                 kept.own = Some([ops::last_rows(&k, memory), ops::last_rows(&v, memory)]);
                 // Projected once: it is the same for every segment.
-                let r = match kept.distances.take().filter(|all| all.rows() >= count) {
-                    Some(all) => all,
-                    None => own.positions.run(&self.distances(count)?.on(device)),
-                };
-                let r = ops::cut(kept.distances.insert(r), 1, 0..count);
-                let (biases, options) = (own.biases.each_ref(), (window, self.clamp));
-                let (heads, rows, valid) = (&self.heads, [&q, &k, &v], valid.as_deref());
-                let mixed = attention::relative(device, heads, rows, &r, biases, options, valid)?;
+                if kept.distances.as_ref().is_none_or(|all| all.rows() < count) {
+                    let table = segment.distances(self.width)?.reshape(&[1, count, self.width]);
+                    kept.distances = Some(own.positions.run(&table.on(device)));
+                }
+                let r = kept.distances.iter().map(|all| ops::cut(all, 1, 0..count));
+                let (rows, r) = ([&q, &k, &v], r.collect::<Vec<_>>());
+                let mixed = relative(device, &segment, rows, &r, &own.biases, None, None)?;
                 Ok(own.out.run(&mixed))
             })?);
         }
         cache.read += length;
         Ok(states)
-    }
-
-    /// The table of the first `count` distances.
-    fn distances(&self, count: usize) -> Result<Tensor> {
-        let table = sinusoids(0, count, self.width, SinCos::Halves)?;
-        Ok(Tensor::new(&[1, count, self.width], table))
     }
 
     /// Queries, keys and values of states: each row's of itself alone, so that a memory keeps keys
@@ -186,7 +171,7 @@ impl TransformerXl {
 
     /// Log-probabilities of every word: the first cluster's and the other clusters' by one softmax,
     /// then the words of each of those by one of their own.
-    pub fn log_probs(&self, h: &Tensor) -> Tensor {
+    fn log_probs(&self, h: &Tensor) -> Tensor {
         let logits = |cluster: &Cluster, more: Option<&Linear>| {
             let h = cluster.out_of.as_ref().map_or_else(|| h.clone(), |map| map.run(h));
             let own = cluster.out.run(&h);

@@ -3,7 +3,6 @@
 use super::*;
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    config.ignore("unilm_modes");
     let network = Network::read(traits, config, weights)?;
     member(move |inputs, device, out| {
         let allowed = allowed(inputs)?;

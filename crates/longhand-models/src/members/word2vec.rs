@@ -6,10 +6,6 @@ use crate::objectives::{Draws, negatives, ragged};
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // One neighbour tells the word; else CBOW: all of them together.
     let skip_gram = traits.model_type == "word2vec_skipgram";
-    config.only("sg", i32::from(skip_gram))?;
-    config.only("hs", 0)?;
-    // The rate of training.
-    config.ignore("alpha");
     let (vocab, dim) = (config.positive("vocab_size")?, config.positive("dim")?);
     // Of neighbours their mean, or their sum.
     let mean = config.size_in("cbow_mean", 0..=1)? == 1;

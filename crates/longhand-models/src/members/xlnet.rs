@@ -3,10 +3,11 @@
 //! distances are Transformer-XL's.
 
 use super::*;
-use crate::attention::{self, StreamMask, distances};
+use crate::attention::{Segment, relative};
 use crate::generate::Generator;
-use longhand::Window;
+use crate::heads::TokenLogits;
 use longhand::transformer_xl::bits_from_mask;
+use longhand::{DType, TransformerXl, Window};
 
 /// The attention of a layer: both streams have the same parameters.
 struct Relative {
@@ -20,13 +21,12 @@ struct Relative {
     seg_embed: Tensor,
 }
 
-/// A model with two streams and a memory.
-pub struct XlNet {
+struct XlNet {
     words: Tensor,
     /// What a query is before it has read anything, `[1, width]`.
     query: Tensor,
     layers: Vec<Layer<Relative>>,
-    head: Linear,
+    head: TokenLogits,
     heads: Heads,
     /// No position sees a later one.
     one_sided: bool,
@@ -42,53 +42,20 @@ pub struct XlNet {
     reused: Option<usize>,
 }
 
-/// One segment as it is read. Shapes are `[batch, seqlen]` unless said.
-#[derive(Default)]
-pub struct Segment {
-    /// Which parts (sentences) the tokens are of.
-    pub parts: Option<Vec<i32>>,
-    /// 1 for a token that is there.
-    pub valid: Option<Vec<u8>>,
-    /// `[batch, seqlen, seqlen]`, 1 where the first position must not see the second.
-    pub blocked: Option<Vec<u8>>,
-    /// `[batch, count]`: positions to predict.
-    pub targets: Option<Ints>,
-}
-
-impl Segment {
-    /// The inputs of a segment of this shape, whose names end in `suffix`.
-    fn of(inputs: &Inputs, suffix: &str, ids: &Ints) -> Result<Self> {
-        let &[batch, seqlen] = &ids.shape[..] else { return Ok(Segment::default()) };
-        let name = |what: &str| format!("{what}{suffix}");
-        let parts = inputs.optional_ints(&name("token_type_ids"), &ids.shape)?;
-        let targets = name("target_positions");
-        Ok(Segment {
-            parts: parts.map(|parts| parts.data.clone()),
-            valid: inputs.optional_mask(&name("attention_mask"), &ids.shape)?,
-            blocked: inputs.optional_mask(&name("perm_mask"), &[batch, seqlen, seqlen])?,
-            targets: when(inputs.has(&targets), || inputs.ints(&targets).cloned())?,
-        })
-    }
-}
-
 /// The states that the head reads: of queries or, where there are none, of contents.
 fn predicted([contents, queries]: &[Vec<Tensor>; 2]) -> &Tensor {
     queries.last().unwrap_or(&contents[contents.len() - 1])
 }
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    // The biases are in each layer's parameters whether they are one or many.
-    config.ignore("untie_r use_mems_train start_n_top end_n_top mode");
-    let sizes = Sizes::read_blocks(traits, config)?;
-    let (width, vocab) = (sizes.hidden, config.positive("vocab_size")?);
-    let body = weights.under("transformer.");
-    let words = body.tensor("word_embedding.weight", &[vocab, width])?;
-    let table = sizes.head(weights, "lm_loss.weight", &words)?;
+    let sizes = Sizes::read(traits, config)?;
+    let (width, body) = (sizes.hidden, weights.under("transformer."));
+    let words = sizes.words(config, &body)?;
     let layer = |i: usize| read_layer(&sizes, &body.under(&format!("layer.{i}.")));
-    let layers = (0..config.positive(traits.keys.layers)?).map(layer).collect::<Result<_>>()?;
+    let layers = (0..config.positive("num_hidden_layers")?).map(layer).collect::<Result<_>>()?;
     Ok(Box::new(XlNet {
         query: body.tensor("mask_emb", &[1, 1, width])?.reshape(&[1, width]),
-        head: Linear::of(table, Some(weights.tensor("lm_loss.bias", &[vocab])?), Order::OutIn),
+        head: TokenLogits::read(&sizes, weights, &words)?,
         words,
         layers,
         heads: sizes.heads,
@@ -121,40 +88,46 @@ fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer<Relative>> {
     };
     Ok(Layer {
         attention: Sublayer::of(relative, sizes.norm(&attention, "layer_norm", width)?),
-        feed: read_feed(sizes, own, ["ff.layer_1", "ff.layer_2"], "ff.layer_norm")?,
+        feed: read_feed(sizes, own)?,
     })
 }
 
 impl XlNet {
     /// A memory of nothing.
-    pub fn start(&self, batch: usize) -> Cache {
+    fn start(&self, batch: usize) -> Cache {
         Cache { memory: self.memory, ..Cache::new(self.layers.len(), batch) }
     }
 
-    /// Reads a segment after what the cache holds, which then holds the first `kept` positions of it
-    /// too. Gives the states of contents before each layer and after the last, `[batch, seqlen,
-    /// width]`, and those of queries, `[batch, count, width]`, if there are targets.
-    ///
-    /// # Errors
-    ///
-    /// If an id or a position is out of range, or an input misshapen.
-    pub fn step(
+    /// Reads the segment whose inputs' names end in `suffix` after what the cache holds, which then
+    /// holds the first `kept` positions of it too; without a number of those it is read by itself, and
+    /// nothing is predicted. Gives the states of contents before each layer and after the last, `[batch,
+    /// seqlen, width]`, and those of queries, `[batch, count, width]`, if there are targets.
+    fn step(
         &self,
-        (name, ids): (&str, &Ints),
-        segment: &Segment,
-        (cache, kept): (&mut Cache, usize),
+        inputs: &Inputs,
+        suffix: &str,
+        (cache, kept): (&mut Cache, Option<usize>),
         device: &Device,
     ) -> Result<[Vec<Tensor>; 2]> {
-        let [batch, seqlen] = ids.sizes(name)?;
-        let rows = ids.indices(name, self.words.rows())?;
-        let mask = self.mask(segment, ids, cache)?;
-        let tables = self.distances([batch, seqlen, mask.memory])?;
+        let [name, at] = ["input_ids", "target_positions"].map(|name| format!("{name}{suffix}"));
+        let ids = inputs.ints(&name)?;
+        let shape = ids.sizes(&name)?;
+        let rows = ids.indices(&name, self.words.rows())?;
+        let mut segment = self.segment(inputs, suffix, shape, cache)?;
+        let targets = when(kept.is_some() && inputs.has(&at), || targets(inputs, &at, shape))?;
+        segment.blocked = segment.blocked.filter(|_| kept.is_some());
+        let kept = kept.unwrap_or(0);
+        let mut tables = vec![segment.distances(self.words.width())?];
+        if self.both_directions {
+            let rule = "must be even: with bi_data the second half is read backwards";
+            ensure(shape[0].is_multiple_of(2), "the batch", shape[0], rule)?;
+            tables.push(turned_round(&tables[0]));
+        }
         let tables: Vec<Tensor> = tables.iter().map(|table| table.on(device)).collect();
-        let targets = segment.targets.as_ref().map(|t| (&t.data[..], &t.shape[..]));
         let mut contents = vec![ops::gather(&self.words.on(device), &rows, &ids.shape)];
         let mut queries: Vec<Tensor> = Vec::new();
-        if let Some((at, shape)) = targets {
-            queries.push(ops::gather(&self.query.on(device), &vec![0; at.len()], shape));
+        if let Some(at) = targets {
+            queries.push(ops::gather(&self.query.on(device), &vec![0; at.data.len()], &at.shape));
         }
         for (layer, block) in self.layers.iter().zip(&mut cache.blocks) {
             let x = &contents[contents.len() - 1];
@@ -164,16 +137,15 @@ impl XlNet {
             let r: Vec<Tensor> = tables.iter().map(|table| a.distance.run(table)).collect();
             let stream = |x: &Tensor, targets: Option<&[i32]>| {
                 layer.run(Place::Post, x, |a, x| {
-                    let (rows, own) = ([&a.query.run(x), &k, &v], (&a.biases, &a.seg_embed));
-                    let mixed =
-                        attention::stream(device, &self.heads, rows, &r, own, &mask, targets)?;
+                    let (rows, parts) = ([&a.query.run(x), &k, &v], Some(&a.seg_embed));
+                    let mixed = relative(device, &segment, rows, &r, &a.biases, parts, targets)?;
                     Ok(a.out.run(&mixed))
                 })
             };
             let content = stream(x, None)?;
             contents.push(content);
-            if let (Some((at, _)), Some(query)) = (targets, queries.last()) {
-                queries.push(stream(query, Some(at))?);
+            if let (Some(at), Some(query)) = (targets, queries.last()) {
+                queries.push(stream(query, Some(&at.data))?);
             }
             let [k, v] = block.joined(new.map(|x| ops::cut(&x, 1, 0..kept)));
             block.own = Some([newest(&k, cache.memory), newest(&v, cache.memory)]);
@@ -183,61 +155,70 @@ impl XlNet {
     }
 
     /// The last states of a segment by itself: of contents, nothing predicted.
-    fn alone(&self, named: (&str, &Ints), segment: Segment, device: &Device) -> Result<Tensor> {
-        let segment = Segment { blocked: None, targets: None, ..segment };
-        let nothing = (&mut self.start(named.1.shape[0]), 0);
-        Ok(predicted(&self.step(named, &segment, nothing, device)?).clone())
+    fn alone(&self, inputs: &Inputs, suffix: &str, device: &Device) -> Result<Tensor> {
+        let name = format!("input_ids{suffix}");
+        let [batch, _] = inputs.ints(&name)?.sizes(&name)?;
+        let nothing = (&mut self.start(batch), None);
+        Ok(predicted(&self.step(inputs, suffix, nothing, device)?).clone())
     }
 
-    /// The sinusoids of the distances; for a batch of both directions, those of the second half are
-    /// turned round.
-    fn distances(&self, [batch, seqlen, memory]: [usize; 3]) -> Result<Vec<Tensor>> {
-        let width = self.words.width();
-        let table = distances([memory, seqlen, width], self.clamp_len)?;
-        if !self.both_directions {
-            return Ok(vec![table]);
-        }
-        let rule = "must be even: with bi_data the second half is read backwards";
-        ensure(batch.is_multiple_of(2), "the batch", batch, rule)?;
-        // sin(−x) = −sin x, cos(−x) = cos x.
-        let mut turned = table.clone();
-        for row in turned.data_mut().chunks_exact_mut(width) {
-            row[..width / 2].iter_mut().for_each(|sin| *sin = -*sin);
-        }
-        Ok(vec![table, turned])
-    }
-
-    fn mask(&self, segment: &Segment, ids: &Ints, cache: &Cache) -> Result<StreamMask> {
-        let (batch, seqlen) = (ids.shape[0], ids.shape[1]);
+    /// What the positions of a segment see after what the cache holds.
+    fn segment(
+        &self,
+        inputs: &Inputs,
+        suffix: &str,
+        [batch, seqlen]: [usize; 2],
+        cache: &Cache,
+    ) -> Result<Segment> {
+        let name = |what: &str| format!("{what}{suffix}");
         let memory = cache.blocks[0].rows();
-        if let Some(targets) = &segment.targets {
-            let [rows, _] = targets.sizes("target_positions")?;
-            let rule = format!("must be {batch} rows, as of input_ids");
-            ensure(rows == batch, "rows of target_positions", rows, rule)?;
-            targets.indices("target_positions", seqlen)?;
+        let shape = [batch, seqlen, self.heads.count, self.heads.dim];
+        let mut problem = TransformerXl::xlnet(shape, memory, DType::F32);
+        if let Some(most) = self.clamp_len {
+            problem = problem.clamp_len(most);
         }
-        let back = Window { left: self.same_length.then_some(memory), right: Some(0) };
-        let window = if self.one_sided { back } else { Window::FULL };
+        if self.one_sided {
+            problem.window = Window { left: self.same_length.then_some(memory), right: Some(0) };
+        }
         let seqlen_k = memory + seqlen;
         // A memory is of the first part, and all of it is seen but padding.
-        let there = |valid: &Vec<u8>| {
-            let mut all = behind(memory, 1, valid, seqlen);
+        let there = |valid: Vec<u8>| {
+            let mut all = behind(memory, 1, &valid, seqlen);
             for (row, padding) in all.chunks_exact_mut(seqlen_k).zip(&cache.padding) {
                 row[..padding.saturating_sub(cache.read - memory).min(memory)].fill(0);
             }
             all
         };
-        let bits = |blocked| bits_from_mask(&behind(memory, 0, blocked, seqlen), seqlen_k);
-        let parts = |x: &Vec<i32>| [x.clone(), behind(memory, 0, x, seqlen)];
-        Ok(StreamMask {
-            memory,
-            window,
-            clamp_len: self.clamp_len,
-            parts: segment.parts.as_ref().map(parts),
-            key_valid: segment.valid.as_ref().map(there),
-            blocked: segment.blocked.as_deref().map(bits).transpose()?,
+        let bits = |hidden: Vec<u8>| bits_from_mask(&behind(memory, 0, &hidden, seqlen), seqlen_k);
+        let parts = |x: &Ints| [x.data.clone(), behind(memory, 0, &x.data, seqlen)];
+        let valid = inputs.optional_mask(&name("attention_mask"), &[batch, seqlen])?;
+        let hidden = inputs.optional_mask(&name("perm_mask"), &[batch, seqlen, seqlen])?;
+        Ok(Segment {
+            problem,
+            parts: inputs.optional_ints(&name("token_type_ids"), &[batch, seqlen])?.map(parts),
+            key_valid: valid.map(there),
+            blocked: hidden.map(bits).transpose()?,
         })
     }
+}
+
+/// The positions to predict, `[batch, count]`.
+fn targets<'a>(inputs: &'a Inputs, name: &str, shape: [usize; 2]) -> Result<&'a Ints> {
+    let [batch, seqlen] = shape;
+    let targets = inputs.ints(name)?;
+    let [rows, _] = targets.sizes(name)?;
+    let rule = format!("must be {batch} rows, as of input_ids");
+    ensure(rows == batch, format_args!("rows of {name}"), rows, rule)?;
+    targets.indices(name, seqlen).map(|_| targets)
+}
+
+/// The sinusoids of the distances turned round: sin(−x) = −sin x, cos(−x) = cos x.
+fn turned_round(table: &Tensor) -> Tensor {
+    let (width, mut turned) = (table.width(), table.clone());
+    for row in turned.data_mut().chunks_exact_mut(width) {
+        row[..width / 2].iter_mut().for_each(|sin| *sin = -*sin);
+    }
+    turned
 }
 
 impl Member for XlNet {
@@ -254,12 +235,11 @@ impl Member for XlNet {
         let mut cache = self.start(batch);
         let empty = Tensor::zeros(&[batch, 0, self.words.width()]);
         let mut memories = vec![empty; self.layers.len()];
-        let last = segments.len() - 1;
-        for (s, (name, ids)) in segments.into_iter().enumerate() {
-            let at = |e: Error| e.at(format!("segment {s}"));
-            let segment = Segment::of(inputs, &format!(".{s}"), ids).map_err(at)?;
+        let last = format!(".{}", segments.len() - 1);
+        for (s, (_, ids)) in segments.into_iter().enumerate() {
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
-            let read = self.step((&name, ids), &segment, (&mut cache, kept), device).map_err(at)?;
+            let read = self.step(inputs, &format!(".{s}"), (&mut cache, Some(kept)), device);
+            let read = read.map_err(|e| e.at(format!("segment {s}")))?;
             let [contents, queries] = &read;
             let logits = self.head.run(predicted(&read));
             if let Some(loss) = inputs.loss(&format!("labels.{s}"), &logits, false)? {
@@ -270,25 +250,20 @@ impl Member for XlNet {
             out.put_each(format_args!("segment.{s}.hidden_states_g"), queries);
             if !self.remembers {
                 cache = self.start(batch);
-            } else {
-                for (memory, states) in memories.iter_mut().zip(contents) {
-                    let all = ops::concat(&[&*memory, &ops::cut(states, 1, 0..kept)], 1);
-                    *memory = newest(&all, self.memory);
-                }
-                out.put_each(format_args!("segment.{s}.mems"), &memories);
+                continue;
             }
-            if s == last {
-                let alone = self.alone((&name, ids), segment, device)?;
-                out.put("single_stream.last_hidden_state", alone);
+            for (memory, states) in memories.iter_mut().zip(contents) {
+                let all = ops::concat(&[&*memory, &ops::cut(states, 1, 0..kept)], 1);
+                *memory = newest(&all, self.memory);
             }
+            out.put_each(format_args!("segment.{s}.mems"), &memories);
         }
+        out.put("single_stream.last_hidden_state", self.alone(inputs, &last, device)?);
         Ok(out)
     }
 
     fn encode(&self, inputs: &Inputs, device: &Device) -> Result<Tensor> {
-        let ids = inputs.ints("input_ids")?;
-        ids.sizes::<2>("input_ids")?;
-        self.alone(("input_ids", ids), Segment::of(inputs, "", ids)?, device)
+        self.alone(inputs, "", device)
     }
 }
 
@@ -308,18 +283,16 @@ impl Generator for XlNet {
         // One position more, the last query's place: what stands there is seen by nobody.
         let seqlen = length + 1;
         let rows = ids.data.chunks_exact(length).flat_map(|row| [row, &[0]].concat()).collect();
-        let there = |n: usize| u8::from(cache.read + n % seqlen >= cache.padding[n / seqlen]);
-        let later = |n: usize| u8::from(n % seqlen >= n / seqlen % seqlen);
+        let there = |n: usize| i32::from(cache.read + n % seqlen >= cache.padding[n / seqlen]);
+        let later = |n: usize| i32::from(n % seqlen >= n / seqlen % seqlen);
         let targets = (0..batch).flat_map(|_| 1..seqlen as i32).collect();
-        let segment = Segment {
-            parts: None,
-            valid: Some((0..batch * seqlen).map(there).collect()),
-            blocked: Some((0..batch * seqlen * seqlen).map(later).collect()),
-            targets: Some(Ints::new(&[batch, length], targets)),
-        };
-        let ids = Ints::new(&[batch, seqlen], rows);
-        let read = self.step(("input_ids", &ids), &segment, (cache, length), device)?;
-        Ok(predicted(&read).clone())
+        let shape = [batch, seqlen, seqlen];
+        let inputs = Inputs::new()
+            .ints_of("input_ids", &shape[..2], rows)
+            .ints_of("attention_mask", &shape[..2], (0..batch * seqlen).map(there).collect())
+            .ints_of("perm_mask", &shape, (0..batch * seqlen * seqlen).map(later).collect())
+            .ints_of("target_positions", &[batch, length], targets);
+        Ok(predicted(&self.step(&inputs, "", (cache, Some(length)), device)?).clone())
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {

@@ -14,20 +14,13 @@ pub(super) struct Codebooks {
     diversity: f64,
 }
 
-/// Reads the codebooks, if the weights hold any.
+/// Reads the codebooks.
 pub(super) fn read_codebooks(
     config: &Config,
     weights: &Weights,
     channels: usize,
     hidden: usize,
-) -> Result<Option<Codebooks>> {
-    if !weights.has_any("quantizer.") {
-        config.ignore(
-            "num_codevector_groups num_codevectors_per_group codevector_dim proj_codevector_dim \
-             contrastive_logits_temperature diversity_loss_weight",
-        );
-        return Ok(None);
-    }
+) -> Result<Codebooks> {
     let groups = config.size_or("num_codevector_groups", 2)?.max(1);
     let of_group = config.size_or("num_codevectors_per_group", 320)?.max(1);
     let width = config.size_or("codevector_dim", 256)?;
@@ -36,7 +29,7 @@ pub(super) fn read_codebooks(
     ensure(width > 0 && width.is_multiple_of(groups), "config: codevector_dim", width, rule)?;
     let all = groups * of_group;
     let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
-    Ok(Some(Codebooks {
+    Ok(Codebooks {
         groups,
         scores: Linear::read(weights, "quantizer.weight_proj", channels, all)?,
         entries: entries.reshape(&[all, width / groups]),
@@ -44,7 +37,7 @@ pub(super) fn read_codebooks(
         project_context: Linear::read(weights, "project_hid", hidden, shared)?,
         temperature: config.positive_or("contrastive_logits_temperature", 0.1)?,
         diversity: config.number_or("diversity_loss_weight", 0.1)?,
-    }))
+    })
 }
 
 impl Codebooks {
@@ -55,8 +48,13 @@ impl Codebooks {
 
     /// What the codebooks make of the frames, by the highest scores and, where `gumbel` is given, by
     /// scores with that noise as in training; and the losses.
-    pub(super) fn run(&self, features: &Tensor, last: &Tensor, inputs: &Inputs) -> Result<Outputs> {
-        let mut out = Outputs::default();
+    pub(super) fn run(
+        &self,
+        features: &Tensor,
+        last: &Tensor,
+        inputs: &Inputs,
+        out: &mut Outputs,
+    ) -> Result<()> {
         let contexts = self.project_context.run(last);
         let task = Task::read(&contexts, inputs)?;
         let shape = [features.rows() * self.groups, self.of_group()];
@@ -67,9 +65,7 @@ impl Codebooks {
             let mut taken = Tensor::zeros(&shape);
             let rows = taken.data_mut().chunks_exact_mut(shape[1]).zip(&chosen.data);
             rows.for_each(|(row, &entry)| row[entry as usize] = 1.0);
-            let same = same_entries(&chosen, task.others);
-            out.absorb("eval.", self.losses(task, &quantised, &same, &taken));
-            out.put_ints("eval.negative_equals_positive", same);
+            self.losses("eval.", task, &quantised, &chosen, &taken, out);
         }
         if inputs.has("gumbel") {
             let noise = inputs.floats_shaped("gumbel", &shape)?;
@@ -78,15 +74,14 @@ impl Codebooks {
             if let Some(task) = &task {
                 // Without the noise, so that entries of little luck count too.
                 let soft = ops::softmax(scores);
-                let same = same_entries(&Ints::of_numbers(&drawn), task.others);
-                out.absorb("train.", self.losses(task, &quantised, &same, &soft));
+                self.losses("train.", task, &quantised, &Ints::of_numbers(&drawn), &soft, out);
             }
             out.put("train.projected_quantized_states", quantised);
         }
         out.put_ints("codevector_index", chosen);
         out.put("projected_quantized_states", quantised);
         out.put("projected_states", contexts);
-        Ok(out)
+        Ok(())
     }
 
     /// For each frame and group, the entry with the highest score, `[batch, frames, groups]`; and the
@@ -135,18 +130,26 @@ impl Codebooks {
         frames.iter().map(nll).sum()
     }
 
-    /// The losses of a choice of entries, and how many of those are in use.
-    fn losses(&self, task: &Task<'_>, quantised: &Tensor, same: &Ints, used: &Tensor) -> Outputs {
-        let contrast = self.contrast(task, quantised, same);
+    /// The losses of a choice of entries, and how many of those are in `used`.
+    fn losses(
+        &self,
+        prefix: &str,
+        task: &Task<'_>,
+        quantised: &Tensor,
+        chosen: &Ints,
+        used: &Tensor,
+        out: &mut Outputs,
+    ) {
+        let same = same_entries(chosen, task.others);
+        let contrast = self.contrast(task, quantised, &same);
         let perplexity = self.perplexity(used, &task.frames);
         let entries = self.entries.rows() as f64;
         let diversity = (entries - perplexity) / entries * task.frames.len() as f64;
-        let mut out = Outputs::default();
-        out.put_scalar("codevector_perplexity", perplexity);
-        out.put_scalar("contrastive_loss", contrast);
-        out.put_scalar("diversity_loss", diversity);
-        out.put_scalar("loss", contrast + self.diversity * diversity);
-        out
+        out.put_scalar(format!("{prefix}codevector_perplexity"), perplexity);
+        out.put_scalar(format!("{prefix}contrastive_loss"), contrast);
+        out.put_scalar(format!("{prefix}diversity_loss"), diversity);
+        out.put_scalar(format!("{prefix}loss"), contrast + self.diversity * diversity);
+        out.put_ints(format!("{prefix}negative_equals_positive"), same);
     }
 }
 

@@ -17,10 +17,8 @@ pub(super) struct Convolution {
     activation: Activation,
 }
 
-/// Sound to frames.
-pub(super) struct Extractor(Vec<Convolution>);
-
-pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extractor> {
+/// Reads the convolutions from sound to frames.
+pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Vec<Convolution>> {
     let widths = config.sizes("conv_dim")?;
     let kernels = config.sizes("conv_kernel")?;
     let strides = config.sizes("conv_stride")?;
@@ -46,7 +44,7 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Extra
             activation,
         })
     };
-    Ok(Extractor((0..widths.len()).map(layer).collect::<Result<_>>()?))
+    (0..widths.len()).map(layer).collect()
 }
 
 impl Convolution {
@@ -78,6 +76,11 @@ impl Convolution {
         })
     }
 
+    /// How many channels it gives.
+    pub(super) fn channels(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
     /// Of `[batch, length, channels]`.
     pub(super) fn run(&self, x: &Tensor) -> Tensor {
         let y = ops::conv1d(x, &self.weight, self.bias.as_ref(), self.steps);
@@ -89,23 +92,37 @@ impl Convolution {
     }
 }
 
-impl Extractor {
-    /// Channels of a frame.
-    pub(super) fn channels(&self) -> usize {
-        self.0.last().map_or(1, |layer| layer.weight.shape()[0])
-    }
+/// Frames that so many samples give.
+fn frames(layers: &[Convolution], samples: usize) -> usize {
+    layers.iter().fold(samples, |n, layer| {
+        n.checked_sub(layer.weight.width()).map_or(0, |n| n / layer.steps[0] + 1)
+    })
+}
 
-    /// Frames that so many samples give.
-    pub(super) fn frames(&self, samples: usize) -> usize {
-        self.0.iter().fold(samples, |n, layer| {
-            n.checked_sub(layer.weight.width()).map_or(0, |n| n / layer.steps[0] + 1)
-        })
+/// Normed frames, `[batch, frames, channels]`, and which are there if samples are padding.
+pub(super) fn features(
+    layers: &[Convolution],
+    norm: &Norm,
+    inputs: &Inputs,
+    device: &Device,
+) -> Result<(Tensor, Option<Vec<u8>>)> {
+    let sound = inputs.floats("input_values")?;
+    let [batch, samples] = sound.sizes("input_values")?;
+    let count = frames(layers, samples);
+    let rule = "must hold sound for at least one frame";
+    require(count > 0, || Error::shape("input_values", sound.shape(), rule))?;
+    let mut there = None;
+    if let Some(mask) = inputs.optional_mask("attention_mask", &[batch, samples])? {
+        let mut valid = Vec::with_capacity(batch * count);
+        for (b, row) in mask.chunks_exact(samples).enumerate() {
+            let length = row.iter().map(|&m| usize::from(m)).sum();
+            let own = frames(layers, length);
+            let rule = "must leave sound for at least one frame";
+            ensure(own > 0, format_args!("attention_mask[{b}]"), length, rule)?;
+            valid.extend((0..count).map(|i| u8::from(i < own)));
+        }
+        there = Some(valid);
     }
-
-    /// `[batch, samples]` to `[batch, frames, channels]`.
-    pub(super) fn run(&self, sound: &Tensor) -> Tensor {
-        let [batch, samples] = [sound.shape()[0], sound.shape()[1]];
-        let sound = sound.clone().reshape(&[batch, samples, 1]);
-        self.0.iter().fold(sound, |x, layer| layer.run(&x))
-    }
+    let sound = sound.on(device).reshape(&[batch, samples, 1]);
+    Ok((norm.run(layers.iter().fold(sound, |x, layer| layer.run(&x))), there))
 }
