@@ -65,7 +65,8 @@ pub fn relative(
         let at = (n, r.len());
         let [q, k, v] = &[q, k, v].map(|x| sequences(x, at));
         let seg = |i: usize| segment.parts.as_ref().map(|x| of_batch(&x[i], at));
-        let (out, _) = attend!(device, problem, transformer_xl(q, k, v, r_of, u, w)([q, k, v], r_of, [u, w]), {
+        let (out, _) = attend!(device, problem,
+            transformer_xl(q, k, v, r_of, u, w)([q, k, v], r_of, [u, w]), {
             bias_s: biases.get(2).filter(|_| problem.segments),
             seg_embed: seg_embed.filter(|_| problem.segments),
             seg_q: seg(0),
