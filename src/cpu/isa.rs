@@ -80,7 +80,7 @@ impl Isa {
 pub(crate) fn adds_beside() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        // Safe from Rust 1.94 on. SAFETY: every x86-64 has the instruction.
+        // Later versions of Rust have it safe. SAFETY: every x86-64 has the instruction.
         #[allow(unsafe_code, unused_unsafe)]
         let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
         [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"

@@ -91,8 +91,8 @@ pub fn full(
 }
 
 /// Longformer's attention: `side` keys on each side of a position, and global positions (`[batch,
-/// count]`, distinct, filled up with −1), whose rows read projections of their own. All tensors are `[batch, seqlen, heads · dim]`. Gradient: as of
-/// [`full`].
+/// count]`, distinct, filled up with −1), whose rows read projections of their own. All tensors are
+/// `[batch, seqlen, heads · dim]`. Gradient: as of [`full`].
 ///
 /// # Errors
 ///
