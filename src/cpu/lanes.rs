@@ -7,6 +7,13 @@ pub(crate) const LANES: usize = 16;
 /// One number of each of the rows.
 pub(crate) type Lanes = [f32; LANES];
 
+/// Without the elements before a line of the cache, fewer than [`LANES`]: vectors that cross lines are
+/// loaded twice.
+pub(crate) fn from_line(all: &mut [f32]) -> &mut [f32] {
+    let before = all.as_ptr().align_offset(size_of::<Lanes>());
+    &mut all[before..]
+}
+
 /// `a · b + c`, rounded once where that is fast.
 #[inline(always)]
 pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {

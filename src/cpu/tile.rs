@@ -7,7 +7,7 @@
 //! keys need to be neighbours in memory: a kind says which row is lane n and which is key n, and
 //! masks and modifies the scores between the two products.
 
-use super::lanes::{LANES, Lanes, exp2, log2_wide, multiply_add};
+use super::lanes::{LANES, Lanes, exp2, from_line, log2_wide, multiply_add};
 use super::products::{add_scores, scores};
 use super::turn::{to_lanes, to_rows};
 use super::{Element, Isa, with_isa};
@@ -63,7 +63,7 @@ impl<'a> Tile<'a> {
     /// The same of one of so many rows, a multiple of the lanes.
     pub(crate) fn len_of(rows: usize, d: usize) -> usize {
         let lanes = rows / LANES * (d + padded(d) + 2) + PAIR * BLOCK_N;
-        lanes * LANES + BLOCK_N * (d + padded(d)) + LANES * d
+        lanes * LANES + BLOCK_N * (d + padded(d)) + LANES * d + LANES
     }
 
     /// One in `all`, as long as `len` says.
@@ -75,7 +75,7 @@ impl<'a> Tile<'a> {
     pub(crate) fn of(rows: usize, d: usize, all: &'a mut [f32]) -> Self {
         let groups = rows / LANES;
         let lanes = groups * (d + padded(d) + 2) + PAIR * BLOCK_N;
-        let (lanes, rest) = all.split_at_mut(lanes * LANES);
+        let (lanes, rest) = from_line(all).split_at_mut(lanes * LANES);
         let (lanes, _) = lanes.as_chunks_mut::<LANES>();
         let (q, lanes) = lanes.split_at_mut(groups * d);
         let (o, lanes) = lanes.split_at_mut(groups * padded(d));
