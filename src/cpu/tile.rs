@@ -20,8 +20,6 @@ pub(crate) const BLOCK_N: usize = 72;
 /// Keys, or elements of a value, that are summed side by side: with two registers of rows each, 12 of
 /// AVX2's 16 registers.
 pub(crate) const SIDE: usize = 6;
-/// Groups whose scores may be computed together.
-pub(crate) const PAIR: usize = 2;
 /// Groups of lanes of a block.
 pub(crate) const GROUPS: usize = BLOCK_M / LANES;
 
@@ -34,7 +32,7 @@ pub(crate) struct Tile<'a> {
     q: &'a mut [Lanes],
     /// Per group and element.
     o: &'a mut [Lanes],
-    /// Of each group of a pair, per key of the tile: scores, then probabilities.
+    /// Per key of the tile: scores, then probabilities.
     s: &'a mut [Lanes],
     /// Per group: the largest score, in units of log2, and the sum.
     m: &'a mut [Lanes],
@@ -62,7 +60,7 @@ impl<'a> Tile<'a> {
 
     /// The same of one of so many rows, a multiple of the lanes.
     pub(crate) fn len_of(rows: usize, d: usize) -> usize {
-        let lanes = rows / LANES * (d + padded(d) + 2) + PAIR * BLOCK_N;
+        let lanes = rows / LANES * (d + padded(d) + 2) + BLOCK_N;
         lanes * LANES + BLOCK_N * (d + padded(d)) + LANES * d + LANES
     }
 
@@ -74,12 +72,12 @@ impl<'a> Tile<'a> {
     /// One of so many rows, as long as `len_of` says.
     pub(crate) fn of(rows: usize, d: usize, all: &'a mut [f32]) -> Self {
         let groups = rows / LANES;
-        let lanes = groups * (d + padded(d) + 2) + PAIR * BLOCK_N;
+        let lanes = groups * (d + padded(d) + 2) + BLOCK_N;
         let (lanes, rest) = from_line(all).split_at_mut(lanes * LANES);
         let (lanes, _) = lanes.as_chunks_mut::<LANES>();
         let (q, lanes) = lanes.split_at_mut(groups * d);
         let (o, lanes) = lanes.split_at_mut(groups * padded(d));
-        let (s, lanes) = lanes.split_at_mut(PAIR * BLOCK_N);
+        let (s, lanes) = lanes.split_at_mut(BLOCK_N);
         let (m, l) = lanes.split_at_mut(groups);
         let (k, rest) = rest.split_at_mut(BLOCK_N * d);
         let (v, rest) = rest.split_at_mut(BLOCK_N * padded(d));
@@ -112,11 +110,6 @@ impl<'a> Tile<'a> {
         let k = &mut self.k[n * self.d..][..self.d];
         T::load(x, k);
         k
-    }
-
-    /// The tile's keys, row after row.
-    pub(crate) fn k(&mut self) -> &mut [f32] {
-        self.k
     }
 
     /// Value `n` of the tile.
@@ -153,57 +146,36 @@ impl<'a> Tile<'a> {
         &mut self.s[..len]
     }
 
-    /// The same, as a pair's group `n`, added to what `begin` writes; its last step may hold what is no
-    /// key's.
+    /// The same, added to what `begin` writes; its last step may hold what is no key's.
     pub(crate) fn scores_from(
         &mut self,
         isa: Isa,
-        n: usize,
         group: usize,
         keys: usize,
         begin: impl FnOnce(&mut [Lanes]),
     ) {
         let padded_keys = keys.next_multiple_of(SIDE);
-        let s: &mut [Lanes] = &mut self.s[n * BLOCK_N..][..padded_keys];
+        let s: &mut [Lanes] = &mut self.s[..padded_keys];
         begin(s);
         let q: &[Lanes] = &self.q[group * self.d..][..self.d];
         let k: &[f32] = &self.k[..padded_keys * self.d];
         with_isa!(isa, add_scores(q: &[Lanes], k: &[f32], s: &mut [Lanes]));
     }
 
-    /// Queries of `groups` groups from `group` on, the keys, and where scores of a pair belong.
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn pair(
-        &mut self,
-        group: usize,
-        groups: usize,
-    ) -> ((&[Lanes], &[f32]), [&mut [Lanes]; PAIR]) {
-        let q = &self.q[group * self.d..][..groups * self.d];
-        let (first, second) = self.s.split_at_mut(BLOCK_N);
-        ((q, self.k), [first, second])
+    /// The tile's keys, row after row.
+    pub(crate) fn k(&mut self) -> &mut [f32] {
+        self.k
     }
 
-    /// Scores of a group of the pair.
-    pub(crate) fn of_pair(&mut self, n: usize) -> &mut [Lanes] {
-        &mut self.s[n * BLOCK_N..][..BLOCK_N]
+    /// The same, and where scores belong.
+    pub(crate) fn k_and_s(&mut self) -> (&[f32], &mut [Lanes]) {
+        (self.k, self.s)
     }
 
     /// S, in units of log2 and −∞ where it is masked, into the group's running result. `careful`: a
     /// value that is not finite must not reach rows that give its key no weight.
     pub(crate) fn add(&mut self, isa: Isa, group: usize, keys: Range<usize>, careful: bool) {
-        self.add_of_pair(isa, 0, group, keys, careful);
-    }
-
-    /// The same of scores of a pair's group.
-    pub(crate) fn add_of_pair(
-        &mut self,
-        isa: Isa,
-        n: usize,
-        group: usize,
-        keys: Range<usize>,
-        careful: bool,
-    ) {
-        let s: &mut [Lanes] = &mut self.s[n * BLOCK_N..][..keys.len()];
+        let s: &mut [Lanes] = &mut self.s[..keys.len()];
         let o: &mut [Lanes] = &mut self.o[group * padded(self.d)..][..padded(self.d)];
         let (m, l): (&mut Lanes, &mut Lanes) = (&mut self.m[group], &mut self.l[group]);
         with_isa!(isa, softmax(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]));

@@ -1,41 +1,50 @@
-//! Scores of neighbouring rows by one product, where additions have units of their own and there are
-//! registers for them.
+//! Scores by one product, where additions have units of their own and there are registers for it.
 //!
 //! (q + u)·k + (q + v)·r = q·(k + r) + u·k + v·r: an element of a pair takes an addition and a
 //! multiply-add, where two products take two multiply-adds. Row i and key j meet the table's row of
-//! distance i − j, so of one key neighbouring rows, which are lanes, read neighbouring distances: the
-//! table is kept turned, of each element the distances one after the other. Halves of groups and keys
-//! as far apart as a half is long share distances: K keys and G halves need K + G − 1 vectors of them.
-//! The window of distances moves towards the future, a tile's length at a time; each is converted and
-//! turned once for a block.
+//! distance i − j, so keys and rows that are both as much further on share it: of K keys and G rows that
+//! are K + G − 1 distances. Lanes are four elements of four neighbouring rows, which meet four
+//! neighbouring distances of one key: elements by fours, the distances of each one after the other, are
+//! vectors wherever they begin, a key's four elements are repeated as they are loaded, and the four sums
+//! of a row meet in the end.
+//!
+//! The window of distances moves towards the future, a tile's length at a time; each is converted once
+//! for a block.
 
 use super::tile::ROWS;
-use crate::cpu::lanes::{LANES, Lanes, multiply_add};
+use crate::cpu::lanes::{LANES, Lanes, from_line};
 use crate::cpu::products::{CHAIN, dots};
-use crate::cpu::tile::PAIR;
-use crate::cpu::turn::to_lanes;
 use crate::cpu::{Isa, with_isa};
 
+/// Elements side by side; a row has a multiple of them.
+pub(super) const QUAD: usize = 4;
+/// Four elements of a row.
+type Quad = [f32; QUAD];
+/// Keys whose products are summed side by side, with each fourth of a group's rows: sixteen sums, half
+/// of the registers.
+const SIDE: usize = 4;
 /// Keys of a tile: whole steps.
 pub(super) const KEYS: usize = 64;
-/// Distances of the window: what a tile needs, and room to move.
-const WINDOW: usize = ROWS + KEYS + 4 * KEYS;
-/// Lanes of a half, which is one register: loads of a longer one would cross cache lines.
-const HALF: usize = LANES / 2;
+/// Distances of the window: what a tile needs, and room to move. An odd number of the cache's lines, so
+/// that those of other elements lie in other sets.
+const WINDOW: usize = ROWS + KEYS + 4 * KEYS + QUAD;
 
 /// One thread's part of the workspace.
 pub(super) struct Sums<'a> {
     /// Elements of a row.
     d: usize,
-    /// Of each element of the table, by distance; in the end v · r.
-    table: &'a mut [[f32; WINDOW]],
+    /// Per group and four elements: of each row.
+    q: &'a mut [[Quad; LANES]],
+    /// Per four elements: of each distance of the window.
+    table: &'a mut [[Quad; WINDOW]],
+    /// v · r.
+    of_table: &'a mut [f32],
     /// The window's first, the distance that it is of, and how many there are.
     first: usize,
     low: i64,
     count: usize,
-    /// Rows of the table on their way, and turned.
+    /// Rows of the table on their way.
     rows: &'a mut [f32],
-    turned: &'a mut [Lanes],
     /// u · k of each key of the tile.
     of_keys: [f32; KEYS],
 }
@@ -43,22 +52,32 @@ pub(super) struct Sums<'a> {
 impl<'a> Sums<'a> {
     /// f32 that one needs.
     pub(super) fn len(d: usize) -> usize {
-        (d + 1) * WINDOW + 2 * d * LANES
+        ROWS * d + (d + 1) * WINDOW + LANES * d + LANES
     }
 
     /// One in `all`, as long as `len` says.
     pub(super) fn new(d: usize, all: &'a mut [f32]) -> Self {
-        let (table, rest) = all.split_at_mut((d + 1) * WINDOW);
-        let (rows, turned) = rest.split_at_mut(d * LANES);
+        let (q, rest) = from_line(all).split_at_mut(ROWS * d);
+        let (table, rest) = rest.split_at_mut(d * WINDOW);
+        let (of_table, rest) = rest.split_at_mut(WINDOW);
         Sums {
             d,
-            table: table.as_chunks_mut().0,
+            q: bytemuck::cast_slice_mut(q),
+            table: table.as_chunks_mut().0.as_chunks_mut().0,
+            of_table,
             first: 0,
             low: 0,
             count: 0,
-            rows,
-            turned: turned.as_chunks_mut().0,
+            rows: &mut rest[..LANES * d],
             of_keys: [0.0; KEYS],
+        }
+    }
+
+    /// Row `n` of the block is `scale · q`. Lanes without a row keep what they hold: nothing leaves a lane.
+    pub(super) fn load_q(&mut self, n: usize, q: &[f32], scale: f32) {
+        let of_group = &mut self.q[n / LANES * (self.d / QUAD)..];
+        for (rows, q) in of_group.iter_mut().zip(q.as_chunks().0) {
+            rows[n % LANES] = q.map(|q| q * scale);
         }
     }
 
@@ -73,30 +92,31 @@ impl<'a> Sums<'a> {
         mut load: impl FnMut(i64, &mut [f32]),
     ) {
         let low = near - KEYS as i64;
-        let needed = rows.next_multiple_of(PAIR * LANES) + KEYS;
+        let needed = rows.next_multiple_of(LANES) + KEYS;
         // Tiles are whole numbers of their length apart, and those are whole groups of lanes.
         let new = usize::try_from(self.low - low).unwrap_or(needed);
         let new = if new < self.count { new } else { needed };
         if self.first < new {
             let kept = self.first..self.first + needed - new;
             self.first = WINDOW - kept.len();
-            for of_element in self.table.iter_mut() {
-                of_element.copy_within(kept.clone(), self.first);
+            for of_quad in self.table.iter_mut() {
+                of_quad.copy_within(kept.clone(), self.first);
             }
+            self.of_table.copy_within(kept, self.first);
         }
         self.first -= new;
         (self.low, self.count) = (low, needed);
-        let (of_elements, of_table) = self.table.split_at_mut(self.d);
         for at in (0..new).step_by(LANES) {
             for (n, row) in self.rows.chunks_exact_mut(self.d).enumerate() {
                 load(low + (at + n) as i64, row);
             }
             let to = self.first + at..self.first + at + LANES;
-            let (rows, sums): (&[f32], &mut [f32]) = (self.rows, &mut of_table[0][to.clone()]);
+            let (rows, sums): (&[f32], &mut [f32]) = (self.rows, &mut self.of_table[to.clone()]);
             with_isa!(isa, dots(v: &[f32], rows: &[f32], sums: &mut [f32]));
-            to_lanes(isa, self.rows, 1.0, self.turned);
-            for (of_element, lanes) in of_elements.iter_mut().zip(&*self.turned) {
-                of_element[to.clone()].copy_from_slice(lanes);
+            for (x, of_quad) in self.table.iter_mut().enumerate() {
+                for (to, row) in of_quad[to.clone()].iter_mut().zip(rows.chunks_exact(self.d)) {
+                    *to = row.as_chunks().0[x];
+                }
             }
         }
     }
@@ -107,195 +127,156 @@ impl<'a> Sums<'a> {
         with_isa!(isa, dots(u: &[f32], k: &[f32], sums: &mut [f32]));
     }
 
-    /// S of one group or a pair of them with the tile's first `keys` keys, which are rounded up to
-    /// whole steps. `near`: the distance of the first row and the tile's first key.
+    /// S of a group and the tile's first `keys` keys, which may be rounded up to a whole step.
+    /// `near`: the distance of the group's first row and the tile's first key.
     pub(super) fn scores(
         &self,
         isa: Isa,
-        near: i64,
+        (group, near): (usize, i64),
         keys: usize,
-        (q, k): (&[Lanes], &[f32]),
-        [first, second]: [&mut [Lanes]; PAIR],
+        (k, s): (&[f32], &mut [Lanes]),
     ) {
-        let (table, of_table) = self.table.split_at(self.d);
-        let at = self.first + (near - self.low) as usize;
-        let (of_keys, of_table) = (&self.of_keys, &of_table[0]);
-        let x: &Operands<'_> = &Operands { q, k, table, of_keys, of_table, at, keys };
-        let single = q.len() == self.d;
+        let quads = self.d / QUAD;
+        let x = Operands {
+            q: &self.q[group * quads..][..quads],
+            k: k.as_chunks().0,
+            table: self.table,
+            of_keys: &self.of_keys,
+            of_table: self.of_table,
+            at: self.first + (near - self.low) as usize,
+            keys,
+        };
         match isa {
             // SAFETY: a plan has `Isa::Avx512` only where `Isa::all` has found its features.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            Isa::Avx512 => unsafe {
-                match single {
-                    true => avx512::of_group(x, first),
-                    false => avx512::of_pair(x, first, second),
-                }
-            },
-            _ if single => with_isa!(isa, of_group(x: &Operands<'_>, first: &mut [Lanes])),
-            _ => with_isa!(
-                isa,
-                of_pair(x: &Operands<'_>, first: &mut [Lanes], second: &mut [Lanes])
-            ),
+            Isa::Avx512 => unsafe { avx512::scores(&x, s) },
+            _ => scores(&x, s),
         }
     }
 }
 
-/// Of one product of rows and keys.
+/// Of one product of a group and the tile's keys.
 struct Operands<'a> {
-    /// Of each group, and element.
-    q: &'a [Lanes],
-    k: &'a [f32],
-    table: &'a [[f32; WINDOW]],
+    q: &'a [[Quad; LANES]],
+    k: &'a [Quad],
+    table: &'a [[Quad; WINDOW]],
     /// u · k and v · r.
     of_keys: &'a [f32; KEYS],
-    of_table: &'a [f32; WINDOW],
+    of_table: &'a [f32],
     /// Where the distance of the first row and the first key is.
     at: usize,
     keys: usize,
 }
 
-#[inline(always)]
-fn of_group<const FMA: bool>(x: &Operands<'_>, first: &mut [Lanes]) {
-    products(x, [first], add_chain::<FMA, 1, 2, 4>);
-}
-
-#[inline(always)]
-fn of_pair<const FMA: bool>(x: &Operands<'_>, first: &mut [Lanes], second: &mut [Lanes]) {
-    products(x, [first, second], add_chain::<FMA, 2, 4, 4>);
-}
-
-/// Of a chain of elements: queries of P groups, K keys as far apart as a half is long, the table's rows,
-/// where of them the last key's distance to the first half is, and S of the keys, the first one's first.
-struct Chain<'a, const P: usize, const K: usize> {
-    q: [&'a [Lanes]; P],
-    keys: [&'a [f32]; K],
-    table: &'a [[f32; WINDOW]],
-    at: usize,
-    s: [&'a mut [Lanes]; P],
-}
-
-/// S = q·(k + r) + u·k + v·r of P groups, K keys a step.
-#[inline(always)]
-fn products<const P: usize, const K: usize>(
-    x: &Operands<'_>,
-    mut s: [&mut [Lanes]; P],
-    add_chain: impl Fn(Chain<'_, P, K>),
-) {
-    let steps = x.keys.next_multiple_of(K * HALF);
-    for (g, s) in s.iter_mut().enumerate() {
-        for (n, s) in s[..steps].iter_mut().enumerate() {
-            for (s, bias) in s.iter_mut().zip(&x.of_table[x.at + g * LANES - n..]) {
-                *s = bias + x.of_keys[n];
+/// S = q·(k + r) + u·k + v·r.
+fn scores(x: &Operands<'_>, s: &mut [Lanes]) {
+    for ((n, s), k) in s[..x.keys].iter_mut().enumerate().zip(x.k.chunks_exact(x.q.len())) {
+        for (lane, s) in s.iter_mut().enumerate() {
+            let at = x.at + lane - n;
+            let mut sums = [0.0; QUAD];
+            for ((q, k), r) in x.q.iter().zip(k).zip(x.table) {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum += q[lane][i] * (k[i] + r[at][i]);
+                }
             }
-        }
-    }
-    let d = x.q.len() / P;
-    let q: [&[Lanes]; P] = std::array::from_fn(|n| &x.q[n * d..][..d]);
-    for begin in (0..d).step_by(CHAIN) {
-        let chain = begin..d.min(begin + CHAIN);
-        let table = &x.table[chain.clone()];
-        let q = q.map(|q| &q[chain.clone()]);
-        for n in (0..steps).step_by(K * HALF).flat_map(|step| step..step + HALF) {
-            let keys: [&[f32]; K] =
-                std::array::from_fn(|i| &x.k[(n + i * HALF) * d..][chain.clone()]);
-            let at = x.at - n - (K - 1) * HALF;
-            add_chain(Chain { q, keys, table, at, s: s.each_mut().map(|s| &mut s[n..]) });
+            *s = sums.iter().sum::<f32>() + (x.of_keys[n] + x.of_table[at]);
         }
     }
 }
 
-/// Adds Σ q (k + r) to S, of G halves.
-#[inline(always)]
-fn add_chain<const FMA: bool, const P: usize, const G: usize, const K: usize>(x: Chain<'_, P, K>) {
-    let Chain { q, keys, table, at, s } = x;
-    let mut sums = [[[0.0; HALF]; G]; K];
-    for (x, r) in table.iter().enumerate() {
-        let (r, _) = r[at..at + (K + G - 1) * HALF].as_chunks::<HALF>();
-        for (n, r) in r.iter().enumerate() {
-            for g in 0..G {
-                // The key that is as far from this half.
-                let i = (g + K - 1).wrapping_sub(n);
-                if i < K {
-                    let (sum, q) = (&mut sums[i][g], &halves(&q[g / 2][x])[g % 2]);
-                    for ((sum, q), r) in sum.iter_mut().zip(q).zip(r) {
-                        *sum = multiply_add::<FMA>(*q, keys[i][x] + r, *sum);
+/// The compiler would keep the sums of such a loop in memory.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::{CHAIN, KEYS, LANES, Lanes, Operands, QUAD, SIDE, WINDOW};
+    use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    /// As the other, rounded up to whole steps.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn scores(x: &Operands<'_>, s: &mut [Lanes]) {
+        let (quads, steps) = (x.q.len(), x.keys.next_multiple_of(SIDE * QUAD));
+        // Of the last row and the first key, and of the first row and the last key.
+        assert!(x.at + LANES <= WINDOW && x.at + 1 >= steps && steps <= KEYS.min(s.len()));
+        assert!(x.k.len() >= steps * quads && x.table.len() >= quads && x.of_table.len() >= WINDOW);
+        for begin in (0..quads).step_by(CHAIN) {
+            let chain = begin..quads.min(begin + CHAIN);
+            for step in (0..steps).step_by(SIDE * QUAD) {
+                for key in step..step + QUAD {
+                    // SAFETY: by the assertions all keys of the step, and their distances, are inside.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        add_chain(x, chain.clone(), key, s.as_mut_ptr().add(key).cast());
                     }
                 }
             }
         }
     }
-    for (i, sums) in sums.iter().enumerate() {
-        for (g, sum) in sums.iter().enumerate() {
-            let s = &mut s[g / 2][i * HALF].as_chunks_mut::<HALF>().0[g % 2];
-            s.iter_mut().zip(sum).for_each(|(s, sum)| *s += sum);
-        }
-    }
-}
 
-/// A half is a register: of two the compiler would make a longer one, whose loads cross cache lines.
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use super::{Chain, HALF, LANES, Lanes, Operands, WINDOW, products};
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-    pub(super) fn of_group(x: &Operands<'_>, first: &mut [Lanes]) {
-        products(x, [first], |chain| add_chain::<1, 2, 4>(chain));
-    }
-
-    /// Sixteen sums: half of the registers.
-    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-    pub(super) fn of_pair(x: &Operands<'_>, first: &mut [Lanes], second: &mut [Lanes]) {
-        products(x, [first, second], |chain| add_chain::<2, 4, 4>(chain));
-    }
-
-    /// As the other; checked once, where slices would check at each element.
+    /// Adds Σ q·(k + r) of a chain of elements to `s`, of the key and each fourth one after it, or begins
+    /// it.
+    ///
+    /// # Safety
+    ///
+    /// The chain, the keys, their distances and `s` are inside of the operands.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-    fn add_chain<const P: usize, const G: usize, const K: usize>(x: Chain<'_, P, K>) {
-        let Chain { q, keys, table, at, s } = x;
-        let len = table.len();
-        assert!(G == 2 * P && at + (K + G - 1) * HALF <= WINDOW);
-        assert!(q.iter().all(|q| q.len() >= len) && keys.iter().all(|key| key.len() >= len));
-        assert!(s.iter().all(|s| s.len() > (K - 1) * HALF));
-        let keys = keys.map(|key| key.as_ptr());
-        let q = q.map(|q| q.as_ptr().cast::<f32>());
-        let s = s.map(|s| s.as_mut_ptr().cast::<f32>());
-        let mut sums = [[_mm256_setzero_ps(); G]; K];
-        // SAFETY: inside of the slices, by the assertions.
-        #[allow(unsafe_code)]
+    #[allow(unsafe_code)]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn add_chain(x: &Operands<'_>, chain: Range<usize>, key: usize, s: *mut f32) {
+        let (quads, begins) = (x.q.len(), chain.start == 0);
+        // The distance of the first row and the last key.
+        let at = x.at - key - (SIDE - 1) * QUAD;
+        let mut sums = [[_mm512_setzero_ps(); QUAD]; SIDE];
+        // SAFETY: the caller's promise.
         unsafe {
-            for x in 0..len {
-                let r = table.as_ptr().add(x).cast::<f32>().add(at);
-                let key: [__m256; K] = std::array::from_fn(|i| _mm256_set1_ps(*keys[i].add(x)));
-                let rows: [__m256; G] = std::array::from_fn(|g| {
-                    _mm256_loadu_ps(q[g / 2].add(x * LANES + g % 2 * HALF))
+            let k = x.k.as_ptr().add(key * quads);
+            for x4 in chain {
+                let q = x.q.as_ptr().add(x4).cast::<f32>();
+                let q: [__m512; QUAD] = std::array::from_fn(|g| _mm512_loadu_ps(q.add(g * LANES)));
+                let k: [__m512; SIDE] = std::array::from_fn(|i| {
+                    _mm512_broadcast_f32x4(_mm_loadu_ps(k.add(i * QUAD * quads + x4).cast()))
                 });
-                for n in 0..K + G - 1 {
-                    let r = _mm256_loadu_ps(r.add(n * HALF));
-                    for g in 0..G {
-                        // The key that is as far from this half.
-                        let i = (g + K - 1).wrapping_sub(n);
-                        if i < K {
-                            let moved = _mm256_add_ps(key[i], r);
-                            sums[i][g] = _mm256_fmadd_ps(rows[g], moved, sums[i][g]);
+                let r = x.table.as_ptr().add(x4).cast::<f32>().add(at * QUAD);
+                for n in 0..SIDE + QUAD - 1 {
+                    let r = _mm512_loadu_ps(r.add(n * LANES));
+                    for g in 0..QUAD {
+                        // The key that is as far from these rows.
+                        let i = (g + SIDE - 1).wrapping_sub(n);
+                        if i < SIDE {
+                            sums[i][g] = _mm512_fmadd_ps(q[g], _mm512_add_ps(k[i], r), sums[i][g]);
                         }
                     }
                 }
             }
-            // By index: of references the sums would have to lie in memory.
-            #[allow(clippy::needless_range_loop)]
-            for i in 0..K {
-                for g in 0..G {
-                    let s = s[g / 2].add(i * HALF * LANES + g % 2 * HALF);
-                    _mm256_storeu_ps(s, _mm256_add_ps(_mm256_loadu_ps(s), sums[i][g]));
-                }
+            for (i, sums) in sums.into_iter().enumerate() {
+                let s = s.add(i * QUAD * LANES);
+                let before = if begins {
+                    let of_table = x.of_table.as_ptr().add(at + (SIDE - 1 - i) * QUAD);
+                    let of_key = _mm512_set1_ps(x.of_keys[key + i * QUAD]);
+                    _mm512_add_ps(_mm512_loadu_ps(of_table), of_key)
+                } else {
+                    _mm512_loadu_ps(s)
+                };
+                _mm512_storeu_ps(s, _mm512_add_ps(before, rows(sums)));
             }
         }
     }
-}
 
-fn halves(x: &Lanes) -> &[[f32; HALF]; 2] {
-    bytemuck::cast_ref(x)
+    /// Sums of fours of elements of four rows each, to the rows in their order.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn rows([a, b, c, d]: [__m512; QUAD]) -> __m512 {
+        // Of each row: a two, a two, b two, b two.
+        let halves = |a, b| {
+            let (first, second) =
+                (_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps::<0x4e>(a, b));
+            _mm512_add_ps(first, second)
+        };
+        let (ab, cd) = (halves(a, b), halves(c, d));
+        let sums =
+            _mm512_add_ps(_mm512_shuffle_ps::<0x88>(ab, cd), _mm512_shuffle_ps::<0xdd>(ab, cd));
+        // Now of each row a, b, c, d.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_permutexvar_ps(order, sums)
+    }
 }

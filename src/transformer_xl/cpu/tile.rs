@@ -8,7 +8,7 @@ use super::band::Band;
 use super::mask::{Closed, Invalid, Sight, WORD, WORDS, add_segments, invalid, mask};
 use super::sums::{self, Sums};
 use crate::cpu::lanes::{LANES, Lanes};
-use crate::cpu::tile::{BLOCK_N, PAIR, Tile};
+use crate::cpu::tile::{BLOCK_N, Tile};
 use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
 use crate::full::MAX_HEAD_DIM;
 use crate::real::{dot, row, row_start};
@@ -73,58 +73,52 @@ impl<T: Element> Block<'_, T> {
             }
             let finite = self.load_tile(tile, positions, range.clone());
             let keys = Keys { range, invalid, padding: padding > 0, finite };
-            for (n, pair) in sights.chunks(PAIR).enumerate() {
+            for (group, sight) in sights.iter().enumerate() {
                 // Some of the next tile's rows, so that they are near when it is loaded.
-                let next = |n: usize| (keys.range.end + n * PAIR * block_n / sights.len()).min(end);
-                for j in next(n)..next(n + 1) {
+                let next = |n: usize| (keys.range.end + n * block_n / sights.len()).min(end);
+                for j in next(group)..next(group + 1) {
                     self.key(j).into_iter().for_each(prefetch);
                 }
-                self.add(tile, positions, n * PAIR, pair, &keys);
+                self.add(tile, positions, group, sight, &keys);
             }
         }
         self.store(tile, out, lse);
     }
 
-    /// A tile's keys and values into the results of a pair of groups.
+    /// A tile's keys and values into a group's results.
     fn add(
         &self,
         tile: &mut Tile<'_>,
         positions: &mut Positions<'_>,
         group: usize,
-        sights: &[Sight],
+        sight: &Sight,
         keys: &Keys,
     ) {
         let Range { start: from, end } = keys.range;
-        if let Positions::Sums(sums) = positions {
-            let seen = sights.iter().map(|sight| sight.any().end).max().unwrap_or(0).min(end);
-            if seen > from {
+        let seen = from..sight.any().end.min(end);
+        if seen.is_empty() || seen.end <= sight.any().start {
+            return;
+        }
+        match positions {
+            Positions::Band(band) => tile.scores_from(self.isa, group, seen.len(), |s| {
+                self.begin_scores(band, group, &seen, s);
+            }),
+            Positions::Sums(sums) => {
                 let near = self.distance(self.rows_of(group).start, from);
-                let (operands, s) = tile.pair(group, sights.len());
-                sums.scores(self.isa, near, seen - from, operands, s);
+                sums.scores(self.isa, (group, near), seen.len(), tile.k_and_s());
             }
         }
-        for (n, sight) in sights.iter().enumerate() {
-            let (group, seen) = (group + n, from..sight.any().end.min(end));
-            if seen.is_empty() || seen.end <= sight.any().start {
-                continue;
-            }
-            if let Positions::Band(band) = positions {
-                tile.scores_from(self.isa, n, group, seen.len(), |s| {
-                    self.begin_scores(band, group, &seen, s);
-                });
-            }
-            let s = &mut tile.of_pair(n)[..seen.len()];
-            if let Some(segments) = self.args.seg_k {
-                let of_keys = &segments[self.batch * self.problem.shape.seqlen_k..][seen.clone()];
-                let (of_keys, s): (&[i32], &mut [Lanes]) = (of_keys, s);
-                with_isa!(self.isa, add_segments(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]));
-            }
-            let masked = !sight.is_whole(&seen) || self.problem.perm_mask || keys.padding;
-            if masked {
-                self.mask(sight, group, &seen, &keys.invalid, s);
-            }
-            tile.add_of_pair(self.isa, n, group, 0..seen.len(), masked && !keys.finite);
+        let s = &mut tile.k_and_s().1[..seen.len()];
+        if let Some(segments) = self.args.seg_k {
+            let of_keys = &segments[self.batch * self.problem.shape.seqlen_k..][seen.clone()];
+            let (of_keys, s): (&[i32], &mut [Lanes]) = (of_keys, s);
+            with_isa!(self.isa, add_segments(sight: &Sight, of_keys: &[i32], s: &mut [Lanes]));
         }
+        let masked = !sight.is_whole(&seen) || self.problem.perm_mask || keys.padding;
+        if masked {
+            self.mask(sight, group, &seen, &keys.invalid, s);
+        }
+        tile.add(self.isa, group, 0..seen.len(), masked && !keys.finite);
     }
 
     /// Where in its segment a query stands.
@@ -159,7 +153,11 @@ impl<T: Element> Block<'_, T> {
                 sum
             };
             match positions {
-                Positions::Sums(_) => tile.load_q(self.isa, n, q, self.scale()),
+                Positions::Sums(sums) => {
+                    let mut row = [0f32; MAX_HEAD_DIM];
+                    T::load(q, &mut row[..d]);
+                    sums.load_q(n, &row[..d], self.scale());
+                }
                 Positions::Band(band) => {
                     tile.load_q(self.isa, n, &biased(args.bias_u)[..d], 1.0);
                     band.load_q(n, &biased(args.bias_v)[..d]);
