@@ -1,7 +1,6 @@
 //! Mockingjay: BERT over frames of sound instead of words; masked frames are rebuilt.
 
 use super::*;
-use crate::heads::TokenLogits;
 use longhand::transformer_xl::{SinCos, sinusoids};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {

@@ -1,7 +1,6 @@
 //! Transformer-XL: a segment at a time, each layer also reading what it read before.
 
 use super::*;
-use crate::Generator;
 use crate::attention::{Segment, relative};
 use longhand::DType;
 use serde_json::Value;
@@ -26,14 +25,12 @@ struct Cluster {
     into: Option<Linear>,
     /// From the states to the vectors.
     out_of: Option<Linear>,
-    /// To the words.
-    out: Linear,
+    /// To the words; of the first cluster, then to the others too.
+    out: Vec<Linear>,
 }
 
 struct TransformerXl {
     clusters: Vec<Cluster>,
-    /// The logits of the clusters after the first, beside the first's words.
-    cluster_head: Option<Linear>,
     layers: Vec<Layer<Relative>>,
     place: Place,
     heads: Heads,
@@ -66,17 +63,17 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         Ok(Layer { attention: Sublayer::of(relative, norm), feed: read_feed(&sizes, &own)? })
     };
     let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
-    let clusters = read_clusters(&sizes, config, weights)?;
-    let tails = clusters.len() - 1;
-    let cluster_head = when(tails > 0, || {
-        let first = clusters[0].table.width();
-        let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
-        let bias = weights.tensor("crit.cluster_bias", &[tails])?;
-        Ok(Linear::of(weight, Some(bias), Order::OutIn))
-    })?;
+    let mut clusters = read_clusters(&sizes, config, weights)?;
+    if let [first, others @ ..] = &mut clusters[..]
+        && !others.is_empty()
+    {
+        let shape = [others.len(), first.table.width()];
+        let weight = weights.tensor("crit.cluster_weight", &shape)?;
+        let bias = weights.tensor("crit.cluster_bias", &shape[..1])?;
+        first.out.push(Linear::of(weight, Some(bias), Order::OutIn));
+    }
     Ok(Box::new(TransformerXl {
         clusters,
-        cluster_head,
         layers,
         place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
         heads,
@@ -172,26 +169,17 @@ impl TransformerXl {
     /// Log-probabilities of every word: the first cluster's and the other clusters' by one softmax,
     /// then the words of each of those by one of their own.
     fn log_probs(&self, h: &Tensor) -> Tensor {
-        let logits = |cluster: &Cluster, more: Option<&Linear>| {
+        let of = |cluster: &Cluster| {
             let h = cluster.out_of.as_ref().map_or_else(|| h.clone(), |map| map.run(h));
-            let own = cluster.out.run(&h);
-            match more {
-                Some(more) => ops::concat(&[own, more.run(&h)], 2),
-                None => own,
-            }
+            let logits: Vec<Tensor> = cluster.out.iter().map(|map| map.run(&h)).collect();
+            ops::log_softmax(ops::concat(&logits, 2))
         };
-        let head = ops::log_softmax(logits(&self.clusters[0], self.cluster_head.as_ref()));
-        if self.clusters.len() == 1 {
-            return head;
-        }
         let mut widths = vec![self.clusters[0].own.end];
         widths.resize(self.clusters.len(), 1);
-        let mut parts = ops::split_last(&head, &widths);
+        let mut parts = ops::split_last(&of(&self.clusters[0]), &widths);
         let shares = parts.split_off(1);
-        for (cluster, share) in self.clusters[1..].iter().zip(&shares) {
-            let own = ops::log_softmax(logits(cluster, None));
-            parts.push(ops::add_column(own, share));
-        }
+        let others = self.clusters[1..].iter().zip(&shares);
+        parts.extend(others.map(|(cluster, share)| ops::add_column(of(cluster), share)));
         ops::concat(&parts, 2)
     }
 }
@@ -256,14 +244,14 @@ impl Generator for TransformerXl {
 fn next_losses(log_probs: &Tensor, labels: &Ints, name: &str) -> Result<(Tensor, f64)> {
     let [batch, length] = labels.sizes(name)?;
     let scored = ops::scored_rows(log_probs, labels, name)?;
+    let (mut losses, mut count) = (vec![0.0; batch * (length - 1)], 0.0);
     // The first position's word is not predicted by any in the segment.
-    let next: Vec<(usize, usize)> = scored.into_iter().filter(|(i, _)| i % length > 0).collect();
-    let mut losses = vec![0.0; batch * (length - 1)];
-    for &(i, word) in &next {
+    for (i, word) in scored.into_iter().filter(|(i, _)| i % length > 0) {
         losses[i / length * (length - 1) + i % length - 1] = -log_probs.row(i - 1)[word];
+        count += 1.0;
     }
     let sum: f64 = losses.iter().map(|&x| f64::from(x)).sum();
-    Ok((Tensor::new(&[batch, length - 1], losses), sum / next.len() as f64))
+    Ok((Tensor::new(&[batch, length - 1], losses), sum / count))
 }
 
 fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Vec<Cluster>> {
@@ -287,14 +275,8 @@ fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Ve
         let (k, all) = if divisor == 1 { (0, 0..vocab) } else { (i, own.clone()) };
         let dim = (divisor as u64).checked_pow(i as u32).map_or(0, |n| embed / n as usize);
         ensure(dim > 0, "config: div_val", divisor, "leaves a cluster no width")?;
-        let cut = |t: Tensor| {
-            // All of it is left where it lies.
-            if own == all {
-                return t;
-            }
-            let (shape, step) = ([&[own.len()], &t.shape()[1..]].concat(), t.len() / all.len());
-            Tensor::new(&shape, t.data()[own.start * step..own.end * step].to_vec())
-        };
+        // All of it is left where it lies.
+        let cut = |t: Tensor| if own == all { t } else { ops::cut(&t, 0, own.clone()) };
         let projected = divisor > 1 || embed != width;
         let shape = [width, dim];
         let into = when(projected, || words.tensor(&format!("emb_projs.{k}"), &shape))?;
@@ -310,7 +292,7 @@ fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Ve
             table: cut(table),
             into: of(into, Order::OutIn),
             out_of: of(out_of, Order::InOut),
-            out: Linear::of(cut(out_table), Some(cut(out_bias)), Order::OutIn),
+            out: vec![Linear::of(cut(out_table), Some(cut(out_bias)), Order::OutIn)],
             own,
         })
     };
