@@ -123,9 +123,8 @@ fn lengths(draws: &Draws<'_>) -> Result<(Vec<usize>, usize)> {
     let lengths = draws.inputs.ints("lengths")?;
     let [_] = lengths.sizes("lengths")?;
     let longest = lengths.data.iter().copied().max().unwrap_or(0).max(0) as usize;
-    let total = match draws.inputs.has("span_order") {
-        true => draws.inputs.ints("span_order")?.sizes("span_order").map(|[_, total]| total)?,
-        false => longest,
-    };
+    let name = "span_order";
+    let given = when(draws.inputs.has(name), || draws.inputs.ints(name)?.sizes(name))?;
+    let total = given.map_or(longest, |[_, total]| total);
     Ok((lengths.indices("lengths", total + 1)?, total))
 }

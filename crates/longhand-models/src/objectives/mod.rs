@@ -35,7 +35,9 @@ use crate::network::{Built, member};
 use crate::traits::Traits;
 use crate::{
     Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure, reject, require,
+    when,
 };
+use std::ops::Range;
 
 /// The label of a position that is not scored.
 pub const NOT_SCORED: i32 = -100;
@@ -94,8 +96,12 @@ fn token(config: &Config, key: &str, vocab: usize) -> Result<i32> {
     Ok(config.size_in(key, 0..=vocab - 1)? as i32)
 }
 
-/// The input `name`, `[batch, length]`, each of the vocabulary.
-fn tokens<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<(&'a [i32], [usize; 2])> {
+/// The input `name`, `[length]` or `[batch, length]`, each of the vocabulary.
+fn tokens<'a, const N: usize>(
+    inputs: &'a Inputs,
+    name: &str,
+    vocab: usize,
+) -> Result<(&'a [i32], [usize; N])> {
     let ids = inputs.ints(name)?;
     let shape = ids.sizes(name)?;
     ids.indices(name, vocab)?;
