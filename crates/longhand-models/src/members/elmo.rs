@@ -64,7 +64,7 @@ impl Cell {
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let tokens = weights.under("_elmo_lstm._token_embedder.");
     let names = ["_char_embedding_weights", "char_conv_"];
-    let convolutions = Convolutions::read(config, &tokens, names, false)?;
+    let convolutions = Convolutions::read(config, &tokens, names)?;
     let (features, width) = (convolutions.width(), config.positive("projection_dim")?);
     let both =
         |i: usize| Linear::read(&tokens, &format!("_highways._layers.{i}"), features, 2 * features);
@@ -113,11 +113,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
         for (layer, &share) in layers.iter().zip(mix.data()) {
             mixed = ops::add(mixed, &ops::scale(layer.clone(), gamma * share));
         }
-        let inner = (0..batch * length).filter(|i| (1..length - 1).contains(&(i % length)));
-        let elmo = ops::gather(&mixed, &inner.collect::<Vec<usize>>(), &[batch, length - 2]);
         // The end of the sentence is no word.
         let is_word = |i: usize| i % (length - 2) + 2 < lengths[i / (length - 2)];
-        let elmo = ops::keep_rows(elmo, is_word);
+        let elmo = ops::keep_rows(ops::cut(&mixed, 1, 1..length - 1), is_word);
         if inputs.has("word_ids") {
             let told = inputs.ints_shaped("word_ids", &[batch, length])?;
             let loss = losses(&words, &streams, told, out)?;
@@ -172,14 +170,11 @@ fn with_boundaries(ids: &Ints) -> Result<(Ints, Vec<usize>)> {
     let mut data = Vec::with_capacity(batch * (words + 2) * characters);
     let mut lengths = Vec::with_capacity(batch);
     for row in ids.data.chunks_exact(words * characters) {
-        let is_padding = |word: &&[i32]| word.iter().all(|&c| c == 0);
-        let padding = row.chunks_exact(characters).rev().take_while(is_padding).count();
-        let (own, padding) = row.split_at((words - padding) * characters);
-        data.extend(boundary(SENTENCE[0]));
-        data.extend_from_slice(own);
-        data.extend(boundary(SENTENCE[1]));
-        data.extend_from_slice(padding);
-        lengths.push(own.len() / characters + 2);
+        let own = row.iter().rposition(|&c| c != 0).map_or(0, |last| last / characters + 1);
+        let (there, padding) = row.split_at(own * characters);
+        let [begin, end] = SENTENCE.map(boundary);
+        data.extend([&begin[..], there, &end, padding].concat());
+        lengths.push(own + 2);
     }
     Ok((Ints::new(&[batch, words + 2, characters], data), lengths))
 }

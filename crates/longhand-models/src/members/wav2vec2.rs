@@ -5,7 +5,7 @@ mod codebooks;
 mod sound;
 
 use super::*;
-use codebooks::read_codebooks;
+use codebooks::Codebooks;
 use sound::{Convolution, features, read_extractor};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
@@ -29,8 +29,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     // Before the blocks, if their norms come last.
     let norm = when(place == Place::Post, || sizes.norm(&encoder, "encoder.ln", hidden))?;
     let stack = Stack::read(&sizes, config, &encoder)?;
-    let codebooks =
-        when(weights.has_any("quantizer."), || read_codebooks(config, weights, channels, hidden))?;
+    let codebooks = when(weights.has_any("quantizer."), || {
+        Codebooks::read(config, weights, [channels, hidden])
+    })?;
     member(move |inputs, device, out| {
         let (features, there) = features(&extractor, &frame_norm, inputs, device)?;
         let there = there.as_deref();
@@ -57,7 +58,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let contexts = &all[all.len() - 1];
         out.put_each("hidden_states", &all);
         if let Some(codebooks) = &codebooks {
-            codebooks.run(&features, contexts, inputs, out)?;
+            out.absorb("", codebooks.run([&features, contexts], inputs)?);
         }
         let unmasked = match masked {
             Some(_) => last(states(None)?),

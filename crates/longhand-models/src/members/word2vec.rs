@@ -69,21 +69,17 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     })
 }
 
+/// Words, and the one that they tell.
+type Example = (Vec<usize>, usize);
+
 /// Every word of a sentence that has neighbours in its window, behind those: one by one or together.
-fn examples(
-    words: &[usize],
-    windows: impl Iterator<Item = usize>,
-    skip_gram: bool,
-) -> Vec<(Vec<usize>, usize)> {
+fn examples(words: &[usize], windows: impl Iterator<Item = usize>, alone: bool) -> Vec<Example> {
     let mut all = Vec::new();
     for (i, (&target, window)) in words.iter().zip(windows).enumerate() {
         let near = i.saturating_sub(window)..(i + window + 1).min(words.len());
         let inputs: Vec<usize> = near.filter(|&j| j != i).map(|j| words[j]).collect();
-        match skip_gram {
-            true => all.extend(inputs.iter().map(|&input| (vec![input], target))),
-            false if inputs.is_empty() => {}
-            false => all.push((inputs, target)),
-        }
+        let together = if alone { 1 } else { inputs.len().max(1) };
+        all.extend(inputs.chunks(together).map(|inputs| (inputs.to_vec(), target)));
     }
     all
 }
