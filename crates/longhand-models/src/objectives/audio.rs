@@ -79,12 +79,10 @@ pub fn distractors(mask: &[bool], uniforms: &[f64]) -> Result<Vec<usize>> {
 }
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
-    let run = config.positive("mask_consecutive")?;
-    let proportion = share(config, "mask_proportion")?;
-    let span = config.positive("mask_length")?;
-    let probability = share(config, "mask_prob")?;
-    let least = config.size("min_masks")?;
-    let count = config.size("num_negatives")?;
+    let [run, span] = each(["mask_consecutive", "mask_length"], |key| config.positive(key))?;
+    let shares = ["mask_proportion", "mask_prob"];
+    let [proportion, probability] = each(shares, |key| share(config, key))?;
+    let [least, count] = each(["min_masks", "num_negatives"], |key| config.size(key))?;
     rule(move |draws, out| {
         let (lengths, total) = lengths(draws)?;
         let rows = lengths.len();

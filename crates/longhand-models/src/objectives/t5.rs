@@ -54,8 +54,7 @@ pub fn with_sentinels(tokens: &[i32], noise: &[bool], first: i32) -> Vec<i32> {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
-    let eos = token(config, "eos_id", vocab)?;
-    let first = token(config, "first_sentinel", vocab)?;
+    let [eos, first] = each(["eos_id", "first_sentinel"], |key| token(config, key, vocab))?;
     let density = share(config, "noise_density")?;
     let mean_span = config.number_in("mean_noise_span_length", 1.0..=1e9)?;
     rule(move |draws, out| {
