@@ -70,18 +70,18 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
     let convolutions = Convolutions { first: true, ..Convolutions::read(config, weights, names)? };
     let width = convolutions.width();
     // Transform and gate.
-    let maps = |i: usize| -> Result<(Linear, Linear)> {
-        let map = |name| Linear::read(weights, &format!("highway.{i}.{name}"), width, width);
-        Ok((map("transform")?, map("gate")?))
+    let maps = |i: usize| {
+        let own = weights.under(&format!("highway.{i}."));
+        each(["transform", "gate"], |name| Linear::read(&own, name, width, width))
     };
-    let highways: Vec<(Linear, Linear)> =
-        (0..config.size("n_highway")?).map(maps).collect::<Result<_>>()?;
+    let count = config.size("n_highway")?;
+    let highways: Vec<[Linear; 2]> = (0..count).map(maps).collect::<Result<_>>()?;
     let activation = config.activation_or("highway_activation", "relu")?;
     member(move |inputs, device, out| {
         let ids = inputs.ints("char_ids")?;
         let features = convolutions.run(ids, "char_ids", device)?;
         let mut x = features.clone();
-        for (transform, gate) in &highways {
+        for [transform, gate] in &highways {
             let changed = activation.apply(transform.run(&x));
             x = highway(gate.run(&x), &changed, &x);
         }

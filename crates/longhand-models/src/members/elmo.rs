@@ -162,11 +162,7 @@ fn with_boundaries(ids: &Ints) -> Result<(Ints, Vec<usize>)> {
     let [batch, words, characters] = ids.sizes("char_ids")?;
     let short = || Error::shape("char_ids", &ids.shape, "must have words of 3 characters");
     require(characters >= 3, short)?;
-    let boundary = |id: i32| {
-        let mut word = vec![PADDING; characters];
-        word[..3].copy_from_slice(&[WORD[0], id, WORD[1]]);
-        word
-    };
+    let boundary = |id| [vec![WORD[0], id, WORD[1]], vec![PADDING; characters - 3]].concat();
     let mut data = Vec::with_capacity(batch * (words + 2) * characters);
     let mut lengths = Vec::with_capacity(batch);
     for row in ids.data.chunks_exact(words * characters) {

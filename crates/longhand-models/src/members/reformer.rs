@@ -245,10 +245,8 @@ impl Member for Reformer {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
         let names = [("", "input_ids", "labels"), ("train.", "train_input_ids", "train_labels")];
-        for (prefix, name, labels) in names {
-            if !prefix.is_empty() && !inputs.has(name) {
-                continue;
-            }
+        let asked = |(prefix, name, _): &(&str, &str, &str)| prefix.is_empty() || inputs.has(name);
+        for (prefix, name, labels) in names.into_iter().filter(asked) {
             let pass = self.pass(name, inputs, device)?;
             if let Some(loss) = inputs.loss(labels, &pass.logits, self.hashed.causal)? {
                 out.put_scalar(format!("{prefix}loss"), loss);

@@ -122,8 +122,7 @@ impl Member for Seq2Seq {
         let source = inputs.ints("input_ids")?;
         let valid = inputs.key_valid()?;
         let mask = Mask::of(valid.as_deref());
-        let seen = Seen::new(device, mask);
-        let encoded = self.encoder.states_under(inputs, &seen)?;
+        let encoded = self.encoder.states_under(inputs, &Seen::new(device, mask))?;
         let mut out = Outputs::default();
         out.put_each("encoder.hidden_states", &encoded);
 
@@ -131,11 +130,8 @@ impl Member for Seq2Seq {
             true => inputs.clone(),
             false => shifted(inputs, self.start, self.encoder.embeddings.pad as i32)?,
         };
-        let target = inputs.ints("decoder_input_ids")?;
-        let [batch, length] = target.sizes("decoder_input_ids")?;
-        let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
-        let misshapen = || Error::shape("decoder_input_ids", &target.shape, rule);
-        require(batch == source.shape[0], misshapen)?;
+        let [_, length] = inputs.ints("decoder_input_ids")?.sizes("decoder_input_ids")?;
+        inputs.ints_shaped("decoder_input_ids", &[source.shape[0], length])?;
         let memory = Some((&encoded[encoded.len() - 1], mask));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let decoded = self.decoder.states_under(inputs, &seen)?;

@@ -9,10 +9,9 @@ use codebooks::Codebooks;
 use sound::{Convolution, features, read_extractor};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    let mut sizes = Sizes::read(traits, config)?;
     let stable = config.flag_or("do_stable_layer_norm", false)?;
-    let place = if stable { Place::Pre } else { Place::Post };
-    let traits = Traits { place, ..*traits };
-    let sizes = Sizes::read(&traits, config)?;
+    sizes.traits.place = if stable { Place::Pre } else { Place::Post };
     let hidden = sizes.hidden;
     let body = sizes.names.body(weights);
     let encoder = body.under("encoder.");
@@ -27,7 +26,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let positional =
         Convolution::positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?;
     // Before the blocks, if their norms come last.
-    let norm = when(place == Place::Post, || sizes.norm(&encoder, "encoder.ln", hidden))?;
+    let norm = when(!stable, || sizes.norm(&encoder, "encoder.ln", hidden))?;
     let stack = Stack::read(&sizes, config, &encoder)?;
     let codebooks = when(weights.has_any("quantizer."), || {
         Codebooks::read(config, weights, [channels, hidden])

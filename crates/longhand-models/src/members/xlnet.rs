@@ -81,10 +81,8 @@ fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer<Relative>> {
         biases: each(biases, |name| attention.tensor(name, &[count, dim]))?,
         seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
     };
-    Ok(Layer {
-        attention: Sublayer::of(relative, sizes.norm(&attention, "layer_norm", width)?),
-        feed: read_feed(sizes, own)?,
-    })
+    let norm = sizes.norm(&attention, "layer_norm", width)?;
+    Ok(Layer { attention: Sublayer::of(relative, norm), feed: read_feed(sizes, own)? })
 }
 
 impl XlNet {
@@ -111,7 +109,7 @@ impl XlNet {
         let mut segment = self.segment(inputs, suffix, cache)?;
         let targets = when(kept.is_some() && inputs.has(&at), || targets(inputs, &at, shape))?;
         segment.blocked = segment.blocked.filter(|_| kept.is_some());
-        let kept = kept.unwrap_or(0);
+        let (kept, most) = (kept.unwrap_or(0), cache.memory.unwrap_or(usize::MAX));
         let mut tables = vec![segment.distances(self.words.width())?.on(device)];
         if self.both_directions {
             let rule = "must be even: with bi_data the second half is read backwards";
@@ -142,7 +140,7 @@ impl XlNet {
                 queries.push(stream(query, Some(&at.data))?);
             }
             let all = block.joined(new.map(|x| ops::cut(&x, 1, 0..kept)));
-            block.own = Some(all.map(|x| newest(&x, cache.memory)));
+            block.own = Some(all.map(|x| ops::last_rows(&x, most)));
         }
         cache.read += kept;
         Ok([contents, queries])
@@ -159,7 +157,7 @@ impl XlNet {
     /// What the positions of a segment see after what the cache holds.
     fn segment(&self, inputs: &Inputs, suffix: &str, cache: &Cache) -> Result<Segment> {
         let name = |what: &str| format!("{what}{suffix}");
-        let [batch, seqlen] = inputs.ints(&name("input_ids"))?.sizes("input_ids")?;
+        let [batch, seqlen] = inputs.ints(&name("input_ids"))?.sizes(&name("input_ids"))?;
         let memory = cache.blocks[0].rows();
         let shape = [batch, seqlen, self.heads.count, self.heads.dim];
         let problem = TransformerXl::xlnet(shape, memory, DType::F32);
@@ -214,8 +212,7 @@ impl Member for XlNet {
         let segments = inputs.segments()?;
         let batch = segments[0].1.shape[0];
         let mut cache = self.start(batch);
-        let empty = Tensor::zeros(&[batch, 0, self.words.width()]);
-        let mut memories = vec![empty; self.layers.len()];
+        let mut memories = vec![Tensor::zeros(&[batch, 0, self.words.width()]); self.layers.len()];
         let last = format!(".{}", segments.len() - 1);
         for (s, (_, ids)) in segments.into_iter().enumerate() {
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
@@ -235,7 +232,7 @@ impl Member for XlNet {
             }
             for (memory, states) in memories.iter_mut().zip(contents) {
                 let all = ops::concat(&[&*memory, &ops::cut(states, 1, 0..kept)], 1);
-                *memory = newest(&all, self.memory);
+                *memory = ops::last_rows(&all, self.memory.unwrap_or(usize::MAX));
             }
             out.put_each(format_args!("segment.{s}.mems"), &memories);
         }
@@ -284,9 +281,4 @@ impl Generator for XlNet {
 /// Rows of `seqlen`, each behind `memory` times `value`.
 fn behind<T: Copy>(memory: usize, value: T, rows: &[T], seqlen: usize) -> Vec<T> {
     rows.chunks_exact(seqlen).flat_map(|row| [&vec![value; memory], row].concat()).collect()
-}
-
-/// The last rows, as many as are kept at most.
-fn newest(x: &Tensor, most: Option<usize>) -> Tensor {
-    ops::last_rows(x, most.unwrap_or(usize::MAX))
 }

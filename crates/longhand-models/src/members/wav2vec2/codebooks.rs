@@ -40,6 +40,7 @@ impl Codebooks {
             diversity: config.number_or("diversity_loss_weight", 0.1)?,
         })
     }
+
     /// Entries of a group.
     fn of_group(&self) -> usize {
         self.entries.rows() / self.groups
@@ -129,7 +130,11 @@ impl Codebooks {
     /// The losses of a choice of entries, and how many of those are in `used`.
     fn losses(&self, task: &Task<'_>, chosen: &Ints, [quantised, used]: [&Tensor; 2]) -> Outputs {
         let mut out = Outputs::default();
-        let same = same_entries(chosen, task.others);
+        let Ints { shape, data } = task.others;
+        let of = |frame: usize| &chosen.data[frame * self.groups..][..self.groups];
+        // Whether another frame has the same entries as the frame that it is one of the others to.
+        let same = |(n, &other): (usize, &i32)| i32::from(of(n / shape[2]) == of(other as usize));
+        let same = Ints::new(shape, data.iter().enumerate().map(same).collect());
         let contrast = self.contrast(task, quantised, &same);
         let perplexity = self.perplexity(used, &task.frames);
         let entries = self.entries.rows() as f64;
@@ -141,14 +146,6 @@ impl Codebooks {
         out.put_ints("negative_equals_positive", same);
         out
     }
-}
-
-/// Which of the others are the same entries as a frame's own.
-fn same_entries(chosen: &Ints, others: &Ints) -> Ints {
-    let (groups, count) = (chosen.shape[2], others.shape[2]);
-    let of = |frame: usize| &chosen.data[frame * groups..][..groups];
-    let same = |(n, &other): (usize, &i32)| i32::from(of(n / count) == of(other as usize));
-    Ints::new(&others.shape, others.data.iter().enumerate().map(same).collect())
 }
 
 /// What a loss is computed over.
