@@ -101,8 +101,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
         let mut streams = [token.clone(), token.clone()];
         let mut layers = vec![ops::concat(&streams, 2)];
         for (depth, cells) in cells.iter().enumerate() {
-            let ways = streams.iter_mut().zip(cells).zip([false, true]);
-            for ((stream, cell), backward) in ways {
+            for ((stream, cell), backward) in streams.iter_mut().zip(cells).zip([false, true]) {
                 let states = cell.run(stream, &lengths, backward, device);
                 // The state that is carried on is without the addition.
                 *stream = if skips && depth > 0 { ops::add(states, stream) } else { states };

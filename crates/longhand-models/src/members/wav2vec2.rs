@@ -59,10 +59,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         if let Some(codebooks) = &codebooks {
             out.absorb("", codebooks.run([&features, contexts], inputs)?);
         }
-        let unmasked = match masked {
-            Some(_) => last(states(None)?),
-            None => contexts.clone(),
-        };
+        let unmasked = when(masked.is_some(), || states(None))?.map_or(contexts.clone(), last);
         out.put("unmasked.last_hidden_state", unmasked);
         out.put("extract_features", features);
         Ok(())
