@@ -57,6 +57,22 @@ fn the_words_around_may_be_summed() {
 }
 
 #[test]
+fn a_unit_goes_on_only_behind_its_own_token() {
+    let (model, good) = open("rule_ernie_masking");
+    let shape = good.ints("unit_labels").unwrap().shape.clone();
+    let with = |i: usize, labels: &[i32]| {
+        let mut all = vec![0; shape.iter().product()];
+        all[i..i + labels.len()].copy_from_slice(labels);
+        run(&model, &good.clone().ints_of("unit_labels", &shape, all))
+    };
+    with(0, &[0, 1, 1, -1, -1, 0, 1]).unwrap();
+    for (i, labels, bad) in [(0, &[1][..], 0), (2, &[-1, 1], 3), (shape[1], &[1], shape[1])] {
+        let told = with(i, labels).err().unwrap().to_string();
+        assert!(told.contains(&format!("unit_labels[{bad}] = 1")), "{told}");
+    }
+}
+
+#[test]
 fn counts_to_the_left_and_to_the_right_are_those_of_both() {
     let (_, inputs) = open("glove");
     let [left, both] =

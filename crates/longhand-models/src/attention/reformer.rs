@@ -85,14 +85,12 @@ pub fn chunked(
     assert!(seqlen.is_multiple_of(len), "{seqlen} positions in chunks of {len}");
     let count = seqlen / len;
     let seen = ring.before + 1 + ring.after;
-    // The chunk at place `n` of those that chunk `c` sees.
-    let chunk =
-        |c: usize, n: usize| (c + n + (ring.before / count + 1) * count - ring.before) % count;
     let mut rows = Vec::with_capacity(batch * seqlen * seen);
     let mut there = Vec::with_capacity(rows.capacity());
     for (own, n) in (0..batch * count).flat_map(|own| (0..seen).map(move |n| (own, n))) {
         let (b, c) = (own / count, own % count);
-        let other = chunk(c, n);
+        // The chunk at place `n` of those that chunk `c` sees.
+        let other = (c + n + (ring.before / count + 1) * count - ring.before) % count;
         let first = b * seqlen + other * len;
         let earlier = !ring.causal || other <= c;
         let valid = |row: usize| earlier && key_valid.is_none_or(|valid| valid[row] != 0);

@@ -14,12 +14,8 @@ pub(crate) struct Convolutions {
 
 impl Convolutions {
     /// Reads filters `<name>i`, of the widths and counts in the config.
-    pub(crate) fn read(
-        config: &Config,
-        weights: &Weights,
-        [table, filter]: [&str; 2],
-        first: bool,
-    ) -> Result<Self> {
+    pub(crate) fn read(config: &Config, weights: &Weights, names: [&str; 2]) -> Result<Self> {
+        let [table, filter] = names;
         let width = config.positive("char_dim")?;
         let table = weights.tensor(table, &[config.positive("n_chars")?, width])?;
         let activation = config.activation_or("conv_activation", "tanh")?;
@@ -34,7 +30,7 @@ impl Convolutions {
             Ok((weight, weights.tensor(&format!("{filter}{i}.bias"), &[count])?))
         };
         let filters = filters.iter().enumerate().map(read).collect::<Result<_>>()?;
-        Ok(Convolutions { table, filters, activation, first })
+        Ok(Convolutions { table, filters, activation, first: false })
     }
 
     /// Filters of all widths.
@@ -71,21 +67,21 @@ pub(crate) fn highway(gate: Tensor, a: &Tensor, b: &Tensor) -> Tensor {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let names = ["char_embeddings.weight", "conv."];
-    let convolutions = Convolutions::read(config, weights, names, true)?;
+    let convolutions = Convolutions { first: true, ..Convolutions::read(config, weights, names)? };
     let width = convolutions.width();
     // Transform and gate.
-    let maps = |i: usize| -> Result<(Linear, Linear)> {
-        let map = |name| Linear::read(weights, &format!("highway.{i}.{name}"), width, width);
-        Ok((map("transform")?, map("gate")?))
+    let maps = |i: usize| {
+        let own = weights.under(&format!("highway.{i}."));
+        each(["transform", "gate"], |name| Linear::read(&own, name, width, width))
     };
-    let highways: Vec<(Linear, Linear)> =
-        (0..config.size("n_highway")?).map(maps).collect::<Result<_>>()?;
+    let count = config.size("n_highway")?;
+    let highways: Vec<[Linear; 2]> = (0..count).map(maps).collect::<Result<_>>()?;
     let activation = config.activation_or("highway_activation", "relu")?;
     member(move |inputs, device, out| {
         let ids = inputs.ints("char_ids")?;
         let features = convolutions.run(ids, "char_ids", device)?;
         let mut x = features.clone();
-        for (transform, gate) in &highways {
+        for [transform, gate] in &highways {
             let changed = activation.apply(transform.run(&x));
             x = highway(gate.run(&x), &changed, &x);
         }

@@ -95,11 +95,9 @@ pub(crate) fn tinybert(_: &'static Traits, config: &Config, weights: &Weights) -
 }
 
 /// States, scores of every block, and the classes' logits.
-fn classified(
-    network: &Network,
-    inputs: &Inputs,
-    device: &Device,
-) -> Result<(Vec<Tensor>, Vec<Tensor>, Tensor)> {
+type Classified = (Vec<Tensor>, Vec<Tensor>, Tensor);
+
+fn classified(network: &Network, inputs: &Inputs, device: &Device) -> Result<Classified> {
     let valid = inputs.key_valid()?;
     let states = network.states(inputs, device)?;
     let of_block = |(x, block): (&Tensor, &Block)| {

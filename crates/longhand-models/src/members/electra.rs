@@ -7,9 +7,7 @@ use crate::objectives::mlm::replace_tokens;
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let parts = ["generator", "discriminator"].map(|name| [name, "electra", "generator"]);
     let [generator, discriminator] = each(parts, |part| Network::part(config, weights, part))?;
-    let name = "discriminator.discriminator_predictions.dense.weight";
-    let absent = || Error::input(format!("tensor {name:?} is absent from the weights"));
-    require(discriminator.judge.is_some(), absent)?;
+    weights.shape("discriminator.discriminator_predictions.dense.weight")?;
     let weights = [("generator_weight", 1.0), ("discriminator_weight", 50.0)];
     let [weight_g, weight_d] = each(weights, |(key, default)| config.number_or(key, default))?;
     member(move |inputs, device, out| {

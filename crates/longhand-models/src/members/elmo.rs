@@ -64,7 +64,7 @@ impl Cell {
 pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let tokens = weights.under("_elmo_lstm._token_embedder.");
     let names = ["_char_embedding_weights", "char_conv_"];
-    let convolutions = Convolutions::read(config, &tokens, names, false)?;
+    let convolutions = Convolutions::read(config, &tokens, names)?;
     let (features, width) = (convolutions.width(), config.positive("projection_dim")?);
     let both =
         |i: usize| Linear::read(&tokens, &format!("_highways._layers.{i}"), features, 2 * features);
@@ -101,8 +101,7 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
         let mut streams = [token.clone(), token.clone()];
         let mut layers = vec![ops::concat(&streams, 2)];
         for (depth, cells) in cells.iter().enumerate() {
-            let ways = streams.iter_mut().zip(cells).zip([false, true]);
-            for ((stream, cell), backward) in ways {
+            for ((stream, cell), backward) in streams.iter_mut().zip(cells).zip([false, true]) {
                 let states = cell.run(stream, &lengths, backward, device);
                 // The state that is carried on is without the addition.
                 *stream = if skips && depth > 0 { ops::add(states, stream) } else { states };
@@ -113,11 +112,9 @@ pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Bu
         for (layer, &share) in layers.iter().zip(mix.data()) {
             mixed = ops::add(mixed, &ops::scale(layer.clone(), gamma * share));
         }
-        let inner = (0..batch * length).filter(|i| (1..length - 1).contains(&(i % length)));
-        let elmo = ops::gather(&mixed, &inner.collect::<Vec<usize>>(), &[batch, length - 2]);
         // The end of the sentence is no word.
         let is_word = |i: usize| i % (length - 2) + 2 < lengths[i / (length - 2)];
-        let elmo = ops::keep_rows(elmo, is_word);
+        let elmo = ops::keep_rows(ops::cut(&mixed, 1, 1..length - 1), is_word);
         if inputs.has("word_ids") {
             let told = inputs.ints_shaped("word_ids", &[batch, length])?;
             let loss = losses(&words, &streams, told, out)?;
@@ -164,22 +161,15 @@ fn with_boundaries(ids: &Ints) -> Result<(Ints, Vec<usize>)> {
     let [batch, words, characters] = ids.sizes("char_ids")?;
     let short = || Error::shape("char_ids", &ids.shape, "must have words of 3 characters");
     require(characters >= 3, short)?;
-    let boundary = |id: i32| {
-        let mut word = vec![PADDING; characters];
-        word[..3].copy_from_slice(&[WORD[0], id, WORD[1]]);
-        word
-    };
+    let boundary = |id| [vec![WORD[0], id, WORD[1]], vec![PADDING; characters - 3]].concat();
     let mut data = Vec::with_capacity(batch * (words + 2) * characters);
     let mut lengths = Vec::with_capacity(batch);
     for row in ids.data.chunks_exact(words * characters) {
-        let is_padding = |word: &&[i32]| word.iter().all(|&c| c == 0);
-        let padding = row.chunks_exact(characters).rev().take_while(is_padding).count();
-        let (own, padding) = row.split_at((words - padding) * characters);
-        data.extend(boundary(SENTENCE[0]));
-        data.extend_from_slice(own);
-        data.extend(boundary(SENTENCE[1]));
-        data.extend_from_slice(padding);
-        lengths.push(own.len() / characters + 2);
+        let own = row.iter().rposition(|&c| c != 0).map_or(0, |last| last / characters + 1);
+        let (there, padding) = row.split_at(own * characters);
+        let [begin, end] = SENTENCE.map(boundary);
+        data.extend([&begin[..], there, &end, padding].concat());
+        lengths.push(own + 2);
     }
     Ok((Ints::new(&[batch, words + 2, characters], data), lengths))
 }

@@ -87,7 +87,7 @@ fn loss(vectors: &Tensor, output: &Tensor, inputs: &Inputs) -> Result<f64> {
     let negatives = negatives.indices("negatives", vocab)?;
     let mut loss = 0.0;
     for (i, centre) in centres.indices("center", vocab)?.into_iter().enumerate() {
-        let others = negatives[i * width..][..width].iter();
+        let others = &negatives[i * width..][..width];
         let [_, own] = told(vectors.row(centre), output, targets[i], others);
         loss += own;
     }

@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::block::Bottleneck;
-use crate::embeddings::Embeddings;
-use crate::network::Pooler;
 
 /// Two of the norms take the library's epsilon whatever the config says; it shows only where norms
 /// have statistics.

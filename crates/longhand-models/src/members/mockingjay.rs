@@ -1,21 +1,16 @@
 //! Mockingjay: BERT over frames of sound instead of words; masked frames are rebuilt.
 
 use super::*;
-use crate::heads::TokenLogits;
 use longhand::transformer_xl::{SinCos, sinusoids};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let frame = config.positive("input_dim")?;
-    let sizes = Sizes::read(traits, config)?;
+    let mut sizes = Sizes::read(traits, config)?;
     let hidden = sizes.hidden;
     let body = weights.under("Transformer.");
-    // One block's parameters, and every layer runs it.
-    let shared = config.flag_or("share_layer", false)?;
-    let own = Sizes { layers: if shared { 1 } else { sizes.layers }, ..sizes.clone() };
-    let mut stack = Stack::read(&own, config, &body)?;
-    if shared {
-        stack.order = vec![vec![0]; sizes.layers];
-    }
+    // One block's parameters, and every layer runs it: a single group.
+    sizes.traits.grouped = config.flag_or("share_layer", false)?;
+    let stack = Stack::read(&sizes, config, &body)?;
     let input = Linear::read(&body, "input_representations.spec_transform", frame, hidden)?;
     let input_norm = sizes.norm(&body, "input_representations.LayerNorm", hidden)?;
     let map = Linear::read(weights, "SpecHead.dense", hidden, hidden)?;

@@ -19,8 +19,10 @@ pub mod xlnet;
 
 use crate::attention::{Heads, Mask};
 use crate::block::{FeedForward, Layer, Place, Seen, Sublayer};
-use crate::generate::Begun;
-use crate::network::{Built, Member, Network, member};
+use crate::embeddings::Embeddings;
+use crate::generate::{Begun, Generator};
+use crate::heads::TokenLogits;
+use crate::network::{Built, Member, Network, Pooler, member};
 use crate::ops::Activation;
 use crate::parts::{Linear, Norm, NormKind, Order};
 use crate::sizes::Sizes;

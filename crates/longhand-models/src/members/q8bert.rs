@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::block::{Attention, Projection};
-use crate::embeddings::Embeddings;
-use crate::network::Pooler;
 use crate::quant::{self, Quantiser, State};
 use crate::stack::{FEED, OUT, PROJECTIONS};
 use std::sync::{Arc, Mutex};
@@ -14,8 +12,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     // The maps whose outputs are quantised too.
     let requantised = config.words("requantize_output")?;
     let mut network = Network::read(traits, config, weights)?;
-    let absent = || Error::input("tensor \"classifier.weight\" is absent from the weights");
-    require(network.classifier.is_some(), absent)?;
+    weights.shape("classifier.weight")?;
     // By the names of their modules; and of tables, by those of the parameters.
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());
     if tables_too {

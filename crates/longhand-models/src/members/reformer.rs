@@ -37,7 +37,7 @@ struct Reformer {
     rounds: usize,
     /// Of rotations that are not given; each layer's number where there is none.
     seed: Option<usize>,
-    /// Rows that a feed-forward takes at a time; all at once if 0.
+    /// Positions that a feed-forward takes at a time; all at once if 0.
     feed_chunk: usize,
     pad: usize,
     /// Of the configuration: how many positions there may be.
@@ -60,10 +60,15 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     config.only("tie_word_embeddings", false)?;
     let sizes = Sizes::read(traits, config)?;
     let (hidden, vocab) = (sizes.hidden, config.positive("vocab_size")?);
-    let kinds = kinds(config)?;
+    let rule = "must be a list of \"local\" and \"lsh\"";
+    // Whether each layer hashes.
+    let hashed = config.list("attn_layers", rule, |kind| {
+        Some(kind == "lsh").filter(|&hashes| hashes || kind == "local")
+    })?;
+    ensure(!hashed.is_empty(), "config: attn_layers", "[]", rule)?;
     // As many as `attn_layers` lists, if there is a number.
     if sizes.layers > 0 {
-        config.only("num_hidden_layers", kinds.len())?;
+        config.only("num_hidden_layers", hashed.len())?;
     }
     let body = weights.under("reformer.");
     let layer = |(i, hashed): (usize, &bool)| {
@@ -91,7 +96,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     Ok(Box::new(Reformer {
         words: body.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?,
         axes: positions::read_axes(config, &body, hidden)?,
-        layers: kinds.iter().enumerate().map(layer).collect::<Result<_>>()?,
+        layers: hashed.iter().enumerate().map(layer).collect::<Result<_>>()?,
         norm: sizes.norm(&body, "encoder.layer_norm", 2 * hidden)?,
         head: Linear::of(head, Some(weights.tensor("lm_head.bias", &[vocab])?), Order::OutIn),
         heads: sizes.heads,
@@ -104,18 +109,6 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         pad,
         most,
     }))
-}
-
-/// Whether each layer hashes.
-fn kinds(config: &Config) -> Result<Vec<bool>> {
-    let rule = "must be a list of \"local\" and \"lsh\"";
-    let kinds = config.list("attn_layers", rule, |kind| match kind.as_str() {
-        Some("lsh") => Some(true),
-        Some("local") => Some(false),
-        _ => None,
-    })?;
-    ensure(!kinds.is_empty(), "config: attn_layers", "[]", rule)?;
-    Ok(kinds)
 }
 
 fn buckets(config: &Config) -> Result<Option<Vec<usize>>> {
@@ -235,15 +228,6 @@ impl Reformer {
         Lsh { causal, num_buckets: self.buckets(length), ..problem }
     }
 
-    /// Buckets by number, each round's after the last one's.
-    fn numbered(&self, bits: &Tensor, of_round: usize) -> Ints {
-        let mut buckets = Ints::of_bits(bits);
-        for (i, bucket) in buckets.data.iter_mut().enumerate() {
-            *bucket += (i / bits.width() % self.rounds * of_round) as i32;
-        }
-        buckets
-    }
-
     /// The rotations of layer `i`, if it hashes: `rotations.<i>` where they are given.
     fn rotations(&self, i: usize, problem: &Lsh, inputs: &Inputs) -> Result<Option<Tensor>> {
         problem.validate()?;
@@ -261,16 +245,18 @@ impl Member for Reformer {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
         let names = [("", "input_ids", "labels"), ("train.", "train_input_ids", "train_labels")];
-        for (prefix, name, labels) in names {
-            if !prefix.is_empty() && !inputs.has(name) {
-                continue;
-            }
+        let asked = |(prefix, name, _): &(&str, &str, &str)| prefix.is_empty() || inputs.has(name);
+        for (prefix, name, labels) in names.into_iter().filter(asked) {
             let pass = self.pass(name, inputs, device)?;
             if let Some(loss) = inputs.loss(labels, &pass.logits, self.hashed.causal)? {
                 out.put_scalar(format!("{prefix}loss"), loss);
             }
             for (layer, buckets) in pass.buckets {
-                let numbers = self.numbered(&buckets, pass.of_round);
+                let mut numbers = Ints::of_bits(&buckets);
+                // Each round's after the last one's.
+                for (i, number) in numbers.data.iter_mut().enumerate() {
+                    *number += (i / buckets.width() % self.rounds * pass.of_round) as i32;
+                }
                 out.put_ints(format!("{prefix}buckets.{layer}"), numbers);
             }
             if prefix.is_empty() {
@@ -286,17 +272,14 @@ impl Member for Reformer {
     }
 }
 
-/// `f` of so many rows at a time: what it needs in between stays small.
+/// `f` of so many positions at a time: what it needs in between stays small.
 fn in_chunks(x: &Tensor, chunk: usize, f: impl Fn(Tensor) -> Tensor) -> Tensor {
-    if chunk == 0 || x.rows() <= chunk {
+    if chunk == 0 {
         return f(x.clone());
     }
-    let all = x.clone().reshape(&[x.rows(), x.width()]);
-    let part = |start| f(ops::cut(&all, 0, start..x.rows().min(start + chunk)));
-    let parts: Vec<Tensor> = (0..x.rows()).step_by(chunk).map(part).collect();
-    let y = ops::concat(&parts, 0);
-    let shape = ops::with_width(x.shape(), y.width());
-    y.reshape(&shape)
+    let length = x.shape()[1];
+    let part = |start| f(ops::cut(x, 1, start..length.min(start + chunk)));
+    ops::concat(&(0..length).step_by(chunk).map(part).collect::<Vec<_>>(), 1)
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -1,9 +1,6 @@
 //! An encoder, and a decoder that also looks at the encoder's states: BART, MASS and T5.
 
 use super::*;
-use crate::embeddings::Embeddings;
-use crate::generate::Generator;
-use crate::heads::TokenLogits;
 use crate::sizes::heads;
 use crate::traits::Side;
 use longhand::full::Buckets;
@@ -94,17 +91,6 @@ fn read(
     Ok(Seq2Seq { encoder, decoder, head_scale: 1.0, start })
 }
 
-/// `[heads, length, length]`: what a stack's buckets add to the scores.
-fn position_bias(stack: &Stack, length: usize) -> Option<Tensor> {
-    let (buckets, table) = stack.buckets.as_ref()?;
-    let shape = [table.width(), length, length];
-    let bias = |n: usize| {
-        let (head, i, j) = (n / length / length, n / length % length, n % length);
-        table.row(buckets.bucket(i as i64 - j as i64))[head]
-    };
-    Some(Tensor::new(&shape, (0..shape.iter().product()).map(bias).collect()))
-}
-
 impl Generator for Seq2Seq {
     /// Prompts are what the encoder reads; the decoder begins with its start token.
     fn begin(&self, prompts: &[&[i32]], memory: Option<usize>, device: &Device) -> Begun {
@@ -136,20 +122,16 @@ impl Member for Seq2Seq {
         let source = inputs.ints("input_ids")?;
         let valid = inputs.key_valid()?;
         let mask = Mask::of(valid.as_deref());
-        let seen = Seen::new(device, mask);
-        let encoded = self.encoder.states_under(inputs, &seen)?;
+        let encoded = self.encoder.states_under(inputs, &Seen::new(device, mask))?;
         let mut out = Outputs::default();
         out.put_each("encoder.hidden_states", &encoded);
 
         let inputs = &match inputs.has("decoder_input_ids") {
             true => inputs.clone(),
-            false => self.shifted(inputs)?,
+            false => shifted(inputs, self.start, self.encoder.embeddings.pad as i32)?,
         };
-        let target = inputs.ints("decoder_input_ids")?;
-        let [batch, length] = target.sizes("decoder_input_ids")?;
-        let rule = format!("must be as many rows as input_ids, {}", source.shape[0]);
-        let misshapen = || Error::shape("decoder_input_ids", &target.shape, rule);
-        require(batch == source.shape[0], misshapen)?;
+        let [_, length] = inputs.ints("decoder_input_ids")?.sizes("decoder_input_ids")?;
+        inputs.ints_shaped("decoder_input_ids", &[source.shape[0], length])?;
         let memory = Some((&encoded[encoded.len() - 1], mask));
         let seen = Seen { memory, ..Seen::new(device, Mask::default()) };
         let decoded = self.decoder.states_under(inputs, &seen)?;
@@ -162,27 +144,29 @@ impl Member for Seq2Seq {
         let sides =
             [("encoder", &self.encoder, source.shape[1]), ("decoder", &self.decoder, length)];
         for (name, side, length) in sides {
-            if let Some(bias) = position_bias(&side.stack, length) {
-                out.put(format!("{name}.position_bias"), bias);
-            }
+            let Some((buckets, table)) = &side.stack.buckets else { continue };
+            // `[heads, length, length]`: what they add to the scores.
+            let shape = [table.width(), length, length];
+            let bias = |n: usize| {
+                let distance = (n / length % length) as i64 - (n % length) as i64;
+                table.row(buckets.bucket(distance))[n / length / length]
+            };
+            let bias = Tensor::new(&shape, (0..shape.iter().product()).map(bias).collect());
+            out.put(format!("{name}.position_bias"), bias);
         }
         Ok(out)
     }
 }
 
-impl Seq2Seq {
-    /// With the labels one place later, after the start, for the decoder; what is not scored is padding.
-    fn shifted(&self, inputs: &Inputs) -> Result<Inputs> {
-        let labels = inputs.ints("labels")?;
-        let [_, length] = labels.sizes("labels")?;
-        let mut data = labels.data.clone();
-        for row in data.chunks_exact_mut(length) {
-            row.rotate_right(1);
-            row[0] = self.start;
-            row.iter_mut()
-                .filter(|id| **id == -100)
-                .for_each(|id| *id = self.encoder.embeddings.pad as i32);
-        }
-        Ok(inputs.clone().ints_of("decoder_input_ids", &labels.shape, data))
+/// With the labels one place later, after the start, for the decoder; what is not scored is padding.
+fn shifted(inputs: &Inputs, start: i32, pad: i32) -> Result<Inputs> {
+    let labels = inputs.ints("labels")?;
+    let [_, length] = labels.sizes("labels")?;
+    let mut data = labels.data.clone();
+    for row in data.chunks_exact_mut(length) {
+        row.rotate_right(1);
+        row[0] = start;
     }
+    data.iter_mut().filter(|id| **id == -100).for_each(|id| *id = pad);
+    Ok(inputs.clone().ints_of("decoder_input_ids", &labels.shape, data))
 }

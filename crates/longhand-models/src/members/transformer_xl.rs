@@ -1,7 +1,6 @@
 //! Transformer-XL: a segment at a time, each layer also reading what it read before.
 
 use super::*;
-use crate::Generator;
 use crate::attention::{Segment, relative};
 use longhand::DType;
 use serde_json::Value;
@@ -26,14 +25,12 @@ struct Cluster {
     into: Option<Linear>,
     /// From the states to the vectors.
     out_of: Option<Linear>,
-    /// To the words.
-    out: Linear,
+    /// To the words; of the first cluster, then to the others too.
+    out: Vec<Linear>,
 }
 
 struct TransformerXl {
     clusters: Vec<Cluster>,
-    /// The logits of the clusters after the first, beside the first's words.
-    cluster_head: Option<Linear>,
     layers: Vec<Layer<Relative>>,
     place: Place,
     heads: Heads,
@@ -65,19 +62,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let norm = sizes.norm(&attention, "layer_norm", width)?;
         Ok(Layer { attention: Sublayer::of(relative, norm), feed: read_feed(&sizes, &own)? })
     };
-    let layers = (0..sizes.layers).map(layer).collect::<Result<_>>()?;
-    let clusters = read_clusters(&sizes, config, weights)?;
-    let tails = clusters.len() - 1;
-    let cluster_head = when(tails > 0, || {
-        let first = clusters[0].table.width();
-        let weight = weights.tensor("crit.cluster_weight", &[tails, first])?;
-        let bias = weights.tensor("crit.cluster_bias", &[tails])?;
-        Ok(Linear::of(weight, Some(bias), Order::OutIn))
-    })?;
     Ok(Box::new(TransformerXl {
-        clusters,
-        cluster_head,
-        layers,
+        layers: (0..sizes.layers).map(layer).collect::<Result<_>>()?,
+        clusters: read_clusters(&sizes, config, weights)?,
         place: if config.flag_or("pre_lnorm", false)? { Place::Pre } else { Place::Post },
         heads,
         width,
@@ -105,8 +92,8 @@ impl TransformerXl {
     /// The states of a segment. The cache then holds the last rows of what it held and the segment,
     /// as many as before.
     fn step(&self, ids: &Ints, cache: &mut Cache, device: &Device) -> Result<Vec<Tensor>> {
-        let mut states = vec![self.embed(ids, device)?];
         let [batch, length] = ids.sizes("input_ids")?;
+        let mut states = vec![self.embed(ids, device)?];
         // Padding stands before the memory of its sequence: what is in its place is memory, zeros as
         // at the start, and as many keys before that are not there.
         let padding = cache.padding.iter().map(|n| n.saturating_sub(cache.read).min(length));
@@ -152,7 +139,6 @@ impl TransformerXl {
     }
 
     fn embed(&self, ids: &Ints, device: &Device) -> Result<Tensor> {
-        ids.sizes::<2>("input_ids")?;
         let words = ids.indices("input_ids", self.clusters[self.clusters.len() - 1].own.end)?;
         let read = |cluster: &Cluster| {
             let own = &cluster.own;
@@ -168,32 +154,6 @@ impl TransformerXl {
         let all = all.ok_or_else(|| Error::input("input_ids: no words"))?;
         Ok(ops::scale(all, (self.width as f32).sqrt()))
     }
-
-    /// Log-probabilities of every word: the first cluster's and the other clusters' by one softmax,
-    /// then the words of each of those by one of their own.
-    fn log_probs(&self, h: &Tensor) -> Tensor {
-        let logits = |cluster: &Cluster, more: Option<&Linear>| {
-            let h = cluster.out_of.as_ref().map_or_else(|| h.clone(), |map| map.run(h));
-            let own = cluster.out.run(&h);
-            match more {
-                Some(more) => ops::concat(&[own, more.run(&h)], 2),
-                None => own,
-            }
-        };
-        let head = ops::log_softmax(logits(&self.clusters[0], self.cluster_head.as_ref()));
-        if self.clusters.len() == 1 {
-            return head;
-        }
-        let mut widths = vec![self.clusters[0].own.end];
-        widths.resize(self.clusters.len(), 1);
-        let mut parts = ops::split_last(&head, &widths);
-        let shares = parts.split_off(1);
-        for (cluster, share) in self.clusters[1..].iter().zip(&shares) {
-            let own = ops::log_softmax(logits(cluster, None));
-            parts.push(ops::add_column(own, share));
-        }
-        ops::concat(&parts, 2)
-    }
 }
 
 impl Member for TransformerXl {
@@ -207,14 +167,14 @@ impl Member for TransformerXl {
         let segments = inputs.segments()?;
         let batch = segments[0].1.shape[0];
         let mut cache = self.start(batch, self.memory);
-        let empty = Tensor::zeros(&[batch, self.memory, self.width]);
-        let mut memories = vec![empty; self.layers.len()];
+        let mut memories =
+            vec![Tensor::zeros(&[batch, self.memory, self.width]); self.layers.len()];
         for (s, (_, ids)) in segments.into_iter().enumerate() {
             let states = self.step(ids, &mut cache, device)?;
             for (memory, state) in memories.iter_mut().zip(&states) {
                 *memory = ops::last_rows(&ops::concat(&[&*memory, state], 1), self.memory);
             }
-            let log_probs = self.log_probs(&states[states.len() - 1]);
+            let log_probs = self.predict(&states[states.len() - 1]);
             let name = format!("labels.{s}");
             if let Some(labels) = inputs.optional_ints(&name, &ids.shape)? {
                 let (losses, mean) = next_losses(&log_probs, labels, &name)?;
@@ -246,8 +206,21 @@ impl Generator for TransformerXl {
         Some(self.memory)
     }
 
-    fn predict(&self, states: &Tensor) -> Tensor {
-        self.log_probs(states)
+    /// Log-probabilities of every word: the first cluster's and the other clusters' by one softmax,
+    /// then the words of each of those by one of their own.
+    fn predict(&self, h: &Tensor) -> Tensor {
+        let of = |cluster: &Cluster| {
+            let h = cluster.out_of.as_ref().map_or_else(|| h.clone(), |map| map.run(h));
+            let logits: Vec<Tensor> = cluster.out.iter().map(|map| map.run(&h)).collect();
+            ops::log_softmax(ops::concat(&logits, 2))
+        };
+        let mut widths = vec![self.clusters[0].own.end];
+        widths.resize(self.clusters.len(), 1);
+        let mut parts = ops::split_last(&of(&self.clusters[0]), &widths);
+        let shares = parts.split_off(1);
+        let others = self.clusters[1..].iter().zip(&shares);
+        parts.extend(others.map(|(cluster, share)| ops::add_column(of(cluster), share)));
+        ops::concat(&parts, 2)
     }
 }
 
@@ -256,14 +229,14 @@ impl Generator for TransformerXl {
 fn next_losses(log_probs: &Tensor, labels: &Ints, name: &str) -> Result<(Tensor, f64)> {
     let [batch, length] = labels.sizes(name)?;
     let scored = ops::scored_rows(log_probs, labels, name)?;
+    let (mut losses, mut count) = (vec![0.0; batch * (length - 1)], 0.0);
     // The first position's word is not predicted by any in the segment.
-    let next: Vec<(usize, usize)> = scored.into_iter().filter(|(i, _)| i % length > 0).collect();
-    let mut losses = vec![0.0; batch * (length - 1)];
-    for &(i, word) in &next {
+    for (i, word) in scored.into_iter().filter(|(i, _)| i % length > 0) {
         losses[i / length * (length - 1) + i % length - 1] = -log_probs.row(i - 1)[word];
+        count += 1.0;
     }
     let sum: f64 = losses.iter().map(|&x| f64::from(x)).sum();
-    Ok((Tensor::new(&[batch, length - 1], losses), sum / next.len() as f64))
+    Ok((Tensor::new(&[batch, length - 1], losses), sum / count))
 }
 
 fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Vec<Cluster>> {
@@ -287,14 +260,8 @@ fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Ve
         let (k, all) = if divisor == 1 { (0, 0..vocab) } else { (i, own.clone()) };
         let dim = (divisor as u64).checked_pow(i as u32).map_or(0, |n| embed / n as usize);
         ensure(dim > 0, "config: div_val", divisor, "leaves a cluster no width")?;
-        let cut = |t: Tensor| {
-            // All of it is left where it lies.
-            if own == all {
-                return t;
-            }
-            let (shape, step) = ([&[own.len()], &t.shape()[1..]].concat(), t.len() / all.len());
-            Tensor::new(&shape, t.data()[own.start * step..own.end * step].to_vec())
-        };
+        // All of it is left where it lies.
+        let cut = |t: Tensor| if own == all { t } else { ops::cut(&t, 0, own.clone()) };
         let projected = divisor > 1 || embed != width;
         let shape = [width, dim];
         let into = when(projected, || words.tensor(&format!("emb_projs.{k}"), &shape))?;
@@ -306,13 +273,15 @@ fn read_clusters(sizes: &Sizes, config: &Config, weights: &Weights) -> Result<Ve
         };
         let out_bias = head.tensor(&format!("out_layers.{k}.bias"), &[all.len()])?;
         let of = |matrix: Option<Tensor>, order| matrix.map(|x| Linear::of(x, None, order));
-        Ok(Cluster {
-            table: cut(table),
-            into: of(into, Order::OutIn),
-            out_of: of(out_of, Order::InOut),
-            out: Linear::of(cut(out_table), Some(cut(out_bias)), Order::OutIn),
-            own,
-        })
+        let mut out = vec![Linear::of(cut(out_table), Some(cut(out_bias)), Order::OutIn)];
+        if i == 0 && ends.len() > 1 {
+            let others = ends.len() - 1;
+            let weight = head.tensor("cluster_weight", &[others, dim])?;
+            let bias = head.tensor("cluster_bias", &[others])?;
+            out.push(Linear::of(weight, Some(bias), Order::OutIn));
+        }
+        let (into, out_of) = (of(into, Order::OutIn), of(out_of, Order::InOut));
+        Ok(Cluster { table: cut(table), into, out_of, out, own })
     };
     (0..ends.len()).map(cluster).collect()
 }

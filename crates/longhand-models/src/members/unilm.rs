@@ -21,10 +21,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
 /// `[batch, query, key]`, 1 where the key is seen, from each row's `mode`, length and source length.
 fn allowed(inputs: &Inputs) -> Result<Ints> {
     let [batch, length] = inputs.ints("input_ids")?.sizes("input_ids")?;
-    let modes = inputs.ints_shaped("mode", &[batch])?.indices("mode", 4)?;
-    let lengths = inputs.ints_shaped("lengths", &[batch])?.indices("lengths", length + 1)?;
-    let sources = inputs.ints_shaped("source_lengths", &[batch])?;
-    let sources = sources.indices("source_lengths", length + 1)?;
+    let of_rows = |name, end| inputs.ints_shaped(name, &[batch])?.indices(name, end);
+    let modes = of_rows("mode", 4)?;
+    let [lengths, sources] = each(["lengths", "source_lengths"], |name| of_rows(name, length + 1))?;
     let seen = |n: usize| {
         let (b, i, j) = (n / length / length, n / length % length, n % length);
         let seen = match modes[b] {

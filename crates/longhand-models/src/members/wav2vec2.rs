@@ -5,14 +5,13 @@ mod codebooks;
 mod sound;
 
 use super::*;
-use codebooks::read_codebooks;
+use codebooks::Codebooks;
 use sound::{Convolution, features, read_extractor};
 
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    let mut sizes = Sizes::read(traits, config)?;
     let stable = config.flag_or("do_stable_layer_norm", false)?;
-    let place = if stable { Place::Pre } else { Place::Post };
-    let traits = Traits { place, ..*traits };
-    let sizes = Sizes::read(&traits, config)?;
+    sizes.traits.place = if stable { Place::Pre } else { Place::Post };
     let hidden = sizes.hidden;
     let body = sizes.names.body(weights);
     let encoder = body.under("encoder.");
@@ -27,10 +26,11 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     let positional =
         Convolution::positional(config, &encoder.under("pos_conv_embed.conv."), hidden)?;
     // Before the blocks, if their norms come last.
-    let norm = when(place == Place::Post, || sizes.norm(&encoder, "encoder.ln", hidden))?;
+    let norm = when(!stable, || sizes.norm(&encoder, "encoder.ln", hidden))?;
     let stack = Stack::read(&sizes, config, &encoder)?;
-    let codebooks =
-        when(weights.has_any("quantizer."), || read_codebooks(config, weights, channels, hidden))?;
+    let codebooks = when(weights.has_any("quantizer."), || {
+        Codebooks::read(config, weights, [channels, hidden])
+    })?;
     member(move |inputs, device, out| {
         let (features, there) = features(&extractor, &frame_norm, inputs, device)?;
         let there = there.as_deref();
@@ -57,12 +57,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let contexts = &all[all.len() - 1];
         out.put_each("hidden_states", &all);
         if let Some(codebooks) = &codebooks {
-            codebooks.run(&features, contexts, inputs, out)?;
+            out.absorb("", codebooks.run([&features, contexts], inputs)?);
         }
-        let unmasked = match masked {
-            Some(_) => last(states(None)?),
-            None => contexts.clone(),
-        };
+        let unmasked = when(masked.is_some(), || states(None))?.map_or(contexts.clone(), last);
         out.put("unmasked.last_hidden_state", unmasked);
         out.put("extract_features", features);
         Ok(())

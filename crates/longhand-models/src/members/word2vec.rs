@@ -6,13 +6,12 @@ use crate::objectives::{Draws, negatives, ragged};
 pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
     // One neighbour tells the word; else CBOW: all of them together.
     let skip_gram = traits.model_type == "word2vec_skipgram";
-    let (vocab, dim) = (config.positive("vocab_size")?, config.positive("dim")?);
+    let sizes = ["vocab_size", "dim", "window", "negative"];
+    let [vocab, dim, window, negative] = each(sizes, |key| config.positive(key))?;
     // Of neighbours their mean, or their sum.
     let mean = config.size_in("cbow_mean", 0..=1)? == 1;
     // Vectors of words as neighbours, and as what is told.
     let [near, told_of] = each(["syn0", "syn1neg"], |name| weights.tensor(name, &[vocab, dim]))?;
-    let window = config.positive("window")?;
-    let negative = config.positive("negative")?;
     let exponent = config.number_or("ns_exponent", 0.75)?;
     let sample = config.number_in("sample", 0.0..=1.0)?;
     let domain = config.size_in("domain", 1..=i32::MAX as usize)?;
@@ -46,8 +45,9 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         for ((inputs, target), negatives) in all.iter().zip(drawn.chunks(negative)) {
             let hidden = pooled(&near, inputs, if mean { inputs.len() } else { 1 });
             // The word itself may be drawn; then it counts as none.
-            let others = negatives.iter().filter(|&word| word != target);
-            let [score, own] = told(&hidden, &told_of, *target, others);
+            let others = negatives.iter().copied().filter(|word| word != target);
+            let others: Vec<usize> = others.collect();
+            let [score, own] = told(&hidden, &told_of, *target, &others);
             scores.push(score as f32);
             loss += own;
         }
@@ -69,34 +69,26 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
     })
 }
 
+/// Words, and the one that they tell.
+type Example = (Vec<usize>, usize);
+
 /// Every word of a sentence that has neighbours in its window, behind those: one by one or together.
-fn examples(
-    words: &[usize],
-    windows: impl Iterator<Item = usize>,
-    skip_gram: bool,
-) -> Vec<(Vec<usize>, usize)> {
+fn examples(words: &[usize], windows: impl Iterator<Item = usize>, alone: bool) -> Vec<Example> {
     let mut all = Vec::new();
     for (i, (&target, window)) in words.iter().zip(windows).enumerate() {
         let near = i.saturating_sub(window)..(i + window + 1).min(words.len());
         let inputs: Vec<usize> = near.filter(|&j| j != i).map(|j| words[j]).collect();
-        match skip_gram {
-            true => all.extend(inputs.iter().map(|&input| (vec![input], target))),
-            false if inputs.is_empty() => {}
-            false => all.push((inputs, target)),
-        }
+        let together = if alone { 1 } else { inputs.len().max(1) };
+        all.extend(inputs.chunks(together).map(|inputs| (inputs.to_vec(), target)));
     }
     all
 }
 
 /// The score of a target against a vector, and the loss of telling it from others.
-pub(crate) fn told<'a>(
-    vector: &[f32],
-    table: &Tensor,
-    target: usize,
-    others: impl Iterator<Item = &'a usize>,
-) -> [f64; 2] {
+pub(crate) fn told(vector: &[f32], table: &Tensor, target: usize, others: &[usize]) -> [f64; 2] {
     let score = |word: usize| ops::dot(vector, table.row(word)) as f32;
-    let others = others.map(|&word| ops::binary_cross_entropy(score(word), false)).sum::<f64>();
+    let others =
+        others.iter().map(|&word| ops::binary_cross_entropy(score(word), false)).sum::<f64>();
     let own = score(target);
     [own.into(), ops::binary_cross_entropy(own, true) + others]
 }

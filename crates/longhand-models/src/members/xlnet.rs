@@ -4,16 +4,13 @@
 
 use super::*;
 use crate::attention::{Segment, relative};
-use crate::generate::Generator;
-use crate::heads::TokenLogits;
 use longhand::transformer_xl::bits_from_mask;
 use longhand::{DType, TransformerXl, Window};
 
 /// The attention of a layer: both streams have the same parameters.
 struct Relative {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Of queries, keys, values.
+    projections: [Linear; 3],
     distance: Linear,
     out: Linear,
     /// For the keys, the distances, the parts.
@@ -78,18 +75,14 @@ fn read_layer(sizes: &Sizes, own: &Weights) -> Result<Layer<Relative>> {
     };
     let biases = ["r_w_bias", "r_r_bias", "r_s_bias"];
     let relative = Relative {
-        query: map("q", Order::InOut)?,
-        key: map("k", Order::InOut)?,
-        value: map("v", Order::InOut)?,
+        projections: each(["q", "k", "v"], |name| map(name, Order::InOut))?,
         distance: map("r", Order::InOut)?,
         out: map("o", Order::OutIn)?,
         biases: each(biases, |name| attention.tensor(name, &[count, dim]))?,
         seg_embed: attention.tensor("seg_embed", &[2, count, dim])?,
     };
-    Ok(Layer {
-        attention: Sublayer::of(relative, sizes.norm(&attention, "layer_norm", width)?),
-        feed: read_feed(sizes, own)?,
-    })
+    let norm = sizes.norm(&attention, "layer_norm", width)?;
+    Ok(Layer { attention: Sublayer::of(relative, norm), feed: read_feed(sizes, own)? })
 }
 
 impl XlNet {
@@ -113,31 +106,30 @@ impl XlNet {
         let ids = inputs.ints(&name)?;
         let shape = ids.sizes(&name)?;
         let rows = ids.indices(&name, self.words.rows())?;
-        let mut segment = self.segment(inputs, suffix, shape, cache)?;
+        let mut segment = self.segment(inputs, suffix, cache)?;
         let targets = when(kept.is_some() && inputs.has(&at), || targets(inputs, &at, shape))?;
         segment.blocked = segment.blocked.filter(|_| kept.is_some());
-        let kept = kept.unwrap_or(0);
-        let mut tables = vec![segment.distances(self.words.width())?];
+        let (kept, most) = (kept.unwrap_or(0), cache.memory.unwrap_or(usize::MAX));
+        let mut tables = vec![segment.distances(self.words.width())?.on(device)];
         if self.both_directions {
             let rule = "must be even: with bi_data the second half is read backwards";
             ensure(shape[0].is_multiple_of(2), "the batch", shape[0], rule)?;
             tables.push(turned_round(&tables[0]));
         }
-        let tables: Vec<Tensor> = tables.iter().map(|table| table.on(device)).collect();
         let mut contents = vec![ops::gather(&self.words.on(device), &rows, &ids.shape)];
-        let mut queries: Vec<Tensor> = Vec::new();
-        if let Some(at) = targets {
-            queries.push(ops::gather(&self.query.on(device), &vec![0; at.data.len()], &at.shape));
-        }
+        let unread =
+            |at: &Ints| ops::gather(&self.query.on(device), &vec![0; at.data.len()], &at.shape);
+        let mut queries: Vec<Tensor> = targets.map(unread).into_iter().collect();
         for (layer, block) in self.layers.iter().zip(&mut cache.blocks) {
             let x = &contents[contents.len() - 1];
             let a = &layer.attention.inner;
-            let new = [a.key.run(x), a.value.run(x)];
+            let [to_q, to_k, to_v] = &a.projections;
+            let new = [to_k.run(x), to_v.run(x)];
             let [k, v] = block.joined(new.clone());
             let r: Vec<Tensor> = tables.iter().map(|table| a.distance.run(table)).collect();
             let stream = |x: &Tensor, targets: Option<&[i32]>| {
                 layer.run(Place::Post, x, |a, x| {
-                    let (rows, parts) = ([&a.query.run(x), &k, &v], Some(&a.seg_embed));
+                    let (rows, parts) = ([&to_q.run(x), &k, &v], Some(&a.seg_embed));
                     let mixed = relative(device, &segment, rows, &r, &a.biases, parts, targets)?;
                     Ok(a.out.run(&mixed))
                 })
@@ -147,8 +139,8 @@ impl XlNet {
             if let (Some(at), Some(query)) = (targets, queries.last()) {
                 queries.push(stream(query, Some(&at.data))?);
             }
-            let [k, v] = block.joined(new.map(|x| ops::cut(&x, 1, 0..kept)));
-            block.own = Some([newest(&k, cache.memory), newest(&v, cache.memory)]);
+            let all = block.joined(new.map(|x| ops::cut(&x, 1, 0..kept)));
+            block.own = Some(all.map(|x| ops::last_rows(&x, most)));
         }
         cache.read += kept;
         Ok([contents, queries])
@@ -163,20 +155,13 @@ impl XlNet {
     }
 
     /// What the positions of a segment see after what the cache holds.
-    fn segment(
-        &self,
-        inputs: &Inputs,
-        suffix: &str,
-        [batch, seqlen]: [usize; 2],
-        cache: &Cache,
-    ) -> Result<Segment> {
+    fn segment(&self, inputs: &Inputs, suffix: &str, cache: &Cache) -> Result<Segment> {
         let name = |what: &str| format!("{what}{suffix}");
+        let [batch, seqlen] = inputs.ints(&name("input_ids"))?.sizes(&name("input_ids"))?;
         let memory = cache.blocks[0].rows();
         let shape = [batch, seqlen, self.heads.count, self.heads.dim];
-        let mut problem = TransformerXl::xlnet(shape, memory, DType::F32);
-        if let Some(most) = self.clamp_len {
-            problem = problem.clamp_len(most);
-        }
+        let problem = TransformerXl::xlnet(shape, memory, DType::F32);
+        let mut problem = self.clamp_len.map_or(problem, |most| problem.clamp_len(most));
         if self.one_sided {
             problem.window = Window { left: self.same_length.then_some(memory), right: Some(0) };
         }
@@ -204,21 +189,15 @@ impl XlNet {
 
 /// The positions to predict, `[batch, count]`.
 fn targets<'a>(inputs: &'a Inputs, name: &str, shape: [usize; 2]) -> Result<&'a Ints> {
-    let [batch, seqlen] = shape;
-    let targets = inputs.ints(name)?;
-    let [rows, _] = targets.sizes(name)?;
-    let rule = format!("must be {batch} rows, as of input_ids");
-    ensure(rows == batch, format_args!("rows of {name}"), rows, rule)?;
-    targets.indices(name, seqlen).map(|_| targets)
+    let [_, count] = inputs.ints(name)?.sizes(name)?;
+    let targets = inputs.ints_shaped(name, &[shape[0], count])?;
+    targets.indices(name, shape[1]).map(|_| targets)
 }
 
 /// The sinusoids of the distances turned round: sin(−x) = −sin x, cos(−x) = cos x.
 fn turned_round(table: &Tensor) -> Tensor {
-    let (width, mut turned) = (table.width(), table.clone());
-    for row in turned.data_mut().chunks_exact_mut(width) {
-        row[..width / 2].iter_mut().for_each(|sin| *sin = -*sin);
-    }
-    turned
+    let halves = ops::split_last(table, &[table.width() / 2; 2]);
+    ops::concat(&[ops::scale(halves[0].clone(), -1.0), halves[1].clone()], 1)
 }
 
 impl Member for XlNet {
@@ -233,8 +212,7 @@ impl Member for XlNet {
         let segments = inputs.segments()?;
         let batch = segments[0].1.shape[0];
         let mut cache = self.start(batch);
-        let empty = Tensor::zeros(&[batch, 0, self.words.width()]);
-        let mut memories = vec![empty; self.layers.len()];
+        let mut memories = vec![Tensor::zeros(&[batch, 0, self.words.width()]); self.layers.len()];
         let last = format!(".{}", segments.len() - 1);
         for (s, (_, ids)) in segments.into_iter().enumerate() {
             let kept = self.reused.unwrap_or(usize::MAX).min(ids.shape[1]);
@@ -254,7 +232,7 @@ impl Member for XlNet {
             }
             for (memory, states) in memories.iter_mut().zip(contents) {
                 let all = ops::concat(&[&*memory, &ops::cut(states, 1, 0..kept)], 1);
-                *memory = newest(&all, self.memory);
+                *memory = ops::last_rows(&all, self.memory.unwrap_or(usize::MAX));
             }
             out.put_each(format_args!("segment.{s}.mems"), &memories);
         }
@@ -303,10 +281,4 @@ impl Generator for XlNet {
 /// Rows of `seqlen`, each behind `memory` times `value`.
 fn behind<T: Copy>(memory: usize, value: T, rows: &[T], seqlen: usize) -> Vec<T> {
     rows.chunks_exact(seqlen).flat_map(|row| [&vec![value; memory], row].concat()).collect()
-}
-
-/// The last rows, as many as are kept at most.
-fn newest(x: &Tensor, most: Option<usize>) -> Tensor {
-    let rows = x.shape()[1];
-    ops::last_rows(x, most.unwrap_or(rows).min(rows))
 }

@@ -79,12 +79,10 @@ pub fn distractors(mask: &[bool], uniforms: &[f64]) -> Result<Vec<usize>> {
 }
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
-    let run = config.positive("mask_consecutive")?;
-    let proportion = share(config, "mask_proportion")?;
-    let span = config.positive("mask_length")?;
-    let probability = share(config, "mask_prob")?;
-    let least = config.size("min_masks")?;
-    let count = config.size("num_negatives")?;
+    let [run, span] = each(["mask_consecutive", "mask_length"], |key| config.positive(key))?;
+    let shares = ["mask_proportion", "mask_prob"];
+    let [proportion, probability] = each(shares, |key| share(config, key))?;
+    let [least, count] = each(["min_masks", "num_negatives"], |key| config.size(key))?;
     rule(move |draws, out| {
         let (lengths, total) = lengths(draws)?;
         let rows = lengths.len();
@@ -123,9 +121,8 @@ fn lengths(draws: &Draws<'_>) -> Result<(Vec<usize>, usize)> {
     let lengths = draws.inputs.ints("lengths")?;
     let [_] = lengths.sizes("lengths")?;
     let longest = lengths.data.iter().copied().max().unwrap_or(0).max(0) as usize;
-    let total = match draws.inputs.has("span_order") {
-        true => draws.inputs.ints("span_order")?.sizes("span_order").map(|[_, total]| total)?,
-        false => longest,
-    };
+    let name = "span_order";
+    let given = when(draws.inputs.has(name), || draws.inputs.ints(name)?.sizes(name))?;
+    let total = given.map_or(longest, |[_, total]| total);
     Ok((lengths.indices("lengths", total + 1)?, total))
 }

@@ -177,13 +177,10 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
 
 /// The input `tokens`, `[bos, …, eos]`.
 fn text<'a>(draws: &Draws<'a>, vocab: usize, [bos, eos]: [i32; 2]) -> Result<&'a [i32]> {
-    let ids = draws.inputs.ints("tokens")?;
-    let [length] = ids.sizes("tokens")?;
-    ids.indices("tokens", vocab)?;
-    let is_text = length > 2 && ids.data[0] == bos && ids.data[length - 1] == eos;
+    let (ids, [length]) = tokens(draws.inputs, "tokens", vocab)?;
+    let is_text = length > 2 && ids[0] == bos && ids[length - 1] == eos;
     let rule = format!("must be [length] from 3, beginning with {bos}, ending with {eos}");
-    ensure(is_text, "tokens", format!("{:?}", ids.shape), rule)?;
-    Ok(&ids.data)
+    ensure(is_text, "tokens", format_args!("[{length}]"), rule).map(|()| ids)
 }
 
 /// All draws of span lengths that are given; from a seed enough of them for any share of words,

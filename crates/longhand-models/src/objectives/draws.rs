@@ -150,11 +150,8 @@ impl<'a> Draws<'a> {
     fn random(&self, name: &str, shape: &[usize]) -> Result<Option<Random>> {
         const MOST: usize = 1 << 28;
         let count = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
-        let seed = match (count, self.seed) {
-            (Some(0), seed) => seed.or(Some(0)),
-            (_, Some(seed)) if !self.inputs.has(name) => Some(seed),
-            _ => None,
-        };
+        let needed = self.seed.filter(|_| !self.inputs.has(name));
+        let seed = if count == Some(0) { Some(0) } else { needed };
         let rule = format!("more than {MOST} numbers are not drawn");
         let fits = seed.is_none() || count.is_some_and(|n| n <= MOST);
         require(fits, || Error::shape(format_args!("{name:?}"), shape, rule))?;

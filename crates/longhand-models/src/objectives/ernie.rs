@@ -1,7 +1,6 @@
 //! Knowledge masking: ERNIE (Sun et al., 2019, §3.2), as its published data program does it.
 
 use super::*;
-use std::ops::Range;
 
 /// The units (words, phrases, entities) of a row of labels: 0 begins one, 1 continues it, −1 is
 /// none's. With `by_token` each token is a unit of its own.
@@ -48,11 +47,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let (shape @ [count, len], rows) = batch(draws, ["input_ids", "uniforms"], vocab, mask_id)?;
         let labels = &draws.inputs.ints_shaped("unit_labels", &shape)?.data;
         let by_word = flags(draws.inputs, "word_level", &[count])?;
-        let bad = |&i: &usize| match labels[i] {
-            -1 | 0 => false,
-            1 => i % len == 0 || labels[i - 1] == -1,
-            _ => true,
-        };
+        let goes_on = |i: usize| labels[i] == 1 && !i.is_multiple_of(len) && labels[i - 1] != -1;
+        let bad = |&i: &usize| !goes_on(i) && !matches!(labels[i], -1 | 0);
         let rule = "must be 0 (a unit begins), 1 (it goes on) or -1 (none)";
         let error = |i| Error::invalid(format!("unit_labels[{i}]"), labels[i], rule);
         reject((0..labels.len()).find(bad), error)?;

@@ -1,7 +1,6 @@
 //! One masked span: MASS (Song et al., 2019, §3.1), as its published data program does it.
 
 use super::*;
-use std::ops::Range;
 
 /// Tokens in the span: ⌊(length − 1) · ratio⌋. The first token is never in it.
 pub fn span_length(length: usize, ratio: f64) -> usize {

@@ -35,7 +35,9 @@ use crate::network::{Built, member};
 use crate::traits::Traits;
 use crate::{
     Config, Error, Inputs, Ints, Outputs, Result, Tensor, Weights, each, ensure, reject, require,
+    when,
 };
+use std::ops::Range;
 
 /// The label of a position that is not scored.
 pub const NOT_SCORED: i32 = -100;
@@ -94,8 +96,11 @@ fn token(config: &Config, key: &str, vocab: usize) -> Result<i32> {
     Ok(config.size_in(key, 0..=vocab - 1)? as i32)
 }
 
-/// The input `name`, `[batch, length]`, each of the vocabulary.
-fn tokens<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<(&'a [i32], [usize; 2])> {
+/// Tokens and their shape.
+type Tokens<'a, const N: usize> = Result<(&'a [i32], [usize; N])>;
+
+/// The input `name`, `[length]` or `[batch, length]`, each of the vocabulary.
+fn tokens<'a, const N: usize>(inputs: &'a Inputs, name: &str, vocab: usize) -> Tokens<'a, N> {
     let ids = inputs.ints(name)?;
     let shape = ids.sizes(name)?;
     ids.indices(name, vocab)?;
@@ -103,17 +108,12 @@ fn tokens<'a>(inputs: &'a Inputs, name: &str, vocab: usize) -> Result<(&'a [i32]
 }
 
 /// Sequences of one length, each with its [`Actions`], behind `[batch, length]`.
-type Batch<'a> = ([usize; 2], Vec<(&'a [i32], Actions)>);
+type Batch<'a> = Result<([usize; 2], Vec<(&'a [i32], Actions)>)>;
 
-/// The sequences of the input `ids`, and the draws for them.
-fn batch<'a>(
-    draws: &Draws<'a>,
-    [ids, uniforms]: [&str; 2],
-    vocab: usize,
-    mask_id: i32,
-) -> Result<Batch<'a>> {
-    let (ids, shape @ [_, len]) = tokens(draws.inputs, ids, vocab)?;
-    let uniforms = draws.uniforms(uniforms, &shape)?;
+/// The sequences of the first of these inputs, and the draws for them, the second.
+fn batch<'a>(draws: &Draws<'a>, names: [&str; 2], vocab: usize, mask_id: i32) -> Batch<'a> {
+    let (ids, shape @ [_, len]) = tokens(draws.inputs, names[0], vocab)?;
+    let uniforms = draws.uniforms(names[1], &shape)?;
     let random_tokens = draws.below("random_tokens", &shape, vocab)?;
     let of_rows = uniforms.chunks(len).zip(random_tokens.chunks(len));
     let actions = of_rows.map(|(uniforms, tokens)| Actions {

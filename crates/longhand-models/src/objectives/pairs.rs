@@ -2,7 +2,6 @@
 //! al., 2020, §3.1), previous, next or random (StructBERT, Wang et al., 2020, §2.2.2).
 
 use super::*;
-use std::ops::Range;
 
 /// Two sentences and how the second relates to the first.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -54,14 +54,11 @@ pub fn with_sentinels(tokens: &[i32], noise: &[bool], first: i32) -> Vec<i32> {
 
 pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
     let vocab = config.positive("vocab_size")?;
-    let eos = token(config, "eos_id", vocab)?;
-    let first = token(config, "first_sentinel", vocab)?;
+    let [eos, first] = each(["eos_id", "first_sentinel"], |key| token(config, key, vocab))?;
     let density = share(config, "noise_density")?;
     let mean_span = config.number_in("mean_noise_span_length", 1.0..=1e9)?;
     rule(move |draws, out| {
-        let ids = draws.inputs.ints("tokens")?;
-        let [length] = ids.sizes("tokens")?;
-        ids.indices("tokens", vocab)?;
+        let (ids, [length]) = tokens(draws.inputs, "tokens", vocab)?;
         let [noise, spans] = counts(length, density, mean_span)?;
         let rule = format!("too few sentinels for {spans} spans");
         ensure(spans <= first as usize + 1, "config: first_sentinel", first, rule)?;
@@ -72,8 +69,8 @@ pub(crate) fn read(_: &'static Traits, config: &Config, _: &Weights) -> Built {
         let rest: Vec<bool> = mask.iter().map(|noise| !noise).collect();
         let ended = |tokens: Vec<i32>| [tokens, vec![eos]].concat();
         let mut put = |name: &str, x: Vec<i32>| out.put_ints(name, Ints::new(&[x.len()], x));
-        put("inputs", ended(with_sentinels(&ids.data, &mask, first)));
-        put("targets", ended(with_sentinels(&ids.data, &rest, first)));
+        put("inputs", ended(with_sentinels(ids, &mask, first)));
+        put("targets", ended(with_sentinels(ids, &rest, first)));
         put("keep_lengths", kept.iter().map(|&n| n as i32).collect());
         put("noise_lengths", noise.iter().map(|&n| n as i32).collect());
         put("noise_mask", mask.iter().map(|&x| i32::from(x)).collect());

@@ -221,7 +221,7 @@ fn options_and_inputs_that_do_not_fit() {
     wrong("perm_mask.0", &[2, 12, 12], -1, &["perm_mask", "0 or 1"]);
     wrong("token_type_ids.0", &[1, 12], 0, &["token_type_ids", "[2, 12]"]);
     wrong("target_positions.0", &[2, 4], 12, &["target_positions.0[0]", "12"]);
-    wrong("target_positions.0", &[1, 4], 0, &["target_positions", "2 rows"]);
+    wrong("target_positions.0", &[1, 4], 0, &["target_positions", "must be [2, 4]"]);
     wrong("labels.0", &[2, 3], 1, &["labels.0", "must be [2, 4]"]);
     wrong("labels.0", &[2, 4], 120, &["labels.0[0]", "120"]);
 }

@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// The inputs that say which frames are masked, and what each is told from.
+const MASKED: &str = "mask_time_indices";
+const OTHERS: &str = "sampled_negative_indices";
+
 /// Codebooks, and what compares their entries with the contexts.
 pub(super) struct Codebooks {
     groups: usize,
@@ -14,33 +18,29 @@ pub(super) struct Codebooks {
     diversity: f64,
 }
 
-/// Reads the codebooks.
-pub(super) fn read_codebooks(
-    config: &Config,
-    weights: &Weights,
-    channels: usize,
-    hidden: usize,
-) -> Result<Codebooks> {
-    let groups = config.size_or("num_codevector_groups", 2)?.max(1);
-    let of_group = config.size_or("num_codevectors_per_group", 320)?.max(1);
-    let width = config.size_or("codevector_dim", 256)?;
-    let shared = config.size_or("proj_codevector_dim", 256)?;
-    let rule = format!("must be a positive multiple of num_codevector_groups = {groups}");
-    ensure(width > 0 && width.is_multiple_of(groups), "config: codevector_dim", width, rule)?;
-    let all = groups * of_group;
-    let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
-    Ok(Codebooks {
-        groups,
-        scores: Linear::read(weights, "quantizer.weight_proj", channels, all)?,
-        entries: entries.reshape(&[all, width / groups]),
-        project_entries: Linear::read(weights, "project_q", width, shared)?,
-        project_context: Linear::read(weights, "project_hid", hidden, shared)?,
-        temperature: config.positive_or("contrastive_logits_temperature", 0.1)?,
-        diversity: config.number_or("diversity_loss_weight", 0.1)?,
-    })
-}
-
 impl Codebooks {
+    /// Reads the codebooks, of frames and contexts that are so wide.
+    pub(super) fn read(config: &Config, weights: &Weights, widths: [usize; 2]) -> Result<Self> {
+        let [channels, hidden] = widths;
+        let groups = config.size_or("num_codevector_groups", 2)?.max(1);
+        let of_group = config.size_or("num_codevectors_per_group", 320)?.max(1);
+        let width = config.size_or("codevector_dim", 256)?;
+        let shared = config.size_or("proj_codevector_dim", 256)?;
+        let rule = format!("must be a positive multiple of num_codevector_groups = {groups}");
+        ensure(width > 0 && width.is_multiple_of(groups), "config: codevector_dim", width, rule)?;
+        let all = groups * of_group;
+        let entries = weights.tensor("quantizer.codevectors", &[1, all, width / groups])?;
+        Ok(Codebooks {
+            groups,
+            scores: Linear::read(weights, "quantizer.weight_proj", channels, all)?,
+            entries: entries.reshape(&[all, width / groups]),
+            project_entries: Linear::read(weights, "project_q", width, shared)?,
+            project_context: Linear::read(weights, "project_hid", hidden, shared)?,
+            temperature: config.positive_or("contrastive_logits_temperature", 0.1)?,
+            diversity: config.number_or("diversity_loss_weight", 0.1)?,
+        })
+    }
+
     /// Entries of a group.
     fn of_group(&self) -> usize {
         self.entries.rows() / self.groups
@@ -48,15 +48,11 @@ impl Codebooks {
 
     /// What the codebooks make of the frames, by the highest scores and, where `gumbel` is given, by
     /// scores with that noise as in training; and the losses.
-    pub(super) fn run(
-        &self,
-        features: &Tensor,
-        last: &Tensor,
-        inputs: &Inputs,
-        out: &mut Outputs,
-    ) -> Result<()> {
+    pub(super) fn run(&self, [features, last]: [&Tensor; 2], inputs: &Inputs) -> Result<Outputs> {
+        let mut out = Outputs::default();
         let contexts = self.project_context.run(last);
-        let task = Task::read(&contexts, inputs)?;
+        let asked = inputs.has(MASKED) && inputs.has(OTHERS);
+        let task = when(asked, || Task::read(&contexts, inputs))?;
         let shape = [features.rows() * self.groups, self.of_group()];
         let scores = self.scores.run(features).reshape(&shape);
         let (chosen, quantised) = self.choose(&scores, features.shape());
@@ -65,7 +61,7 @@ impl Codebooks {
             let mut taken = Tensor::zeros(&shape);
             let rows = taken.data_mut().chunks_exact_mut(shape[1]).zip(&chosen.data);
             rows.for_each(|(row, &entry)| row[entry as usize] = 1.0);
-            self.losses("eval.", task, &quantised, &chosen, &taken, out);
+            out.absorb("eval.", self.losses(task, &chosen, [&quantised, &taken]));
         }
         if inputs.has("gumbel") {
             let noise = inputs.floats_shaped("gumbel", &shape)?;
@@ -74,14 +70,15 @@ impl Codebooks {
             if let Some(task) = &task {
                 // Without the noise, so that entries of little luck count too.
                 let soft = ops::softmax(scores);
-                self.losses("train.", task, &quantised, &Ints::of_numbers(&drawn), &soft, out);
+                let drawn = Ints::of_numbers(&drawn);
+                out.absorb("train.", self.losses(task, &drawn, [&quantised, &soft]));
             }
             out.put("train.projected_quantized_states", quantised);
         }
         out.put_ints("codevector_index", chosen);
         out.put("projected_quantized_states", quantised);
         out.put("projected_states", contexts);
-        Ok(())
+        Ok(out)
     }
 
     /// For each frame and group, the entry with the highest score, `[batch, frames, groups]`; and the
@@ -131,34 +128,24 @@ impl Codebooks {
     }
 
     /// The losses of a choice of entries, and how many of those are in `used`.
-    fn losses(
-        &self,
-        prefix: &str,
-        task: &Task<'_>,
-        quantised: &Tensor,
-        chosen: &Ints,
-        used: &Tensor,
-        out: &mut Outputs,
-    ) {
-        let same = same_entries(chosen, task.others);
+    fn losses(&self, task: &Task<'_>, chosen: &Ints, [quantised, used]: [&Tensor; 2]) -> Outputs {
+        let mut out = Outputs::default();
+        let Ints { shape, data } = task.others;
+        let of = |frame: usize| &chosen.data[frame * self.groups..][..self.groups];
+        // Whether another frame has the same entries as the frame that it is one of the others to.
+        let same = |(n, &other): (usize, &i32)| i32::from(of(n / shape[2]) == of(other as usize));
+        let same = Ints::new(shape, data.iter().enumerate().map(same).collect());
         let contrast = self.contrast(task, quantised, &same);
         let perplexity = self.perplexity(used, &task.frames);
         let entries = self.entries.rows() as f64;
         let diversity = (entries - perplexity) / entries * task.frames.len() as f64;
-        out.put_scalar(format!("{prefix}codevector_perplexity"), perplexity);
-        out.put_scalar(format!("{prefix}contrastive_loss"), contrast);
-        out.put_scalar(format!("{prefix}diversity_loss"), diversity);
-        out.put_scalar(format!("{prefix}loss"), contrast + self.diversity * diversity);
-        out.put_ints(format!("{prefix}negative_equals_positive"), same);
+        out.put_scalar("codevector_perplexity", perplexity);
+        out.put_scalar("contrastive_loss", contrast);
+        out.put_scalar("diversity_loss", diversity);
+        out.put_scalar("loss", contrast + self.diversity * diversity);
+        out.put_ints("negative_equals_positive", same);
+        out
     }
-}
-
-/// Which of the others are the same entries as a frame's own.
-fn same_entries(chosen: &Ints, others: &Ints) -> Ints {
-    let (groups, count) = (chosen.shape[2], others.shape[2]);
-    let of = |frame: usize| &chosen.data[frame * groups..][..groups];
-    let same = |(n, &other): (usize, &i32)| i32::from(of(n / count) == of(other as usize));
-    Ints::new(&others.shape, others.data.iter().enumerate().map(same).collect())
 }
 
 /// What a loss is computed over.
@@ -171,22 +158,15 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// The masked frames and the others to tell them from, if both are given.
-    fn read(contexts: &'a Tensor, inputs: &'a Inputs) -> Result<Option<Self>> {
-        let shape = &contexts.shape()[..2];
-        let (mask, others) = ("mask_time_indices", "sampled_negative_indices");
-        if !inputs.has(mask) || !inputs.has(others) {
-            return Ok(None);
-        }
-        let marked = inputs.ints_shaped(mask, shape)?;
-        let frames: Vec<usize> = (0..marked.data.len()).filter(|&i| marked.data[i] != 0).collect();
-        let unmarked = || Error::input("mask_time_indices: must mark a frame, for a loss");
+    /// The masked frames and the others to tell them from.
+    fn read(contexts: &'a Tensor, inputs: &'a Inputs) -> Result<Self> {
+        let masked = inputs.ints_shaped(MASKED, &contexts.shape()[..2])?;
+        let frames: Vec<usize> = (0..masked.data.len()).filter(|&i| masked.data[i] != 0).collect();
+        let unmarked = || Error::input(format!("{MASKED}: must mark a frame, for a loss"));
         require(!frames.is_empty(), unmarked)?;
-        let given = inputs.ints(others)?;
-        let rule = format!("must be [{}, {}, others]", shape[0], shape[1]);
-        let fits = given.shape.len() == 3 && given.shape[..2] == *shape;
-        require(fits, || Error::shape(format_args!("input {others:?}"), &given.shape, rule))?;
-        given.indices(others, marked.data.len())?;
-        Ok(Some(Task { contexts, frames, others: given }))
+        let count = inputs.ints(OTHERS)?.shape.last().copied().unwrap_or(0);
+        let others = inputs.ints_shaped(OTHERS, &[&masked.shape[..], &[count]].concat())?;
+        others.indices(OTHERS, masked.data.len())?;
+        Ok(Task { contexts, frames, others })
     }
 }

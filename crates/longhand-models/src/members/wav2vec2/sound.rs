@@ -20,13 +20,12 @@ pub(super) struct Convolution {
 /// Reads the convolutions from sound to frames.
 pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Vec<Convolution>> {
     let widths = config.sizes("conv_dim")?;
-    let kernels = config.sizes("conv_kernel")?;
-    let strides = config.sizes("conv_stride")?;
-    for (name, list) in [("conv_kernel", &kernels), ("conv_stride", &strides)] {
+    let [kernels, strides] = each(["conv_kernel", "conv_stride"], |name| {
+        let list = config.sizes(name)?;
+        let (fits, shown) = (list.len() == widths.len(), format!("{list:?}"));
         let rule = format!("must have {} entries, as conv_dim", widths.len());
-        let fits = list.len() == widths.len();
-        ensure(fits, format_args!("config: {name}"), format_args!("{list:?}"), rule)?;
-    }
+        ensure(fits, format_args!("config: {name}"), shown, rule).map(|()| list)
+    })?;
     config.only("num_feat_extract_layers", widths.len())?;
     let biased = config.flag_or("conv_bias", false)?;
     let activation = config.activation_or("feat_extract_activation", "gelu")?;
@@ -48,18 +47,14 @@ pub(super) fn read_extractor(config: &Config, weights: &Weights) -> Result<Vec<C
 }
 
 impl Convolution {
-    /// Positions by a convolution over neighbouring frames; its weight is stored as a length for each place of the kernel and
-    /// a direction.
+    /// Positions by a convolution over neighbouring frames; its weight is stored as a length for each
+    /// place of the kernel and a direction.
     pub(super) fn positional(config: &Config, weights: &Weights, hidden: usize) -> Result<Self> {
         let kernel = config.size_or("num_conv_pos_embeddings", 128)?.max(1);
         let groups = config.size_or("num_conv_pos_embedding_groups", 16)?.max(1);
         let rule = format!("must divide hidden_size = {hidden}");
-        ensure(
-            hidden.is_multiple_of(groups),
-            "config: num_conv_pos_embedding_groups",
-            groups,
-            rule,
-        )?;
+        let fits = hidden.is_multiple_of(groups);
+        ensure(fits, "config: num_conv_pos_embedding_groups", groups, rule)?;
         let names = match weights.has("weight_g") {
             true => ["weight_g", "weight_v"],
             false => ["parametrizations.weight.original0", "parametrizations.weight.original1"],
@@ -111,18 +106,17 @@ pub(super) fn features(
     let count = frames(layers, samples);
     let rule = "must hold sound for at least one frame";
     require(count > 0, || Error::shape("input_values", sound.shape(), rule))?;
-    let mut there = None;
-    if let Some(mask) = inputs.optional_mask("attention_mask", &[batch, samples])? {
-        let mut valid = Vec::with_capacity(batch * count);
-        for (b, row) in mask.chunks_exact(samples).enumerate() {
-            let length = row.iter().map(|&m| usize::from(m)).sum();
-            let own = frames(layers, length);
-            let rule = "must leave sound for at least one frame";
-            ensure(own > 0, format_args!("attention_mask[{b}]"), length, rule)?;
-            valid.extend((0..count).map(|i| u8::from(i < own)));
-        }
-        there = Some(valid);
-    }
+    let of_row = |(b, row): (usize, &[u8])| -> Result<Vec<u8>> {
+        let length = row.iter().map(|&m| usize::from(m)).sum();
+        let own = frames(layers, length);
+        let rule = "must leave sound for at least one frame";
+        ensure(own > 0, format_args!("attention_mask[{b}]"), length, rule)?;
+        Ok([vec![1; own], vec![0; count - own]].concat())
+    };
+    let of_rows = |mask: Vec<u8>| mask.chunks_exact(samples).enumerate().map(of_row).collect();
+    let mask = inputs.optional_mask("attention_mask", &[batch, samples])?;
+    let there: Option<Vec<Vec<u8>>> = mask.map(of_rows).transpose()?;
     let sound = sound.on(device).reshape(&[batch, samples, 1]);
-    Ok((norm.run(layers.iter().fold(sound, |x, layer| layer.run(&x))), there))
+    let features = norm.run(layers.iter().fold(sound, |x, layer| layer.run(&x)));
+    Ok((features, there.map(|rows| rows.concat())))
 }
