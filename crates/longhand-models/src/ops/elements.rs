@@ -35,9 +35,8 @@ pub fn map(mut x: Tensor, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
 
 /// The same, by the kernel's function of number `of` on a GPU.
 pub(super) fn one(of: usize, x: Tensor, constant: f32, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
-    let Some(gpu) = place(&[&x]) else { return map(x, f) };
     let words = [x.len().div_ceil(BLOCK), x.len(), of, 1, 1, constant.to_bits() as usize];
-    launch(gpu, Kernel::Elements, &[x.buffer(gpu)], &words, x.shape())
+    launch(Kernel::Elements, &[&x], &words, x.shape()).unwrap_or_else(|| map(x, f))
 }
 
 /// `f(a, b)` of every element and the one that it meets.
@@ -55,11 +54,11 @@ fn two(
         Meets::One => b.len() == 1,
     };
     assert!(fits, "{b:?} does not meet {a:?}");
-    if let Some(gpu) = place(&[&a, b]) {
-        let every = if meets == Meets::Column { a.width() } else { 1 };
-        let (groups, bits) = (a.len().div_ceil(BLOCK), constant.to_bits() as usize);
-        let words = [groups, a.len(), of as usize, every, b.len(), bits];
-        return launch(gpu, Kernel::Elements, &[a.buffer(gpu), b.buffer(gpu)], &words, a.shape());
+    let every = if meets == Meets::Column { a.width() } else { 1 };
+    let (groups, bits) = (a.len().div_ceil(BLOCK), constant.to_bits() as usize);
+    let words = [groups, a.len(), of as usize, every, b.len(), bits];
+    if let Some(y) = launch(Kernel::Elements, &[&a, b], &words, a.shape()) {
+        return y;
     }
     let (b, width) = (b.data(), a.width());
     each_row(a, |i, row| {

@@ -35,7 +35,7 @@ impl Moved {
         let [t0, t1, t2, t3] = self.to_steps;
         let (groups, from, to) = (total.div_ceil(BLOCK), self.from, self.to);
         let words = [groups, total, s1, s2, s3, from, f0, f1, f2, f3, to, t0, t1, t2, t3];
-        gpu.launch(Kernel::Copy, &[x.buffer(gpu)], out, &words);
+        gpu.launch(Kernel::Copy, &[x], out, &words);
     }
 
     /// On the host, into zeros.

@@ -19,7 +19,7 @@ pub(super) fn of_rows(x: &Tensor, of: OfRow) -> Option<Tensor> {
     let (_, rows) = x.shape().split_last()?;
     let shape = if matches!(of, OfRow::Softmax | OfRow::Logarithm) { x.shape() } else { rows };
     let words = [x.rows(), x.width(), of as usize];
-    Some(launch(x.gpu()?, Kernel::Softmax, &[x.buffer(x.gpu()?)], &words, shape))
+    launch(Kernel::Softmax, &[x], &words, shape)
 }
 
 /// `exp(x) / Σ exp(x)` of each row. Gradient: `y (g − Σ g y)`.
