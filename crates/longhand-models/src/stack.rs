@@ -1,7 +1,7 @@
 //! A stack of blocks, built from a row of the table.
 
 use crate::attention::Heads;
-use crate::block::{Adapter, Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
+use crate::block::{Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
 use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
@@ -206,21 +206,20 @@ fn fused_steps(order: Order, config: &Config, heads: &Heads) -> Result<[usize; 3
 }
 
 /// An adapter, if the config names one.
-fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Option<Adapter>> {
-    if !config.has("adapter_name") {
-        return Ok(None);
-    }
-    let name = config.text_or("adapter_name", "")?;
-    let factor = config.number_or("adapter_reduction_factor", 16.0)?;
-    let width = hidden as f64 / factor;
-    let rule = format!("must be from 1 to the hidden size {hidden}");
-    let fits = width >= 1.0 && width <= hidden as f64;
-    ensure(fits, "config: adapter_reduction_factor", factor, rule)?;
-    let width = width as usize;
-    let own = weights.under(&format!("adapters.{name}."));
-    Ok(Some(Adapter {
-        down: Linear::read(&own, "adapter_down.0", hidden, width)?,
-        activation: config.activation_or("adapter_non_linearity", "swish")?,
-        up: Linear::read(&own, "adapter_up", width, hidden)?,
-    }))
+fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Option<FeedForward>> {
+    when(config.has("adapter_name"), || {
+        let name = config.text_or("adapter_name", "")?;
+        let factor = config.number_or("adapter_reduction_factor", 16.0)?;
+        let width = hidden as f64 / factor;
+        let rule = format!("must be from 1 to the hidden size {hidden}");
+        let fits = width >= 1.0 && width <= hidden as f64;
+        ensure(fits, "config: adapter_reduction_factor", factor, rule)?;
+        let own = weights.under(&format!("adapters.{name}."));
+        Ok(FeedForward {
+            up: Linear::read(&own, "adapter_down.0", hidden, width as usize)?,
+            gate: None,
+            activation: config.activation_or("adapter_non_linearity", "swish")?,
+            down: Linear::read(&own, "adapter_up", width as usize, hidden)?,
+        })
+    })
 }
