@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex};
 /// Parameters by name, or those under a prefix.
 #[derive(Clone)]
 pub struct Weights {
-    shared: Arc<Shared>,
+    entries: Arc<Entries>,
+    loaded: Arc<Mutex<Loaded>>,
     prefix: String,
 }
 
@@ -25,16 +26,11 @@ pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 /// What is in files, by name.
 type Entries = BTreeMap<String, Entry>;
 
-struct Shared {
-    entries: Entries,
-    /// Bytes of all of them.
-    total: u64,
-    loaded: Mutex<Loaded>,
-}
-
 struct Loaded {
     names: BTreeSet<String>,
+    /// Of those, and of all entries.
     bytes: u64,
+    total: u64,
     each: Progress,
 }
 
@@ -62,9 +58,8 @@ impl Weights {
 
     fn of(entries: Entries, each: Progress) -> Self {
         let total = entries.values().map(|entry| entry.bytes.len() as u64).sum();
-        let loaded = Mutex::new(Loaded { names: BTreeSet::new(), bytes: 0, each });
-        let shared = Arc::new(Shared { entries, total, loaded });
-        Weights { shared, prefix: String::new() }
+        let loaded = Mutex::new(Loaded { names: BTreeSet::new(), bytes: 0, total, each });
+        Weights { entries: Arc::new(entries), loaded: Arc::new(loaded), prefix: String::new() }
     }
 
     /// The parameters in the contents of a `model.safetensors`.
@@ -85,18 +80,18 @@ impl Weights {
 
     /// Those whose names begin with `prefix` more.
     pub fn under(&self, prefix: &str) -> Self {
-        Weights { shared: self.shared.clone(), prefix: format!("{}{prefix}", self.prefix) }
+        Weights { prefix: self.full(prefix), ..self.clone() }
     }
 
     /// Whether there is a parameter `name`.
     pub fn has(&self, name: &str) -> bool {
-        self.shared.entries.contains_key(&self.full(name))
+        self.entries.contains_key(&self.full(name))
     }
 
     /// Whether there is any parameter under `prefix`.
     pub fn has_any(&self, prefix: &str) -> bool {
         let prefix = self.full(prefix);
-        let mut from = self.shared.entries.range(prefix.clone()..);
+        let mut from = self.entries.range(prefix.clone()..);
         from.next().is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
@@ -122,10 +117,10 @@ impl Weights {
         let misshapen = || Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule());
         require(entry.shape == shape, misshapen)?;
         let tensor = entry.floats(&full)?;
-        let Loaded { names, bytes, each } = &mut *lock(&self.shared.loaded);
+        let Loaded { names, bytes, total, each } = &mut *lock(&self.loaded);
         // A tied parameter is read twice.
         *bytes += if names.insert(full) { entry.bytes.len() as u64 } else { 0 };
-        each(*bytes, self.shared.total);
+        each(*bytes, *total);
         Ok(tensor)
     }
 
@@ -138,13 +133,13 @@ impl Weights {
     pub fn finish(&self, tied: &str) -> Result<()> {
         const BUFFERS: &str =
             "position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq";
-        let used = &lock(&self.shared.loaded).names;
+        let used = &lock(&self.loaded).names;
         let known = |name: &&String| {
             let mut others = BUFFERS.split_whitespace().chain(tied.split_whitespace());
             used.contains(*name) || others.any(|end| name.ends_with(end))
         };
         let other = |name| Error::input(format!("tensor {name:?} is not one of this model's"));
-        reject(self.shared.entries.keys().find(|name| !known(name)), other)
+        reject(self.entries.keys().find(|name| !known(name)), other)
     }
 
     fn full(&self, name: &str) -> String {
@@ -154,7 +149,7 @@ impl Weights {
     fn entry(&self, name: &str) -> Result<&Entry> {
         let full = self.full(name);
         let absent = || Error::input(format!("tensor {full:?} is absent from the weights"));
-        self.shared.entries.get(&full).ok_or_else(absent)
+        self.entries.get(&full).ok_or_else(absent)
     }
 }
 
@@ -256,11 +251,7 @@ fn add_tensors(file: Bytes, entries: &mut Entries) -> Result<()> {
 pub(crate) fn parse_tensors(bytes: Vec<u8>) -> Result<BTreeMap<String, Value>> {
     let mut entries = Entries::new();
     add_tensors(Arc::new(bytes), &mut entries)?;
-    let value = |(name, entry): (String, Entry)| {
-        let value = entry.value(&name)?;
-        Ok((name, value))
-    };
-    entries.into_iter().map(value).collect()
+    entries.iter().map(|(name, entry)| Ok((name.clone(), entry.value(name)?))).collect()
 }
 
 fn numbers<const N: usize, T>(data: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
