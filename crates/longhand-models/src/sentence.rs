@@ -177,20 +177,25 @@ fn read_pooling(config: &Config) -> Result<Vec<Pooling>> {
     if modes.is_empty() { Err(Error::input("no pooling mode is true")) } else { Ok(modes) }
 }
 
-#[test]
-fn modes_pool_the_tokens_and_no_padding() {
-    let states = Tensor::new(&[2, 3, 2], vec![0., 0., 0., 0., 0., 0., 1., -4., 3., 2., 9., 9.]);
-    let root = 2f64.sqrt();
-    for (mode, expected) in [
-        (Pooling::First, [1., -4.]),
-        (Pooling::Max, [3., 2.]),
-        (Pooling::Mean, [2., -1.]),
-        (Pooling::MeanSqrtLength, [(4. / root) as f32, (-2. / root) as f32]),
-    ] {
-        assert_eq!(pool(&[mode], &states, 1, 2), expected, "{mode:?}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_pool_the_tokens_and_no_padding() {
+        let states = Tensor::new(&[2, 3, 2], vec![0., 0., 0., 0., 0., 0., 1., -4., 3., 2., 9., 9.]);
+        let root = 2f64.sqrt();
+        for (mode, expected) in [
+            (Pooling::First, [1., -4.]),
+            (Pooling::Max, [3., 2.]),
+            (Pooling::Mean, [2., -1.]),
+            (Pooling::MeanSqrtLength, [(4. / root) as f32, (-2. / root) as f32]),
+        ] {
+            assert_eq!(pool(&[mode], &states, 1, 2), expected, "{mode:?}");
+        }
+        let mut both = pool(&[Pooling::Max, Pooling::First], &states, 1, 2);
+        assert_eq!(both, [3., 2., 1., -4.]);
+        normalise(&mut both);
+        assert_eq!(both, [3., 2., 1., -4.].map(|x: f64| (x / 30f64.sqrt()) as f32));
     }
-    let mut both = pool(&[Pooling::Max, Pooling::First], &states, 1, 2);
-    assert_eq!(both, [3., 2., 1., -4.]);
-    normalise(&mut both);
-    assert_eq!(both, [3., 2., 1., -4.].map(|x: f64| (x / 30f64.sqrt()) as f32));
 }
