@@ -49,20 +49,11 @@ impl Names {
 pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
 
 impl Config {
-    /// Reads a folder's `config.json`.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read or is not an object.
-    pub fn open(folder: &Path) -> Result<Self> {
-        Config::read(&folder.join("config.json"))
-    }
-
     /// Reads a configuration from a file.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// If it cannot be read or is not an object.
     pub fn read(path: &Path) -> Result<Self> {
         Config::of_json(read_json(path)?).map_err(|e| e.at(path.display()))
     }
@@ -344,10 +335,9 @@ impl Config {
             self.only(key, value.clone())?;
         }
         let harmless = under("harmless").flatten().flat_map(|(_, keys)| keys.as_array()).flatten();
-        let harmless: BTreeSet<&str> = harmless.filter_map(Value::as_str).collect();
-        let known = |key: &str| {
-            key.starts_with('_') || self.used.borrow().contains(key) || harmless.contains(key)
-        };
+        harmless.filter_map(Value::as_str).for_each(|key| self.ignore(key));
+        let used = self.used.borrow();
+        let known = |key: &str| key.starts_with('_') || used.contains(key);
         let other = self.options.iter().find(|(key, value)| !known(key) && !value.is_null());
         let rule = "this model has no such option: it might change the results";
         reject(other, |(key, value)| wrong(key, value, rule))

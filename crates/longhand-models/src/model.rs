@@ -36,7 +36,7 @@ impl Model {
     pub fn open_with(folder: &Path, each: Progress) -> Result<Self> {
         let at = |e: Error| e.at(folder.display());
         require(folder.is_dir(), || at(Error::input("not a folder")))?;
-        let config = Config::open(folder)?;
+        let config = Config::read(&folder.join("config.json"))?;
         let weights = match family::row(&config).map_err(at)?.has_weights {
             true => Weights::open(folder, each)?,
             false => Weights::none(),
@@ -68,7 +68,7 @@ impl Model {
         let member = (traits.read)(traits, config, weights)?;
         let rules = Generation::said_by(config).map_err(|e| e.at("config.json"));
         config.finish()?;
-        weights.finish(TIED)?;
+        weights.finish()?;
         Ok(Model { member, traits, rules })
     }
 
@@ -114,10 +114,3 @@ impl Model {
         device.finish(self.member.encode(inputs, device), |states| vec![states])
     }
 }
-
-/// Second names of tied parameters, which some files store and which say nothing new.
-const TIED: &str = "
-    cls.predictions.decoder.weight cls.predictions.decoder.bias predictions.decoder.weight
-    predictions.decoder.bias lm_head.decoder.weight lm_head.decoder.bias lm_head.weight
-    generator_lm_head.weight vocab_projector.weight lm_loss.weight
-";

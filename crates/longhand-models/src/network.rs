@@ -45,12 +45,10 @@ pub trait Member: Send + Sync {
 pub type Built = Result<Box<dyn Member>>;
 
 /// A member that is nothing but its forward pass.
-struct Forward<F>(F);
-
-impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member for Forward<F> {
+impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member for F {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        (self.0)(inputs, device, &mut out).map(|()| out)
+        self(inputs, device, &mut out).map(|()| out)
     }
 }
 
@@ -58,7 +56,7 @@ impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member f
 pub(crate) fn member(
     forward: impl Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync + 'static,
 ) -> Built {
-    Ok(Box::new(Forward(forward)))
+    Ok(Box::new(forward))
 }
 
 /// What is made of the first position's state.

@@ -41,6 +41,15 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// How the names of parameters end that say nothing new: buffers that old programs stored, and second
+/// names of tied parameters.
+const NOTHING_NEW: &str = "
+    position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq
+    cls.predictions.decoder.weight cls.predictions.decoder.bias predictions.decoder.weight
+    predictions.decoder.bias lm_head.decoder.weight lm_head.decoder.bias lm_head.weight
+    generator_lm_head.weight vocab_projector.weight lm_loss.weight
+";
+
 impl Weights {
     /// Maps `model.safetensors` of a folder, or the files that `model.safetensors.index.json` names.
     /// `each` hears of every parameter that is read.
@@ -125,21 +134,17 @@ impl Weights {
     }
 
     /// Rejects parameters that nobody asked for: a model that leaves them out is another model.
-    /// Buffers that old programs stored, and the second name of a tied matrix, may be there.
+    /// Those of [`NOTHING_NEW`] may be there.
     ///
     /// # Errors
     ///
     /// Names the first such parameter.
-    pub fn finish(&self, tied: &str) -> Result<()> {
-        const BUFFERS: &str =
-            "position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq";
+    pub fn finish(&self) -> Result<()> {
         let used = &lock(&self.loaded).names;
-        let known = |name: &&String| {
-            let mut others = BUFFERS.split_whitespace().chain(tied.split_whitespace());
-            used.contains(*name) || others.any(|end| name.ends_with(end))
-        };
+        let known = |name: &str| NOTHING_NEW.split_whitespace().any(|end| name.ends_with(end));
+        let unknown = self.entries.keys().find(|name| !used.contains(*name) && !known(name));
         let other = |name| Error::input(format!("tensor {name:?} is not one of this model's"));
-        reject(self.entries.keys().find(|name| !known(name)), other)
+        reject(unknown, other)
     }
 
     fn full(&self, name: &str) -> String {
@@ -206,8 +211,8 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
     let map = map.ok_or_else(|| bad("has no object \"weight_map\"".to_owned()))?;
     let beside = |(tensor, file): (&String, &serde_json::Value)| {
         let file = file.as_str().filter(|f| !f.contains(['/', '\\']) && !f.is_empty());
-        let file = file.ok_or_else(|| bad(format!("{tensor:?} names no file beside it")))?;
-        Ok(folder.join(file))
+        let none = || bad(format!("{tensor:?} names no file beside it"));
+        file.map(|file| folder.join(file)).ok_or_else(none)
     };
     map.iter().map(beside).collect()
 }

@@ -59,12 +59,8 @@ impl Webgpu {
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let bytes = DeviceBuffer::read_all(&self.context, &parts)?;
         let mut rest = &bytes[..];
-        let take = |buffer: &&Buffer| {
-            let (own, after) = rest.split_at(buffer.bytes);
-            rest = after;
-            bytemuck::pod_collect_to_vec(own)
-        };
-        Ok(buffers.iter().map(take).collect())
+        let mut own = |buffer: &Buffer| rest.split_off(..buffer.bytes).unwrap_or_default();
+        Ok(buffers.iter().map(|buffer| bytemuck::pod_collect_to_vec(own(buffer))).collect())
     }
 }
 
