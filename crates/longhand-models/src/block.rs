@@ -226,11 +226,8 @@ impl Block {
         let wide = bottleneck.filter(|inside| !inside.attends_narrow);
         let shared = wide.and_then(|inside| inside.shared.as_ref()).map(narrow);
         let mut a = self.attention.run(self.place, &input, |attention, h| {
-            let from = match (wide, &shared) {
-                (None, _) => [h, h, h],
-                (Some(_), Some(shared)) => [shared, shared, x],
-                (Some(_), None) => [x, x, x],
-            };
+            let shared = shared.as_ref().unwrap_or(x);
+            let from = if wide.is_some() { [shared, shared, x] } else { [h, h, h] };
             let [q, mut k, mut v] = attention.project(from);
             if let Some(cache) = &mut cache {
                 [k, v] = cache.joined([k, v]);

@@ -97,8 +97,7 @@ impl Embeddings {
             if *trigram {
                 let padded = ops::padded(&x, 1);
                 let from = |start| ops::cut(&padded, 1, start..start + ids.shape[1]);
-                let (next, last) = (from(2), from(0));
-                x = ops::concat(&[&next, &x, &last], 2);
+                x = ops::concat(&[from(2), x, from(0)], 2);
             }
             x = map.run(&x);
         }

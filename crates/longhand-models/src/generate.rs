@@ -256,13 +256,11 @@ impl Model {
         while new < options.tokens && seen.iter().any(|row| written(row, new).len() == new) {
             let states = self.advance(&ids, &mut cache, device)?;
             let logits = self.predict(&ops::last_rows(&states, 1))?;
-            let next = |(i, row): (usize, &mut Vec<i32>)| {
-                let token = options.next(logits.row(i), row, new, draw(options.seed, i, new));
-                row.push(token);
-                token
-            };
-            let next: Vec<i32> = seen.iter_mut().enumerate().map(next).collect();
-            ids = Ints::new(&[next.len(), 1], next);
+            for (i, row) in seen.iter_mut().enumerate() {
+                row.push(options.next(logits.row(i), row, new, draw(options.seed, i, new)));
+            }
+            let last = seen.iter().map(|row| row[row.len() - 1]).collect();
+            ids = Ints::new(&[seen.len(), 1], last);
             new += 1;
             each(new);
         }
@@ -288,12 +286,11 @@ pub(crate) fn padded_before(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<usize>) 
 /// Prompts as one tensor, shorter ones with `pad` after them, and which positions are theirs.
 pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
     let (mut ids, padding) = padded_before(prompts, pad);
-    let mut there = Vec::with_capacity(ids.data.len());
-    for (row, padding) in ids.data.chunks_exact_mut(ids.shape[1].max(1)).zip(padding) {
-        row.rotate_left(padding);
-        there.extend((0..row.len()).map(|i| u8::from(i + padding < row.len())));
-    }
-    (ids, there)
+    let length = ids.shape[1];
+    let rows = ids.data.chunks_exact_mut(length.max(1));
+    rows.zip(&padding).for_each(|(row, &pad)| row.rotate_left(pad));
+    let there = |&pad: &usize| (0..length).map(move |i| u8::from(i + pad < length));
+    (ids, padding.iter().flat_map(there).collect())
 }
 
 /// Refuses a memory of a model that keeps everything.

@@ -37,10 +37,8 @@ impl Model {
         let at = |e: Error| e.at(folder.display());
         require(folder.is_dir(), || at(Error::input("not a folder")))?;
         let config = Config::read(&folder.join("config.json"))?;
-        let weights = match family::row(&config).map_err(at)?.has_weights {
-            true => Weights::open(folder, each)?,
-            false => Weights::none(),
-        };
+        let has_weights = family::row(&config).map_err(at)?.has_weights;
+        let weights = if has_weights { Weights::open(folder, each)? } else { Weights::none() };
         let mut model = Model::read(&config, &weights).map_err(at)?;
         let name = "generation_config.json";
         if folder.join(name).is_file() {

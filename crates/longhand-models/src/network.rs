@@ -5,7 +5,7 @@ use crate::attention::Mask;
 use crate::block::Seen;
 use crate::embeddings::Embeddings;
 use crate::generate::{self, Begun, Generator};
-use crate::heads::{TokenLogits, first_positions, judged};
+use crate::heads::{TokenLogits, judged};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
@@ -230,12 +230,12 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen)
+        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen, None)
     }
 
     /// What the pooler makes of the first positions, if there is one.
     pub fn pooled(&self, last: &Tensor) -> Option<Tensor> {
-        let first = first_positions(last);
+        let first = ops::cut(last, 1, 0..1).reshape(&[last.shape()[0], last.width()]);
         Some(match self.pooler.as_ref()? {
             Pooler::Tanh(map) => Activation::Tanh.apply(map.run(&first)),
             Pooler::First => first,
@@ -306,7 +306,7 @@ impl Generator for Network {
         let memory = cache.encoded.as_ref().map(|(states, there)| (states, Mask::of(Some(there))));
         let seen = Seen { memory, ..Seen::new(device, Mask::of(valid.as_deref())) };
         let embedded = self.embeddings.run(&inputs, device)?;
-        Ok(last(self.stack.read_on(embedded, &seen, Some(&mut cache.blocks))?))
+        Ok(last(self.stack.run(embedded, &seen, Some(&mut cache.blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {

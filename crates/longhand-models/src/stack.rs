@@ -64,21 +64,13 @@ impl Stack {
         Ok(Stack { blocks, order, final_norm, buckets: None })
     }
 
-    /// The states before the first block and after each one; the last is after the final norm.
+    /// The states before the first block and after each one, the last after the final norm; with
+    /// caches, one for each block, of positions after those that the blocks have read before.
     ///
     /// # Errors
     ///
     /// If the mask does not fit.
-    pub fn run(&self, embedded: Tensor, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.read_on(embedded, seen, None)
-    }
-
-    /// As [`run`](Self::run), after what the blocks have read before: a cache for each block.
-    ///
-    /// # Errors
-    ///
-    /// If the mask does not fit.
-    pub fn read_on(
+    pub fn run(
         &self,
         embedded: Tensor,
         seen: &Seen<'_>,

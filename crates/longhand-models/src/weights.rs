@@ -163,6 +163,7 @@ impl Entry {
     fn floats(&self, name: &str) -> Result<Tensor> {
         let Entry { file, dtype, shape, bytes } = self;
         let data = &(**file).as_ref()[bytes.clone()];
+        let other = || format!("tensor {name:?} has the type {dtype:?}, which is not read");
         let elements = match dtype {
             Dtype::F32 => match Tensor::mapped(shape, file, bytes.clone()) {
                 Some(tensor) => return Ok(tensor),
@@ -171,10 +172,7 @@ impl Entry {
             Dtype::F16 => numbers(data, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => numbers(data, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F64 => numbers(data, |b| f64::from_le_bytes(b) as f32),
-            _ => {
-                let message = format!("tensor {name:?} has the type {dtype:?}, which is not read");
-                return Err(Error::input(message));
-            }
+            _ => return Err(Error::input(other())),
         };
         Ok(Tensor::new(shape, elements))
     }

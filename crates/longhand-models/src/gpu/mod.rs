@@ -178,8 +178,7 @@ impl Gpu {
         let rule = "kernels count to 2^31 elements";
         let large = || Error::declined(format_args!("a tensor of {bytes} bytes: {rule}"));
         self.ok(require(bytes / 4 <= i32::MAX as usize, large))?;
-        let size = size_for(bytes);
-        self.ok(on!(self, backend => backend.memory(data, size)))
+        self.ok(on!(self, backend => backend.memory(data, size_for(bytes))))
     }
 
     /// A copy of a small table; the same memory again if it went up lately.
