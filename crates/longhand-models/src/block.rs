@@ -83,21 +83,14 @@ impl Attention {
         }
     }
 
-    /// Over `memory`, whose keys and values are made once.
-    fn run_over(
-        &self,
-        x: &Tensor,
-        memory: &Tensor,
-        seen: &Seen<'_>,
-        kept: Option<&mut KeysValues>,
-    ) -> Result<Tensor> {
+    /// Queries of `x`, keys and values of `memory`, which are made once.
+    fn over(&self, x: &Tensor, memory: &Tensor, kept: Option<&mut KeysValues>) -> [Tensor; 3] {
         let Projection::Separate([to_q, to_k, to_v]) = &self.projection else {
-            let from = [x, memory, memory];
-            return self.mix(from, self.project(from), seen);
+            return self.project([x, memory, memory]);
         };
         let make = || [to_k.run(memory), to_v.run(memory)];
         let [k, v] = kept.map_or_else(make, |kept| kept.get_or_insert_with(make).clone());
-        self.mix([x, memory, memory], [to_q.run(x), k, v], seen)
+        [to_q.run(x), k, v]
     }
 
     fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
@@ -238,8 +231,10 @@ impl Block {
         if let (Some(cross), Some((memory, mask))) = (&self.cross, &seen.memory) {
             let seen = Seen::new(seen.device, *mask);
             let kept = cache.map(|cache| &mut cache.cross);
-            a = cross
-                .run(self.place, &a, |attention, h| attention.run_over(h, memory, &seen, kept))?;
+            a = cross.run(self.place, &a, |attention, h| {
+                let rows = attention.over(h, memory, kept);
+                attention.mix([h, memory, memory], rows, &seen)
+            })?;
         }
         for feed in &self.feed {
             a = feed.run(self.place, &a, |feed, h| Ok(feed.run(h)))?;

@@ -128,19 +128,9 @@ impl Config {
         self.get(key).map(read).transpose()
     }
 
-    /// As [`optional`](Self::optional), of an option that must be there.
-    ///
-    /// # Errors
-    ///
-    /// As there, and if it is absent.
-    pub fn needed<T>(
-        &self,
-        key: &str,
-        rule: &str,
-        of: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T> {
-        let absent = || Error::input(format!("config: {:?} is absent", self.name(key)));
-        self.optional(key, rule, of)?.ok_or_else(absent)
+    /// Of an option that must be there.
+    fn absent(&self, key: &str) -> Error {
+        Error::input(format!("config: {:?} is absent", self.name(key)))
     }
 
     /// A size or an id.
@@ -149,7 +139,7 @@ impl Config {
     ///
     /// If it is absent or not a whole number from 0 to 2^31 − 1.
     pub fn size(&self, key: &str) -> Result<usize> {
-        self.needed(key, SIZE, size)
+        self.optional_size(key)?.ok_or_else(|| self.absent(key))
     }
 
     /// A size, or what the library takes where there is none.
@@ -188,8 +178,8 @@ impl Config {
     /// If it is absent or not such a list.
     pub fn sizes(&self, key: &str) -> Result<Vec<usize>> {
         let rule = "must be a list of whole numbers from 1";
-        let sizes = |v: &Value| list(v, |v| size(v).filter(|&n| n > 0));
-        self.needed(key, rule, |v| sizes(v).filter(|list| !list.is_empty()))
+        let sizes = |v: &Value| list(v, |v| size(v).filter(|&n| n > 0)).filter(|v| !v.is_empty());
+        self.optional(key, rule, sizes)?.ok_or_else(|| self.absent(key))
     }
 
     /// A size from 1.
@@ -199,7 +189,8 @@ impl Config {
     /// If it is absent or not such a number.
     pub fn positive(&self, key: &str) -> Result<usize> {
         let rule = "must be positive, a whole number below 2^31";
-        self.needed(key, rule, |v| size(v).filter(|&n| n > 0))
+        let positive = |v: &Value| size(v).filter(|&n| n > 0);
+        self.optional(key, rule, positive)?.ok_or_else(|| self.absent(key))
     }
 
     /// A number, or what the library takes where there is none.
@@ -229,7 +220,8 @@ impl Config {
     /// If it is absent, or not in the range.
     pub fn number_in(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
         let rule = format!("must be a number from {} to {}", range.start(), range.end());
-        self.needed(key, &rule, |v| v.as_f64().filter(|x| range.contains(x)))
+        let within = |v: &Value| v.as_f64().filter(|x| range.contains(x));
+        self.optional(key, &rule, within)?.ok_or_else(|| self.absent(key))
     }
 
     /// A size or an id of a range.
@@ -248,7 +240,7 @@ impl Config {
     ///
     /// If it is absent, no list, or `of` makes nothing of an element.
     pub fn list<T>(&self, key: &str, rule: &str, of: fn(&Value) -> Option<T>) -> Result<Vec<T>> {
-        self.needed(key, rule, |v| list(v, of))
+        self.optional(key, rule, |v| list(v, of))?.ok_or_else(|| self.absent(key))
     }
 
     /// A list of words; none where it is absent.

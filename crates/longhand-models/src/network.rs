@@ -94,8 +94,8 @@ pub struct Network {
 /// # Errors
 ///
 /// If the config or the weights are not those of its row.
-pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    Ok(Box::new(Network::read(traits, config, weights)?))
+pub fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    Ok(Box::new(Network::read(config, weights)?))
 }
 
 impl Network {
@@ -104,9 +104,8 @@ impl Network {
     /// # Errors
     ///
     /// If the config or the weights are not those of its row.
-    pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        let tables = config.parameters("parameters").body(weights);
-        Network::sharing(traits, config, weights, &tables)
+    pub fn read(config: &Config, weights: &Weights) -> Result<Self> {
+        Network::sharing(config, weights, &config.parameters("parameters").body(weights))
     }
 
     /// As [`read`](Self::read), words, positions and token types among `tables`: two networks can
@@ -115,13 +114,8 @@ impl Network {
     /// # Errors
     ///
     /// As there.
-    pub fn sharing(
-        traits: &'static Traits,
-        config: &Config,
-        weights: &Weights,
-        tables: &Weights,
-    ) -> Result<Self> {
-        let sizes = Sizes::read(traits, config)?;
+    pub fn sharing(config: &Config, weights: &Weights, tables: &Weights) -> Result<Self> {
+        let sizes = Sizes::read(family::row(config)?, config)?;
         let (words, body) = (sizes.words(config, tables)?, sizes.names.body(weights));
         let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
@@ -143,7 +137,7 @@ impl Network {
         own.only("model_type", model_type)?;
         let [weights, tables] = [name, tables].map(|part| weights.under(&format!("{part}.")));
         let tables = own.parameters("parameters").body(&tables);
-        let network = Network::sharing(family::row(&own)?, &own, &weights, &tables)?;
+        let network = Network::sharing(&own, &weights, &tables)?;
         own.finish().map_err(|e| e.at(name)).map(|()| network)
     }
 
