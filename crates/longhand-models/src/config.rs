@@ -69,12 +69,8 @@ impl Config {
 
     fn of_json(json: Value) -> Result<Self> {
         let Value::Object(options) = json else { return Err(Error::input("not a JSON object")) };
-        Ok(Config::of(options))
-    }
-
-    fn of(options: Map<String, Value>) -> Self {
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        Config { class: &CLASSES[class], options, used: RefCell::default() }
+        Ok(Config { class: &CLASSES[class], options, used: RefCell::default() })
     }
 
     /// The part under `key`, a configuration itself.
@@ -83,10 +79,8 @@ impl Config {
     ///
     /// If there is no object of that name.
     pub fn part(&self, key: &str) -> Result<Config> {
-        match self.get(key) {
-            Some(Value::Object(options)) => Ok(Config::of(options.clone())),
-            _ => Err(Error::input(format!("config: the object {key:?} is absent"))),
-        }
+        let absent = |_| Error::input(format!("config: the object {key:?} is absent"));
+        Config::of_json(self.get(key).cloned().unwrap_or_default()).map_err(absent)
     }
 
     /// Whether an option of that name stands there (`null` is none).

@@ -152,10 +152,9 @@ impl Network {
     /// # Errors
     ///
     /// If a parameter of one is absent or misshapen.
-    pub fn with_heads(self, config: &Config, weights: &Weights) -> Result<Self> {
-        let Network { mut sizes, embeddings, stack, .. } = self;
-        let (traits, hidden) = (sizes.traits, sizes.hidden);
-        let body = sizes.names.body(weights);
+    pub fn with_heads(mut self, config: &Config, weights: &Weights) -> Result<Self> {
+        let (traits, names, hidden) = (self.sizes.traits, self.sizes.names, self.sizes.hidden);
+        let body = names.body(weights);
         let to_classes = |name: &str| -> Result<Linear> {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
@@ -168,41 +167,40 @@ impl Network {
         let architectures = config.words("architectures")?;
         let of_tokens = !traits.causal
             && architectures.iter().any(|name| name.ends_with("ForTokenClassification"));
-        let head = if of_tokens {
-            sizes.traits.head.output = "logits";
+        self.head = if of_tokens {
+            self.sizes.traits.head.output = "logits";
             let decoder = to_classes("classifier")?;
             Some(TokenLogits { transform: None, decoder, rest: None })
         } else {
-            let map = format!("{}.", sizes.names.of("cls.predictions.transform.dense"));
+            let map = format!("{}.", names.of("cls.predictions.transform.dense"));
             // A bare head has nothing of its own if it is tied.
             when(!traits.head.transform || weights.has_any(&map), || {
-                TokenLogits::read(&sizes, weights, &embeddings.word)
+                TokenLogits::read(&self.sizes, weights, &self.embeddings.word)
             })?
         };
-        let name = sizes.names.of("cls.seq_relationship");
+        let name = names.of("cls.seq_relationship");
         // Its classes are two, or with the previous sentence three.
-        let pair = when(traits.pair.is_some() && weights.has_any(&format!("{name}.")), || {
+        self.pair = when(traits.pair.is_some() && weights.has_any(&format!("{name}.")), || {
             Linear::read(weights, name, hidden, config.size_or("sentence_classes", 2)?)
         })?;
-        let classifier = when(!of_tokens && weights.has_any("classifier."), || {
-            let own = |_| sizes.names.of("classifier.out_proj");
+        self.classifier = when(!of_tokens && weights.has_any("classifier."), || {
+            let own = |_| names.of("classifier.out_proj");
             to_classes(traits.classes.map_or("classifier", own))
         })?;
-        let needed = pair.is_some() || classifier.is_some();
-        let name = sizes.names.of("pooler.dense");
+        let needed = self.pair.is_some() || self.classifier.is_some();
+        let name = names.of("pooler.dense");
         let needed = needed && traits.classes.is_none() || body.has_any(&format!("{name}."));
-        let mut pooler = when(traits.pooled && needed, || {
+        self.pooler = when(traits.pooled && needed, || {
             Linear::read(&body, name, hidden, hidden).map(Pooler::Tanh)
         })?;
-        if let (Some(activation), true) = (traits.classes, classifier.is_some()) {
+        if let (Some(activation), true) = (traits.classes, self.classifier.is_some()) {
             // In place of a pooler, which some files still hold.
-            let name = sizes.names.of("classifier.dense");
-            let map = Linear::read(weights, name, hidden, hidden)?;
-            pooler = Some(Pooler::Classes(map, activation));
+            let map = Linear::read(weights, names.of("classifier.dense"), hidden, hidden)?;
+            self.pooler = Some(Pooler::Classes(map, activation));
         }
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
-        let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;
-        Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge })
+        self.judge = when(judges, || TokenLogits::read_judge(&self.sizes, weights))?;
+        Ok(self)
     }
 
     /// All states, under the mask that `attention_mask` gives (all positions where there is none).

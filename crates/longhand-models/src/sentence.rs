@@ -79,8 +79,7 @@ impl SentenceEncoder {
     ///
     /// If the tokenizer fails or gives ids that the model does not have.
     pub fn embed(&self, sentences: &[&str], device: &Device) -> Result<Tensor> {
-        let ids: Result<Vec<Vec<i32>>> = sentences.par_iter().map(|x| self.tokens(x)).collect();
-        let ids = ids?;
+        let ids = sentences.par_iter().map(|x| self.tokens(x)).collect::<Result<Vec<_>>>()?;
         // Sentences of a length together: little padding.
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(ids[i].len()));

@@ -119,12 +119,10 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     let separate = |names: [&str; 3], from: [usize; 3]| {
         each([0, 1, 2], |i| map(names[i], from[i], width)).map(Projection::Separate)
     };
+    let fused = |steps| Ok(Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps));
     let projection = match traits.fused {
         false => separate(PROJECTIONS, sizes.projected_from)?,
-        true => {
-            let steps = fused_steps(traits.order, config, &heads)?;
-            Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps)
-        }
+        true => fused_steps(traits.order, config, &heads).and_then(fused)?,
     };
     let window = when(traits.windowed, || {
         let read = |name: &str| map(&format!("{name}_global"), hidden, width);
