@@ -260,6 +260,7 @@ fn a_token_that_stops() {
     let options = Generation { rules, ..options };
     assert_eq!(greedy(&model, &[prompt], &options), [&all[..end]]);
     assert_eq!(model.completed(&Generation::default()).unwrap().rules.stop, [0]);
+    assert_eq!(model.completed(&options).unwrap().rules.stop, [0, stop]);
 }
 
 #[test]
