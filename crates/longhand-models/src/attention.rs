@@ -128,17 +128,14 @@ const HIDDEN: f32 = -1e4;
 /// not there far below: distillation compares them. Gradients: `scale · g k` and `scale · gᵀ q`.
 pub fn scores(heads: &Heads, [q, k]: [&Tensor; 2], key_valid: Option<&[u8]>) -> Tensor {
     let (batch, seqlen_q, seqlen_k) = (q.shape()[0], q.shape()[1], k.shape()[1]);
-    let mut data = Vec::with_capacity(batch * heads.count * seqlen_q * seqlen_k);
-    for (b, h) in (0..batch).flat_map(|b| (0..heads.count).map(move |h| (b, h))) {
-        let own = h * heads.dim..(h + 1) * heads.dim;
-        for i in b * seqlen_q..(b + 1) * seqlen_q {
-            data.extend((b * seqlen_k..(b + 1) * seqlen_k).map(|j| {
-                let pairs = q.row(i)[own.clone()].iter().zip(&k.row(j)[own.clone()]);
-                let dot: f32 = pairs.map(|(q, k)| q * k).sum();
-                let there = key_valid.is_none_or(|valid| valid[j] != 0);
-                dot * heads.scale as f32 + if there { 0.0 } else { HIDDEN }
-            }));
-        }
-    }
-    Tensor::new(&[batch, heads.count, seqlen_q, seqlen_k], data)
+    let shape = [batch, heads.count, seqlen_q, seqlen_k];
+    let score = |n: usize| {
+        let (head, i, j) = (n / seqlen_k / seqlen_q, n / seqlen_k % seqlen_q, n % seqlen_k);
+        let (b, own) = (head / heads.count, head % heads.count * heads.dim);
+        let [q, k] = [(q, b * seqlen_q + i), (k, b * seqlen_k + j)].map(|(x, i)| &x.row(i)[own..]);
+        let dot: f32 = q.iter().zip(k).take(heads.dim).map(|(q, k)| q * k).sum();
+        let there = key_valid.is_none_or(|valid| valid[b * seqlen_k + j] != 0);
+        dot * heads.scale as f32 + if there { 0.0 } else { HIDDEN }
+    };
+    Tensor::new(&shape, (0..shape.iter().product()).map(score).collect())
 }

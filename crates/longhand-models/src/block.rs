@@ -21,8 +21,8 @@ pub struct Sublayer<T> {
     pub inner: T,
     /// Its norm.
     pub norm: Norm,
-    /// A bottleneck of its own, trained while the rest stands still.
-    pub adapter: Option<Adapter>,
+    /// A bottleneck of its own, added to what it reads and trained while the rest stands still.
+    pub adapter: Option<FeedForward>,
 }
 
 impl<T> Sublayer<T> {
@@ -38,33 +38,15 @@ impl<T> Sublayer<T> {
         x: &Tensor,
         f: impl FnOnce(&T, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let h = match place {
+        let mut h = match place {
             Place::Post => f(&self.inner, x)?,
             Place::Pre => f(&self.inner, &self.norm.run(x.clone()))?,
         };
-        let h = match &self.adapter {
-            Some(adapter) => adapter.run(h),
-            None => h,
-        };
+        if let Some(adapter) = &self.adapter {
+            h = ops::add(adapter.run(&h), &h);
+        }
         let y = ops::add(h, x);
         Ok(if place == Place::Post { self.norm.run(y) } else { y })
-    }
-}
-
-/// `up(act(down(h))) + h`.
-pub struct Adapter {
-    /// To the bottleneck.
-    pub down: Linear,
-    /// In it.
-    pub activation: Activation,
-    /// Back.
-    pub up: Linear,
-}
-
-impl Adapter {
-    fn run(&self, h: Tensor) -> Tensor {
-        let inside = self.activation.apply(self.down.run(&h));
-        ops::add(self.up.run(&inside), &h)
     }
 }
 
@@ -101,35 +83,14 @@ impl Attention {
         }
     }
 
-    /// Over the keys and values kept before, then those of `x`, which are kept too.
-    fn run(
-        &self,
-        x: [&Tensor; 3],
-        seen: &Seen<'_>,
-        kept: Option<&mut BlockCache>,
-    ) -> Result<Tensor> {
-        let [q, mut k, mut v] = self.project(x);
-        if let Some(kept) = kept {
-            [k, v] = kept.joined([k, v]);
-            kept.own = Some([k.clone(), v.clone()]);
-        }
-        self.mix(x, [q, k, v], seen)
-    }
-
-    /// Over `memory`, whose keys and values are made once.
-    fn run_over(
-        &self,
-        x: &Tensor,
-        memory: &Tensor,
-        seen: &Seen<'_>,
-        kept: Option<&mut KeysValues>,
-    ) -> Result<Tensor> {
+    /// Queries of `x`, keys and values of `memory`, which are made once.
+    fn over(&self, x: &Tensor, memory: &Tensor, kept: Option<&mut KeysValues>) -> [Tensor; 3] {
         let Projection::Separate([to_q, to_k, to_v]) = &self.projection else {
-            return self.run([x, memory, memory], seen, None);
+            return self.project([x, memory, memory]);
         };
         let make = || [to_k.run(memory), to_v.run(memory)];
         let [k, v] = kept.map_or_else(make, |kept| kept.get_or_insert_with(make).clone());
-        self.mix([x, memory, memory], [to_q.run(x), k, v], seen)
+        [to_q.run(x), k, v]
     }
 
     fn mix(&self, x: [&Tensor; 3], [q, k, v]: [Tensor; 3], seen: &Seen<'_>) -> Result<Tensor> {
@@ -258,18 +219,22 @@ impl Block {
         let wide = bottleneck.filter(|inside| !inside.attends_narrow);
         let shared = wide.and_then(|inside| inside.shared.as_ref()).map(narrow);
         let mut a = self.attention.run(self.place, &input, |attention, h| {
-            let from = match (wide, &shared) {
-                (None, _) => [h, h, h],
-                (Some(_), Some(shared)) => [shared, shared, x],
-                (Some(_), None) => [x, x, x],
-            };
-            attention.run(from, seen, cache.as_deref_mut())
+            let shared = shared.as_ref().unwrap_or(x);
+            let from = if wide.is_some() { [shared, shared, x] } else { [h, h, h] };
+            let [q, mut k, mut v] = attention.project(from);
+            if let Some(cache) = &mut cache {
+                [k, v] = cache.joined([k, v]);
+                cache.own = Some([k.clone(), v.clone()]);
+            }
+            attention.mix(from, [q, k, v], seen)
         })?;
         if let (Some(cross), Some((memory, mask))) = (&self.cross, &seen.memory) {
             let seen = Seen::new(seen.device, *mask);
             let kept = cache.map(|cache| &mut cache.cross);
-            a = cross
-                .run(self.place, &a, |attention, h| attention.run_over(h, memory, &seen, kept))?;
+            a = cross.run(self.place, &a, |attention, h| {
+                let rows = attention.over(h, memory, kept);
+                attention.mix([h, memory, memory], rows, &seen)
+            })?;
         }
         for feed in &self.feed {
             a = feed.run(self.place, &a, |feed, h| Ok(feed.run(h)))?;

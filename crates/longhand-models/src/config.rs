@@ -49,20 +49,11 @@ impl Names {
 pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
 
 impl Config {
-    /// Reads a folder's `config.json`.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read or is not an object.
-    pub fn open(folder: &Path) -> Result<Self> {
-        Config::read(&folder.join("config.json"))
-    }
-
     /// Reads a configuration from a file.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// If it cannot be read or is not an object.
     pub fn read(path: &Path) -> Result<Self> {
         Config::of_json(read_json(path)?).map_err(|e| e.at(path.display()))
     }
@@ -78,12 +69,8 @@ impl Config {
 
     fn of_json(json: Value) -> Result<Self> {
         let Value::Object(options) = json else { return Err(Error::input("not a JSON object")) };
-        Ok(Config::of(options))
-    }
-
-    fn of(options: Map<String, Value>) -> Self {
         let class = options.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        Config { class: &CLASSES[class], options, used: RefCell::default() }
+        Ok(Config { class: &CLASSES[class], options, used: RefCell::default() })
     }
 
     /// The part under `key`, a configuration itself.
@@ -92,10 +79,8 @@ impl Config {
     ///
     /// If there is no object of that name.
     pub fn part(&self, key: &str) -> Result<Config> {
-        match self.get(key) {
-            Some(Value::Object(options)) => Ok(Config::of(options.clone())),
-            _ => Err(Error::input(format!("config: the object {key:?} is absent"))),
-        }
+        let absent = |_| Error::input(format!("config: the object {key:?} is absent"));
+        Config::of_json(self.get(key).cloned().unwrap_or_default()).map_err(absent)
     }
 
     /// Whether an option of that name stands there (`null` is none).
@@ -137,19 +122,9 @@ impl Config {
         self.get(key).map(read).transpose()
     }
 
-    /// As [`optional`](Self::optional), of an option that must be there.
-    ///
-    /// # Errors
-    ///
-    /// As there, and if it is absent.
-    pub fn needed<T>(
-        &self,
-        key: &str,
-        rule: &str,
-        of: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T> {
-        let absent = || Error::input(format!("config: {:?} is absent", self.name(key)));
-        self.optional(key, rule, of)?.ok_or_else(absent)
+    /// Of an option that must be there.
+    fn absent(&self, key: &str) -> Error {
+        Error::input(format!("config: {:?} is absent", self.name(key)))
     }
 
     /// A size or an id.
@@ -158,7 +133,7 @@ impl Config {
     ///
     /// If it is absent or not a whole number from 0 to 2^31 − 1.
     pub fn size(&self, key: &str) -> Result<usize> {
-        self.needed(key, SIZE, size)
+        self.optional_size(key)?.ok_or_else(|| self.absent(key))
     }
 
     /// A size, or what the library takes where there is none.
@@ -197,8 +172,8 @@ impl Config {
     /// If it is absent or not such a list.
     pub fn sizes(&self, key: &str) -> Result<Vec<usize>> {
         let rule = "must be a list of whole numbers from 1";
-        let sizes = |v: &Value| list(v, |v| size(v).filter(|&n| n > 0));
-        self.needed(key, rule, |v| sizes(v).filter(|list| !list.is_empty()))
+        let sizes = |v: &Value| list(v, |v| size(v).filter(|&n| n > 0)).filter(|v| !v.is_empty());
+        self.optional(key, rule, sizes)?.ok_or_else(|| self.absent(key))
     }
 
     /// A size from 1.
@@ -208,7 +183,8 @@ impl Config {
     /// If it is absent or not such a number.
     pub fn positive(&self, key: &str) -> Result<usize> {
         let rule = "must be positive, a whole number below 2^31";
-        self.needed(key, rule, |v| size(v).filter(|&n| n > 0))
+        let positive = |v: &Value| size(v).filter(|&n| n > 0);
+        self.optional(key, rule, positive)?.ok_or_else(|| self.absent(key))
     }
 
     /// A number, or what the library takes where there is none.
@@ -238,7 +214,8 @@ impl Config {
     /// If it is absent, or not in the range.
     pub fn number_in(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
         let rule = format!("must be a number from {} to {}", range.start(), range.end());
-        self.needed(key, &rule, |v| v.as_f64().filter(|x| range.contains(x)))
+        let within = |v: &Value| v.as_f64().filter(|x| range.contains(x));
+        self.optional(key, &rule, within)?.ok_or_else(|| self.absent(key))
     }
 
     /// A size or an id of a range.
@@ -257,7 +234,7 @@ impl Config {
     ///
     /// If it is absent, no list, or `of` makes nothing of an element.
     pub fn list<T>(&self, key: &str, rule: &str, of: fn(&Value) -> Option<T>) -> Result<Vec<T>> {
-        self.needed(key, rule, |v| list(v, of))
+        self.optional(key, rule, |v| list(v, of))?.ok_or_else(|| self.absent(key))
     }
 
     /// A list of words; none where it is absent.
@@ -344,10 +321,9 @@ impl Config {
             self.only(key, value.clone())?;
         }
         let harmless = under("harmless").flatten().flat_map(|(_, keys)| keys.as_array()).flatten();
-        let harmless: BTreeSet<&str> = harmless.filter_map(Value::as_str).collect();
-        let known = |key: &str| {
-            key.starts_with('_') || self.used.borrow().contains(key) || harmless.contains(key)
-        };
+        harmless.filter_map(Value::as_str).for_each(|key| self.ignore(key));
+        let used = self.used.borrow();
+        let known = |key: &str| key.starts_with('_') || used.contains(key);
         let other = self.options.iter().find(|(key, value)| !known(key) && !value.is_null());
         let rule = "this model has no such option: it might change the results";
         reject(other, |(key, value)| wrong(key, value, rule))

@@ -59,8 +59,6 @@ impl Embeddings {
         };
         let types = if traits.token_types { config.size_or("type_vocab_size", 2)? } else { 0 };
         let tasked = traits.task_types && config.flag_or("use_task_id", false)?;
-        let tasks = || table("task_type", config.size_or("task_type_vocab_size", 3)?);
-        let norm = || sizes.norm(weights, "embeddings.LayerNorm", width);
         let map = || Linear::read(weights, sizes.names.of("embeddings_project"), width, hidden);
         Ok(Embeddings {
             inputs: ["input_ids", "position_ids"],
@@ -68,9 +66,11 @@ impl Embeddings {
             scale: 1.0,
             position: when(traits.positions != Positions::None, position)?,
             token_type: when(types > 0, || table("token_type", types))?,
-            tasks: when(tasked, tasks)?,
+            tasks: when(tasked, || table("task_type", config.size_or("task_type_vocab_size", 3)?))?,
             widen: None,
-            norm: when(traits.embedding_norm, norm)?,
+            norm: when(traits.embedding_norm, || {
+                sizes.norm(weights, "embeddings.LayerNorm", width)
+            })?,
             map: when(mapped, map)?,
             positions: traits.positions,
             pad: config.size_or("pad_token_id", 0)?,
@@ -97,8 +97,7 @@ impl Embeddings {
             if *trigram {
                 let padded = ops::padded(&x, 1);
                 let from = |start| ops::cut(&padded, 1, start..start + ids.shape[1]);
-                let (next, last) = (from(2), from(0));
-                x = ops::concat(&[&next, &x, &last], 2);
+                x = ops::concat(&[from(2), x, from(0)], 2);
             }
             x = map.run(&x);
         }

@@ -40,8 +40,7 @@ pub trait Generator {
     fn predict(&self, states: &Tensor) -> Tensor;
 }
 
-/// How to continue. From `stop` on, a [`TextModel`](crate::TextModel) takes what its folder says; a
-/// sequence's tokens are those of its prompt or, of a model with an encoder, of its start.
+/// How to continue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     /// Tokens to add, at most.
@@ -54,6 +53,21 @@ pub struct Generation {
     pub top_p: f64,
     /// The same seed draws the same tokens.
     pub seed: u64,
+    /// What a model's folder may say.
+    pub rules: Rules,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        let (memory, rules) = (None, Rules::default());
+        Generation { tokens: 100, memory, temperature: 0.0, top_p: 1.0, seed: 0, rules }
+    }
+}
+
+/// What a folder says of continuing; a sequence's tokens are those of its prompt or, of a model with an
+/// encoder, of its start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rules {
     /// Tokens that end a sequence; they are not part of the result.
     pub stop: Vec<i32>,
     /// What a decoder begins with, if not with what the model's config says.
@@ -69,38 +83,10 @@ pub struct Generation {
     /// No run of so many tokens comes twice in a sequence; 0: they may.
     pub no_repeat_ngram_size: usize,
     /// What positive logits of a sequence's tokens are divided by, and negative ones multiplied.
-    pub repetition_penalty: f64,
+    pub repetition_penalty: Option<f64>,
 }
 
-impl Default for Generation {
-    fn default() -> Self {
-        Generation {
-            tokens: 100,
-            memory: None,
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-            stop: Vec::new(),
-            start: None,
-            second: None,
-            last: None,
-            min_length: 0,
-            min_new_tokens: 0,
-            no_repeat_ngram_size: 0,
-            repetition_penalty: 1.0,
-        }
-    }
-}
-
-impl Generation {
-    fn validate(&self) -> Result<()> {
-        let rule = "must be 0 (the likeliest token) or positive";
-        let fits = self.temperature >= 0.0 && self.temperature.is_finite();
-        ensure(fits, "temperature", self.temperature, rule)?;
-        let fits = self.top_p > 0.0 && self.top_p <= 1.0;
-        ensure(fits, "top_p", self.top_p, "must be above 0 and at most 1")
-    }
-
+impl Rules {
     /// What a folder's configuration says of continuing. How to search it does not say: that is
     /// greedy or drawn, as the other options say, and beams are declined.
     pub(crate) fn said_by(folder: &Config) -> Result<Self> {
@@ -116,7 +102,7 @@ impl Generation {
         let forced = folder.flag_or("force_bos_token_to_be_generated", false)?;
         let new = folder.optional_size("min_new_tokens")?;
         let second = when(forced, || id("bos_token_id"))?.flatten();
-        Ok(Generation {
+        Ok(Rules {
             stop: stop.unwrap_or_default(),
             start: id("decoder_start_token_id")?,
             second: id("forced_bos_token_id")?.or(second),
@@ -125,15 +111,25 @@ impl Generation {
             min_length: if new.is_some() { 0 } else { folder.size_or("min_length", 0)? },
             min_new_tokens: new.unwrap_or(0),
             no_repeat_ngram_size: folder.size_or("no_repeat_ngram_size", 0)?,
-            repetition_penalty: folder.positive_or("repetition_penalty", 1.0)?,
-            ..Generation::default()
+            repetition_penalty: Some(folder.positive_or("repetition_penalty", 1.0)?),
         })
+    }
+}
+
+impl Generation {
+    fn validate(&self) -> Result<()> {
+        let rule = "must be 0 (the likeliest token) or positive";
+        let fits = self.temperature >= 0.0 && self.temperature.is_finite();
+        ensure(fits, "temperature", self.temperature, rule)?;
+        let fits = self.top_p > 0.0 && self.top_p <= 1.0;
+        ensure(fits, "top_p", self.top_p, "must be above 0 and at most 1")
     }
 
     /// The token after those of a sequence, `step` of which are new, by its logits.
     fn next(&self, logits: &[f32], seen: &[i32], step: usize, u: f64) -> i32 {
-        let last = self.last.filter(|_| step + 1 == self.tokens);
-        if let Some(token) = last.or(self.second.filter(|_| seen.len() == 1)) {
+        let rules = &self.rules;
+        let last = rules.last.filter(|_| step + 1 == self.tokens);
+        if let Some(token) = last.or(rules.second.filter(|_| seen.len() == 1)) {
             return token;
         }
         let mut logits = logits.to_vec();
@@ -142,18 +138,18 @@ impl Generation {
                 *x = f(*x);
             }
         };
-        let penalty = self.repetition_penalty as f32;
+        let penalty = rules.repetition_penalty.unwrap_or(1.0) as f32;
         let penalised = |x: f32| if x < 0.0 { x * penalty } else { x / penalty };
         seen.iter().collect::<BTreeSet<_>>().into_iter().for_each(|&id| change(id, &penalised));
         let never = |_| f32::NEG_INFINITY;
-        let n = self.no_repeat_ngram_size;
+        let n = rules.no_repeat_ngram_size;
         if n > 0 && n <= seen.len() {
             let tail = &seen[seen.len() + 1 - n..];
             let runs = seen.windows(n).filter(|run| run.starts_with(tail));
             runs.for_each(|run| change(run[n - 1], &never));
         }
-        if seen.len() < self.min_length || step < self.min_new_tokens {
-            self.stop.iter().for_each(|&id| change(id, &never));
+        if seen.len() < rules.min_length || step < rules.min_new_tokens {
+            rules.stop.iter().for_each(|&id| change(id, &never));
         }
         self.pick(&logits, u) as i32
     }
@@ -219,9 +215,7 @@ impl Model {
     /// If the model does not generate, or the device that the states lie on has failed.
     pub fn predict(&self, states: &Tensor) -> Result<Tensor> {
         let logits = self.generator()?.predict(states);
-        if let Some(gpu) = logits.gpu() {
-            gpu.fetch(&[&logits])?;
-        }
+        logits.gpu().map(|gpu| gpu.fetch(&[&logits])).transpose()?;
         Ok(logits)
     }
 
@@ -242,7 +236,7 @@ impl Model {
     ) -> Result<Vec<Vec<i32>>> {
         options.validate()?;
         let (mut cache, mut ids) = self.begin(prompts, options.memory, device)?;
-        if let (Side::Encoder, Some(start)) = (self.traits().side, options.start) {
+        if let (Side::Encoder, Some(start)) = (self.traits().side, options.rules.start) {
             ids.data.fill(start);
         }
         let rows = ids.data.chunks_exact(ids.shape[1]).zip(&cache.padding);
@@ -250,19 +244,17 @@ impl Model {
         // The last so many tokens of a row, up to one that ends it.
         let written = |row: &[i32], new: usize| -> Vec<i32> {
             let new = row[row.len() - new..].iter().copied();
-            new.take_while(|token| !options.stop.contains(token)).collect()
+            new.take_while(|token| !options.rules.stop.contains(token)).collect()
         };
         let mut new = 0;
         while new < options.tokens && seen.iter().any(|row| written(row, new).len() == new) {
             let states = self.advance(&ids, &mut cache, device)?;
             let logits = self.predict(&ops::last_rows(&states, 1))?;
-            let next = |(i, row): (usize, &mut Vec<i32>)| {
-                let token = options.next(logits.row(i), row, new, draw(options.seed, i, new));
-                row.push(token);
-                token
-            };
-            let next: Vec<i32> = seen.iter_mut().enumerate().map(next).collect();
-            ids = Ints::new(&[next.len(), 1], next);
+            for (i, row) in seen.iter_mut().enumerate() {
+                row.push(options.next(logits.row(i), row, new, draw(options.seed, i, new)));
+            }
+            let last = seen.iter().map(|row| row[row.len() - 1]).collect();
+            ids = Ints::new(&[seen.len(), 1], last);
             new += 1;
             each(new);
         }
@@ -288,12 +280,11 @@ pub(crate) fn padded_before(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<usize>) 
 /// Prompts as one tensor, shorter ones with `pad` after them, and which positions are theirs.
 pub(crate) fn padded_after(prompts: &[&[i32]], pad: i32) -> (Ints, Vec<u8>) {
     let (mut ids, padding) = padded_before(prompts, pad);
-    let mut there = Vec::with_capacity(ids.data.len());
-    for (row, padding) in ids.data.chunks_exact_mut(ids.shape[1].max(1)).zip(padding) {
-        row.rotate_left(padding);
-        there.extend((0..row.len()).map(|i| u8::from(i + padding < row.len())));
-    }
-    (ids, there)
+    let length = ids.shape[1];
+    let rows = ids.data.chunks_exact_mut(length.max(1));
+    rows.zip(&padding).for_each(|(row, &pad)| row.rotate_left(pad));
+    let there = |&pad: &usize| (0..length).map(move |i| u8::from(i + pad < length));
+    (ids, padding.iter().flat_map(there).collect())
 }
 
 /// Refuses a memory of a model that keeps everything.
@@ -333,7 +324,8 @@ mod tests {
     /// As transformers' `RepetitionPenaltyLogitsProcessor`: less likely, whatever the sign.
     #[test]
     fn a_token_that_was_there_is_penalised() {
-        let options = Generation { repetition_penalty: 2.0, ..Generation::default() };
+        let rules = Rules { repetition_penalty: Some(2.0), ..Rules::default() };
+        let options = Generation { rules, ..Generation::default() };
         assert_eq!(options.next(&[4.0, 3.0], &[0, 0], 0, 0.0), 1);
         assert_eq!(options.next(&[-1.0, -1.5], &[0, 0], 0, 0.0), 1);
         assert_eq!(options.next(&[7.0, 3.0], &[0, 0], 0, 0.0), 0, "once for every token");

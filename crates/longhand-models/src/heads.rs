@@ -67,11 +67,6 @@ impl TokenLogits {
     }
 }
 
-/// The first position of each sequence of `[batch, length, hidden]`.
-pub fn first_positions(h: &Tensor) -> Tensor {
-    ops::cut(h, 1, 0..1).reshape(&[h.shape()[0], h.width()])
-}
-
 /// The mean binary cross entropy of a judge's logits over the positions that are not padding.
 ///
 /// # Errors

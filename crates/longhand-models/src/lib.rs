@@ -47,7 +47,7 @@ pub use config::{Config, Names};
 pub use device::Device;
 pub use error::{Error, Result};
 pub(crate) use error::{each, ensure, lock, reject, require, when};
-pub use generate::{Begun, Generation, Generator};
+pub use generate::{Begun, Generation, Generator, Rules};
 pub use gpu::Gpu;
 pub use model::Model;
 #[cfg(feature = "text")]

@@ -4,8 +4,8 @@ use crate::network::Member;
 use crate::traits::Traits;
 use crate::weights::Progress;
 use crate::{
-    Config, Device, Error, Generation, Generator, Inputs, Outputs, Result, Tensor, Weights, family,
-    require,
+    Config, Device, Error, Generation, Generator, Inputs, Outputs, Result, Rules, Tensor, Weights,
+    family, require,
 };
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub struct Model {
     member: Box<dyn Member>,
     traits: &'static Traits,
     /// What the folder says of continuing.
-    rules: Result<Generation>,
+    rules: Result<Rules>,
 }
 
 impl Model {
@@ -36,16 +36,14 @@ impl Model {
     pub fn open_with(folder: &Path, each: Progress) -> Result<Self> {
         let at = |e: Error| e.at(folder.display());
         require(folder.is_dir(), || at(Error::input("not a folder")))?;
-        let config = Config::open(folder)?;
-        let weights = match family::row(&config).map_err(at)?.has_weights {
-            true => Weights::open(folder, each)?,
-            false => Weights::none(),
-        };
+        let config = Config::read(&folder.join("config.json"))?;
+        let has_weights = family::row(&config).map_err(at)?.has_weights;
+        let weights = if has_weights { Weights::open(folder, each)? } else { Weights::none() };
         let mut model = Model::read(&config, &weights).map_err(at)?;
         let name = "generation_config.json";
         if folder.join(name).is_file() {
             let said = Config::read(&folder.join(name))?;
-            let rules = Generation::said_by(&said).and_then(|rules| said.finish().map(|()| rules));
+            let rules = Rules::said_by(&said).and_then(|rules| said.finish().map(|()| rules));
             model.rules = rules.map_err(|e| e.at(name));
         }
         Ok(model)
@@ -66,23 +64,22 @@ impl Model {
     fn read(config: &Config, weights: &Weights) -> Result<Self> {
         let traits = family::row(config)?;
         let member = (traits.read)(traits, config, weights)?;
-        let rules = Generation::said_by(config).map_err(|e| e.at("config.json"));
+        let rules = Rules::said_by(config).map_err(|e| e.at("config.json"));
         config.finish()?;
-        weights.finish(TIED)?;
+        weights.finish()?;
         Ok(Model { member, traits, rules })
     }
 
-    /// Options with what the folder says of continuing: `generation_config.json` or, where there is
-    /// none, `config.json`.
+    /// Options with the rules that the folder gives, `generation_config.json` or, where there is none,
+    /// `config.json`, and with what ends a sequence by either.
     ///
     /// # Errors
     ///
     /// If that asks for what nobody supports, such as beams.
     pub fn completed(&self, options: &Generation) -> Result<Generation> {
-        let rules = self.rules.clone()?;
-        let stop = [&options.stop[..], &rules.stop].concat();
-        let &Generation { tokens, memory, temperature, top_p, seed, .. } = options;
-        Ok(Generation { tokens, memory, temperature, top_p, seed, stop, ..rules })
+        let mut rules = self.rules.clone()?;
+        rules.stop.extend(&options.rules.stop);
+        Ok(Generation { rules, ..options.clone() })
     }
 
     pub(crate) fn generator(&self) -> Result<&dyn Generator> {
@@ -114,10 +111,3 @@ impl Model {
         device.finish(self.member.encode(inputs, device), |states| vec![states])
     }
 }
-
-/// Second names of tied parameters, which some files store and which say nothing new.
-const TIED: &str = "
-    cls.predictions.decoder.weight cls.predictions.decoder.bias predictions.decoder.weight
-    predictions.decoder.bias lm_head.decoder.weight lm_head.decoder.bias lm_head.weight
-    generator_lm_head.weight vocab_projector.weight lm_loss.weight
-";

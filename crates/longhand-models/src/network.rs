@@ -5,7 +5,7 @@ use crate::attention::Mask;
 use crate::block::Seen;
 use crate::embeddings::Embeddings;
 use crate::generate::{self, Begun, Generator};
-use crate::heads::{TokenLogits, first_positions, judged};
+use crate::heads::{TokenLogits, judged};
 use crate::ops::{self, Activation};
 use crate::parts::Linear;
 use crate::sizes::Sizes;
@@ -45,12 +45,10 @@ pub trait Member: Send + Sync {
 pub type Built = Result<Box<dyn Member>>;
 
 /// A member that is nothing but its forward pass.
-struct Forward<F>(F);
-
-impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member for Forward<F> {
+impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member for F {
     fn forward(&self, inputs: &Inputs, device: &Device) -> Result<Outputs> {
         let mut out = Outputs::default();
-        (self.0)(inputs, device, &mut out).map(|()| out)
+        self(inputs, device, &mut out).map(|()| out)
     }
 }
 
@@ -58,7 +56,7 @@ impl<F: Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync> Member f
 pub(crate) fn member(
     forward: impl Fn(&Inputs, &Device, &mut Outputs) -> Result<()> + Send + Sync + 'static,
 ) -> Built {
-    Ok(Box::new(Forward(forward)))
+    Ok(Box::new(forward))
 }
 
 /// What is made of the first position's state.
@@ -96,8 +94,8 @@ pub struct Network {
 /// # Errors
 ///
 /// If the config or the weights are not those of its row.
-pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    Ok(Box::new(Network::read(traits, config, weights)?))
+pub fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    Ok(Box::new(Network::read(config, weights)?))
 }
 
 impl Network {
@@ -106,9 +104,8 @@ impl Network {
     /// # Errors
     ///
     /// If the config or the weights are not those of its row.
-    pub fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Result<Self> {
-        let tables = config.parameters("parameters").body(weights);
-        Network::sharing(traits, config, weights, &tables)
+    pub fn read(config: &Config, weights: &Weights) -> Result<Self> {
+        Network::sharing(config, weights, &config.parameters("parameters").body(weights))
     }
 
     /// As [`read`](Self::read), words, positions and token types among `tables`: two networks can
@@ -117,13 +114,8 @@ impl Network {
     /// # Errors
     ///
     /// As there.
-    pub fn sharing(
-        traits: &'static Traits,
-        config: &Config,
-        weights: &Weights,
-        tables: &Weights,
-    ) -> Result<Self> {
-        let sizes = Sizes::read(traits, config)?;
+    pub fn sharing(config: &Config, weights: &Weights, tables: &Weights) -> Result<Self> {
+        let sizes = Sizes::read(family::row(config)?, config)?;
         let (words, body) = (sizes.words(config, tables)?, sizes.names.body(weights));
         let embeddings = Embeddings::read(&sizes, config, words, tables, &body)?;
         let stack = Stack::read(&sizes, config, &body)?;
@@ -145,7 +137,7 @@ impl Network {
         own.only("model_type", model_type)?;
         let [weights, tables] = [name, tables].map(|part| weights.under(&format!("{part}.")));
         let tables = own.parameters("parameters").body(&tables);
-        let network = Network::sharing(family::row(&own)?, &own, &weights, &tables)?;
+        let network = Network::sharing(&own, &weights, &tables)?;
         own.finish().map_err(|e| e.at(name)).map(|()| network)
     }
 
@@ -160,10 +152,9 @@ impl Network {
     /// # Errors
     ///
     /// If a parameter of one is absent or misshapen.
-    pub fn with_heads(self, config: &Config, weights: &Weights) -> Result<Self> {
-        let Network { mut sizes, embeddings, stack, .. } = self;
-        let (traits, hidden) = (sizes.traits, sizes.hidden);
-        let body = sizes.names.body(weights);
+    pub fn with_heads(mut self, config: &Config, weights: &Weights) -> Result<Self> {
+        let (traits, names, hidden) = (self.sizes.traits, self.sizes.names, self.sizes.hidden);
+        let body = names.body(weights);
         let to_classes = |name: &str| -> Result<Linear> {
             let classes = match config.optional_size("num_labels")? {
                 Some(n) => n,
@@ -176,41 +167,40 @@ impl Network {
         let architectures = config.words("architectures")?;
         let of_tokens = !traits.causal
             && architectures.iter().any(|name| name.ends_with("ForTokenClassification"));
-        let head = if of_tokens {
-            sizes.traits.head.output = "logits";
+        self.head = if of_tokens {
+            self.sizes.traits.head.output = "logits";
             let decoder = to_classes("classifier")?;
             Some(TokenLogits { transform: None, decoder, rest: None })
         } else {
-            let map = format!("{}.", sizes.names.of("cls.predictions.transform.dense"));
+            let map = format!("{}.", names.of("cls.predictions.transform.dense"));
             // A bare head has nothing of its own if it is tied.
             when(!traits.head.transform || weights.has_any(&map), || {
-                TokenLogits::read(&sizes, weights, &embeddings.word)
+                TokenLogits::read(&self.sizes, weights, &self.embeddings.word)
             })?
         };
-        let name = sizes.names.of("cls.seq_relationship");
+        let name = names.of("cls.seq_relationship");
         // Its classes are two, or with the previous sentence three.
-        let pair = when(traits.pair.is_some() && weights.has_any(&format!("{name}.")), || {
+        self.pair = when(traits.pair.is_some() && weights.has_any(&format!("{name}.")), || {
             Linear::read(weights, name, hidden, config.size_or("sentence_classes", 2)?)
         })?;
-        let classifier = when(!of_tokens && weights.has_any("classifier."), || {
-            let own = |_| sizes.names.of("classifier.out_proj");
+        self.classifier = when(!of_tokens && weights.has_any("classifier."), || {
+            let own = |_| names.of("classifier.out_proj");
             to_classes(traits.classes.map_or("classifier", own))
         })?;
-        let needed = pair.is_some() || classifier.is_some();
-        let name = sizes.names.of("pooler.dense");
+        let needed = self.pair.is_some() || self.classifier.is_some();
+        let name = names.of("pooler.dense");
         let needed = needed && traits.classes.is_none() || body.has_any(&format!("{name}."));
-        let mut pooler = when(traits.pooled && needed, || {
+        self.pooler = when(traits.pooled && needed, || {
             Linear::read(&body, name, hidden, hidden).map(Pooler::Tanh)
         })?;
-        if let (Some(activation), true) = (traits.classes, classifier.is_some()) {
+        if let (Some(activation), true) = (traits.classes, self.classifier.is_some()) {
             // In place of a pooler, which some files still hold.
-            let name = sizes.names.of("classifier.dense");
-            let map = Linear::read(weights, name, hidden, hidden)?;
-            pooler = Some(Pooler::Classes(map, activation));
+            let map = Linear::read(weights, names.of("classifier.dense"), hidden, hidden)?;
+            self.pooler = Some(Pooler::Classes(map, activation));
         }
         let judges = traits.judges && weights.has_any("discriminator_predictions.");
-        let judge = when(judges, || TokenLogits::read_judge(&sizes, weights))?;
-        Ok(Network { sizes, embeddings, stack, head, pooler, pair, classifier, judge })
+        self.judge = when(judges, || TokenLogits::read_judge(&self.sizes, weights))?;
+        Ok(self)
     }
 
     /// All states, under the mask that `attention_mask` gives (all positions where there is none).
@@ -232,12 +222,12 @@ impl Network {
     ///
     /// If an input is absent, misshapen or out of range.
     pub fn states_under(&self, inputs: &Inputs, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen)
+        self.stack.run(self.embeddings.run(inputs, seen.device)?, seen, None)
     }
 
     /// What the pooler makes of the first positions, if there is one.
     pub fn pooled(&self, last: &Tensor) -> Option<Tensor> {
-        let first = first_positions(last);
+        let first = ops::cut(last, 1, 0..1).reshape(&[last.shape()[0], last.width()]);
         Some(match self.pooler.as_ref()? {
             Pooler::Tanh(map) => Activation::Tanh.apply(map.run(&first)),
             Pooler::First => first,
@@ -308,7 +298,7 @@ impl Generator for Network {
         let memory = cache.encoded.as_ref().map(|(states, there)| (states, Mask::of(Some(there))));
         let seen = Seen { memory, ..Seen::new(device, Mask::of(valid.as_deref())) };
         let embedded = self.embeddings.run(&inputs, device)?;
-        Ok(last(self.stack.read_on(embedded, &seen, Some(&mut cache.blocks))?))
+        Ok(last(self.stack.run(embedded, &seen, Some(&mut cache.blocks))?))
     }
 
     fn predict(&self, states: &Tensor) -> Tensor {

@@ -16,17 +16,25 @@ pub struct SentenceEncoder {
     model: Model,
     tokenizer: Tokenizer,
     lowers: bool,
-    pooling: Vec<Pooling>,
+    modes: Vec<Pooling>,
     normalises: bool,
 }
 
-/// What becomes of a sentence's token states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pooling {
-    First,
-    Max,
-    Mean,
-    MeanSqrtLength,
+/// What becomes of a column of a sentence's token states.
+type Pooling = fn(&[f64]) -> f64;
+
+/// By the options that ask for them, in the order in which their vectors are put together.
+const POOLINGS: [(&str, Pooling); 4] = [
+    ("pooling_mode_cls_token", |tokens| tokens.first().copied().unwrap_or_default()),
+    ("pooling_mode_max_tokens", |tokens| tokens.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
+    ("pooling_mode_mean_tokens", |tokens| tokens.iter().sum::<f64>() / count(tokens)),
+    ("pooling_mode_mean_sqrt_len_tokens", |tokens| {
+        tokens.iter().sum::<f64>() / count(tokens).sqrt()
+    }),
+];
+
+fn count(tokens: &[f64]) -> f64 {
+    (tokens.len() as f64).max(1e-9)
 }
 
 impl SentenceEncoder {
@@ -47,19 +55,21 @@ impl SentenceEncoder {
         };
         let other = |(kind, _): &(&str, _)| bad(&format!("a module {kind:?} is not supported"));
         reject(rest.iter().find(|(kind, _)| *kind != "Normalize"), other)?;
-        let (transformer, pooling) = (folder.join(transformer), folder.join(pooling));
-        let at = |e: Error| e.at(pooling.join("config.json").display());
-        let pooling = read_pooling(&Config::open(&pooling)?).map_err(at)?;
+        let transformer = folder.join(transformer);
+        let pooling = folder.join(pooling).join("config.json");
+        let at = |e: Error| e.at(pooling.display());
+        let modes = read_modes(&Config::read(&pooling)?).map_err(at)?;
         let normalises = !rest.is_empty();
         let model = Model::open(&transformer)?;
         let sentence = transformer.join("sentence_bert_config.json");
-        let longest = Config::open(&transformer)?.size_or("max_position_embeddings", 512)?;
+        let config = Config::read(&transformer.join("config.json"))?;
+        let longest = config.size_or("max_position_embeddings", 512)?;
         let named = sentence.is_file();
         let sentence = if named { Config::read(&sentence)? } else { Config::parse("{}")? };
         let longest = sentence.size_or("max_seq_length", longest)?;
         let lowers = sentence.flag_or("do_lower_case", false)?;
         let tokenizer = read_tokenizer(&transformer, Some(longest))?;
-        Ok(SentenceEncoder { model, tokenizer, lowers, pooling, normalises })
+        Ok(SentenceEncoder { model, tokenizer, lowers, modes, normalises })
     }
 
     /// One vector per sentence, `[sentences, width]`. Sentences longer than the model's limit are
@@ -69,8 +79,7 @@ impl SentenceEncoder {
     ///
     /// If the tokenizer fails or gives ids that the model does not have.
     pub fn embed(&self, sentences: &[&str], device: &Device) -> Result<Tensor> {
-        let ids: Result<Vec<Vec<i32>>> = sentences.par_iter().map(|x| self.tokens(x)).collect();
-        let ids = ids?;
+        let ids = sentences.par_iter().map(|x| self.tokens(x)).collect::<Result<Vec<_>>>()?;
         // Sentences of a length together: little padding.
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(ids[i].len()));
@@ -86,7 +95,7 @@ impl SentenceEncoder {
             let inputs = inputs.ints_of("input_ids", &padded.shape, padded.data);
             let states = self.model.encode(&inputs, device)?;
             for (row, &i) in batch.iter().enumerate() {
-                vectors[i] = pool(&self.pooling, &states, row, ids[i].len());
+                vectors[i] = pool(&self.modes, &states, row, ids[i].len());
                 if self.normalises {
                     normalise(&mut vectors[i]);
                 }
@@ -113,19 +122,10 @@ fn module(module: &serde_json::Value) -> Option<(&str, &str)> {
 /// The vector of sentence `row` of a batch, which has `length` tokens: one mode after the other.
 fn pool(modes: &[Pooling], states: &Tensor, row: usize, length: usize) -> Vec<f32> {
     let (data, width, longest) = (states.data(), states.width(), states.shape()[1]);
-    let count = (length as f64).max(1e-9);
-    let pooled = |(mode, column): (Pooling, usize)| {
-        let at = |i: usize| f64::from(data[(row * longest + i) * width + column]);
-        let mut tokens = (0..length).map(at);
-        match mode {
-            Pooling::First => tokens.next().unwrap_or_default(),
-            Pooling::Max => tokens.fold(f64::NEG_INFINITY, f64::max),
-            Pooling::Mean => tokens.sum::<f64>() / count,
-            Pooling::MeanSqrtLength => tokens.sum::<f64>() / count.sqrt(),
-        }
-    };
-    let columns = modes.iter().flat_map(|&mode| (0..width).map(move |column| (mode, column)));
-    columns.map(|column| pooled(column) as f32).collect()
+    let at = |i: usize, column: usize| f64::from(data[(row * longest + i) * width + column]);
+    let column = |column: usize| (0..length).map(|i| at(i, column)).collect();
+    let columns: Vec<Vec<f64>> = (0..width).map(column).collect();
+    modes.iter().flat_map(|mode| columns.iter().map(|tokens| mode(tokens) as f32)).collect()
 }
 
 /// To a length of 1.
@@ -156,19 +156,12 @@ pub(crate) fn failed(e: tokenizers::Error) -> Error {
     Error::input(format!("the tokenizer: {e}"))
 }
 
-/// The modes of a pooling module, in the order in which their vectors are put together.
-fn read_pooling(config: &Config) -> Result<Vec<Pooling>> {
+/// The modes of a pooling module.
+fn read_modes(config: &Config) -> Result<Vec<Pooling>> {
     config.ignore("word_embedding_dimension");
     let mut modes = Vec::new();
-    for (key, mode) in [
-        ("pooling_mode_cls_token", Pooling::First),
-        ("pooling_mode_max_tokens", Pooling::Max),
-        ("pooling_mode_mean_tokens", Pooling::Mean),
-        ("pooling_mode_mean_sqrt_len_tokens", Pooling::MeanSqrtLength),
-    ] {
-        if config.flag_or(key, false)? {
-            modes.push(mode);
-        }
+    for (key, mode) in POOLINGS {
+        modes.extend(config.flag_or(key, false)?.then_some(mode));
     }
     config.only("pooling_mode_weightedmean_tokens", false)?;
     config.only("pooling_mode_lasttoken", false)?;
@@ -177,20 +170,22 @@ fn read_pooling(config: &Config) -> Result<Vec<Pooling>> {
     if modes.is_empty() { Err(Error::input("no pooling mode is true")) } else { Ok(modes) }
 }
 
-#[test]
-fn modes_pool_the_tokens_and_no_padding() {
-    let states = Tensor::new(&[2, 3, 2], vec![0., 0., 0., 0., 0., 0., 1., -4., 3., 2., 9., 9.]);
-    let root = 2f64.sqrt();
-    for (mode, expected) in [
-        (Pooling::First, [1., -4.]),
-        (Pooling::Max, [3., 2.]),
-        (Pooling::Mean, [2., -1.]),
-        (Pooling::MeanSqrtLength, [(4. / root) as f32, (-2. / root) as f32]),
-    ] {
-        assert_eq!(pool(&[mode], &states, 1, 2), expected, "{mode:?}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_pool_the_tokens_and_no_padding() {
+        let states = Tensor::new(&[2, 3, 2], vec![0., 0., 0., 0., 0., 0., 1., -4., 3., 2., 9., 9.]);
+        let root = 2f64.sqrt();
+        let expected = [[1., -4.], [3., 2.], [2., -1.], [(4. / root) as f32, (-2. / root) as f32]];
+        for ((name, mode), expected) in POOLINGS.into_iter().zip(expected) {
+            assert_eq!(pool(&[mode], &states, 1, 2), expected, "{name}");
+        }
+        let [(_, first), (_, max), ..] = POOLINGS;
+        let mut both = pool(&[max, first], &states, 1, 2);
+        assert_eq!(both, [3., 2., 1., -4.]);
+        normalise(&mut both);
+        assert_eq!(both, [3., 2., 1., -4.].map(|x: f64| (x / 30f64.sqrt()) as f32));
     }
-    let mut both = pool(&[Pooling::Max, Pooling::First], &states, 1, 2);
-    assert_eq!(both, [3., 2., 1., -4.]);
-    normalise(&mut both);
-    assert_eq!(both, [3., 2., 1., -4.].map(|x: f64| (x / 30f64.sqrt()) as f32));
 }

@@ -1,7 +1,7 @@
 //! A stack of blocks, built from a row of the table.
 
 use crate::attention::Heads;
-use crate::block::{Adapter, Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
+use crate::block::{Attention, Block, FeedForward, Place, Projection, Seen, Sublayer};
 use crate::cache::BlockCache;
 use crate::parts::{Linear, Norm, Order};
 use crate::sizes::Sizes;
@@ -64,21 +64,13 @@ impl Stack {
         Ok(Stack { blocks, order, final_norm, buckets: None })
     }
 
-    /// The states before the first block and after each one; the last is after the final norm.
+    /// The states before the first block and after each one, the last after the final norm; with
+    /// caches, one for each block, of positions after those that the blocks have read before.
     ///
     /// # Errors
     ///
     /// If the mask does not fit.
-    pub fn run(&self, embedded: Tensor, seen: &Seen<'_>) -> Result<Vec<Tensor>> {
-        self.read_on(embedded, seen, None)
-    }
-
-    /// As [`run`](Self::run), after what the blocks have read before: a cache for each block.
-    ///
-    /// # Errors
-    ///
-    /// If the mask does not fit.
-    pub fn read_on(
+    pub fn run(
         &self,
         embedded: Tensor,
         seen: &Seen<'_>,
@@ -127,12 +119,10 @@ fn read_block(sizes: &Sizes, config: &Config, own: &Weights, layer: usize) -> Re
     let separate = |names: [&str; 3], from: [usize; 3]| {
         each([0, 1, 2], |i| map(names[i], from[i], width)).map(Projection::Separate)
     };
+    let fused = |steps| Ok(Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps));
     let projection = match traits.fused {
         false => separate(PROJECTIONS, sizes.projected_from)?,
-        true => {
-            let steps = fused_steps(traits.order, config, &heads)?;
-            Projection::Fused(map(PROJECTIONS[0], hidden, 3 * width)?, steps)
-        }
+        true => fused_steps(traits.order, config, &heads).and_then(fused)?,
     };
     let window = when(traits.windowed, || {
         let read = |name: &str| map(&format!("{name}_global"), hidden, width);
@@ -206,21 +196,20 @@ fn fused_steps(order: Order, config: &Config, heads: &Heads) -> Result<[usize; 3
 }
 
 /// An adapter, if the config names one.
-fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Option<Adapter>> {
-    if !config.has("adapter_name") {
-        return Ok(None);
-    }
-    let name = config.text_or("adapter_name", "")?;
-    let factor = config.number_or("adapter_reduction_factor", 16.0)?;
-    let width = hidden as f64 / factor;
-    let rule = format!("must be from 1 to the hidden size {hidden}");
-    let fits = width >= 1.0 && width <= hidden as f64;
-    ensure(fits, "config: adapter_reduction_factor", factor, rule)?;
-    let width = width as usize;
-    let own = weights.under(&format!("adapters.{name}."));
-    Ok(Some(Adapter {
-        down: Linear::read(&own, "adapter_down.0", hidden, width)?,
-        activation: config.activation_or("adapter_non_linearity", "swish")?,
-        up: Linear::read(&own, "adapter_up", width, hidden)?,
-    }))
+fn read_adapter(weights: &Weights, config: &Config, hidden: usize) -> Result<Option<FeedForward>> {
+    when(config.has("adapter_name"), || {
+        let name = config.text_or("adapter_name", "")?;
+        let factor = config.number_or("adapter_reduction_factor", 16.0)?;
+        let width = hidden as f64 / factor;
+        let rule = format!("must be from 1 to the hidden size {hidden}");
+        let fits = width >= 1.0 && width <= hidden as f64;
+        ensure(fits, "config: adapter_reduction_factor", factor, rule)?;
+        let own = weights.under(&format!("adapters.{name}."));
+        Ok(FeedForward {
+            up: Linear::read(&own, "adapter_down.0", hidden, width as usize)?,
+            gate: None,
+            activation: config.activation_or("adapter_non_linearity", "swish")?,
+            down: Linear::read(&own, "adapter_up", width as usize, hidden)?,
+        })
+    })
 }

@@ -54,11 +54,6 @@ impl Tensor {
         Tensor::new(shape, vec![0.0; shape.iter().product()])
     }
 
-    /// One number, of shape `[1]`.
-    pub fn scalar(x: f64) -> Self {
-        Tensor::new(&[1], vec![x as f32])
-    }
-
     /// Elements that lie in a mapped file, if they are aligned there and little-endian as here.
     pub(crate) fn mapped(shape: &[usize], file: &Bytes, bytes: Range<usize>) -> Option<Self> {
         let fits = bytemuck::try_cast_slice::<u8, f32>(&(**file).as_ref()[bytes.clone()]).is_ok();

@@ -213,7 +213,7 @@ impl Outputs {
 
     /// Adds a number, of shape `[1]`.
     pub fn put_scalar(&mut self, name: impl Into<String>, x: f64) {
-        self.put(name, Tensor::scalar(x));
+        self.put(name, Tensor::new(&[1], vec![x as f32]));
     }
 
     /// Adds `<name>.0`, `.1`, …

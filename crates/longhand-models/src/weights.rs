@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex};
 /// Parameters by name, or those under a prefix.
 #[derive(Clone)]
 pub struct Weights {
-    shared: Arc<Shared>,
+    entries: Arc<Entries>,
+    loaded: Arc<Mutex<Loaded>>,
     prefix: String,
 }
 
@@ -25,16 +26,11 @@ pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 /// What is in files, by name.
 type Entries = BTreeMap<String, Entry>;
 
-struct Shared {
-    entries: Entries,
-    /// Bytes of all of them.
-    total: u64,
-    loaded: Mutex<Loaded>,
-}
-
 struct Loaded {
     names: BTreeSet<String>,
+    /// Of those, and of all entries.
     bytes: u64,
+    total: u64,
     each: Progress,
 }
 
@@ -44,6 +40,15 @@ struct Entry {
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
+
+/// How the names of parameters end that say nothing new: buffers that old programs stored, and second
+/// names of tied parameters.
+const NOTHING_NEW: &str = "
+    position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq
+    cls.predictions.decoder.weight cls.predictions.decoder.bias predictions.decoder.weight
+    predictions.decoder.bias lm_head.decoder.weight lm_head.decoder.bias lm_head.weight
+    generator_lm_head.weight vocab_projector.weight lm_loss.weight
+";
 
 impl Weights {
     /// Maps `model.safetensors` of a folder, or the files that `model.safetensors.index.json` names.
@@ -62,9 +67,8 @@ impl Weights {
 
     fn of(entries: Entries, each: Progress) -> Self {
         let total = entries.values().map(|entry| entry.bytes.len() as u64).sum();
-        let loaded = Mutex::new(Loaded { names: BTreeSet::new(), bytes: 0, each });
-        let shared = Arc::new(Shared { entries, total, loaded });
-        Weights { shared, prefix: String::new() }
+        let loaded = Mutex::new(Loaded { names: BTreeSet::new(), bytes: 0, total, each });
+        Weights { entries: Arc::new(entries), loaded: Arc::new(loaded), prefix: String::new() }
     }
 
     /// The parameters in the contents of a `model.safetensors`.
@@ -85,18 +89,18 @@ impl Weights {
 
     /// Those whose names begin with `prefix` more.
     pub fn under(&self, prefix: &str) -> Self {
-        Weights { shared: self.shared.clone(), prefix: format!("{}{prefix}", self.prefix) }
+        Weights { prefix: self.full(prefix), ..self.clone() }
     }
 
     /// Whether there is a parameter `name`.
     pub fn has(&self, name: &str) -> bool {
-        self.shared.entries.contains_key(&self.full(name))
+        self.entries.contains_key(&self.full(name))
     }
 
     /// Whether there is any parameter under `prefix`.
     pub fn has_any(&self, prefix: &str) -> bool {
         let prefix = self.full(prefix);
-        let mut from = self.shared.entries.range(prefix.clone()..);
+        let mut from = self.entries.range(prefix.clone()..);
         from.next().is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
@@ -122,29 +126,25 @@ impl Weights {
         let misshapen = || Error::shape(format_args!("tensor {full:?}"), &entry.shape, rule());
         require(entry.shape == shape, misshapen)?;
         let tensor = entry.floats(&full)?;
-        let Loaded { names, bytes, each } = &mut *lock(&self.shared.loaded);
+        let Loaded { names, bytes, total, each } = &mut *lock(&self.loaded);
         // A tied parameter is read twice.
         *bytes += if names.insert(full) { entry.bytes.len() as u64 } else { 0 };
-        each(*bytes, self.shared.total);
+        each(*bytes, *total);
         Ok(tensor)
     }
 
     /// Rejects parameters that nobody asked for: a model that leaves them out is another model.
-    /// Buffers that old programs stored, and the second name of a tied matrix, may be there.
+    /// Those of [`NOTHING_NEW`] may be there.
     ///
     /// # Errors
     ///
     /// Names the first such parameter.
-    pub fn finish(&self, tied: &str) -> Result<()> {
-        const BUFFERS: &str =
-            "position_ids attn.bias attn.masked_bias token_type_ids pos_emb.inv_freq";
-        let used = &lock(&self.shared.loaded).names;
-        let known = |name: &&String| {
-            let mut others = BUFFERS.split_whitespace().chain(tied.split_whitespace());
-            used.contains(*name) || others.any(|end| name.ends_with(end))
-        };
+    pub fn finish(&self) -> Result<()> {
+        let used = &lock(&self.loaded).names;
+        let known = |name: &str| NOTHING_NEW.split_whitespace().any(|end| name.ends_with(end));
+        let unknown = self.entries.keys().find(|name| !used.contains(*name) && !known(name));
         let other = |name| Error::input(format!("tensor {name:?} is not one of this model's"));
-        reject(self.shared.entries.keys().find(|name| !known(name)), other)
+        reject(unknown, other)
     }
 
     fn full(&self, name: &str) -> String {
@@ -154,7 +154,7 @@ impl Weights {
     fn entry(&self, name: &str) -> Result<&Entry> {
         let full = self.full(name);
         let absent = || Error::input(format!("tensor {full:?} is absent from the weights"));
-        self.shared.entries.get(&full).ok_or_else(absent)
+        self.entries.get(&full).ok_or_else(absent)
     }
 }
 
@@ -163,6 +163,7 @@ impl Entry {
     fn floats(&self, name: &str) -> Result<Tensor> {
         let Entry { file, dtype, shape, bytes } = self;
         let data = &(**file).as_ref()[bytes.clone()];
+        let other = || format!("tensor {name:?} has the type {dtype:?}, which is not read");
         let elements = match dtype {
             Dtype::F32 => match Tensor::mapped(shape, file, bytes.clone()) {
                 Some(tensor) => return Ok(tensor),
@@ -171,10 +172,7 @@ impl Entry {
             Dtype::F16 => numbers(data, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => numbers(data, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F64 => numbers(data, |b| f64::from_le_bytes(b) as f32),
-            _ => {
-                let message = format!("tensor {name:?} has the type {dtype:?}, which is not read");
-                return Err(Error::input(message));
-            }
+            _ => return Err(Error::input(other())),
         };
         Ok(Tensor::new(shape, elements))
     }
@@ -211,8 +209,8 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
     let map = map.ok_or_else(|| bad("has no object \"weight_map\"".to_owned()))?;
     let beside = |(tensor, file): (&String, &serde_json::Value)| {
         let file = file.as_str().filter(|f| !f.contains(['/', '\\']) && !f.is_empty());
-        let file = file.ok_or_else(|| bad(format!("{tensor:?} names no file beside it")))?;
-        Ok(folder.join(file))
+        let none = || bad(format!("{tensor:?} names no file beside it"));
+        file.map(|file| folder.join(file)).ok_or_else(none)
     };
     map.iter().map(beside).collect()
 }
@@ -256,11 +254,7 @@ fn add_tensors(file: Bytes, entries: &mut Entries) -> Result<()> {
 pub(crate) fn parse_tensors(bytes: Vec<u8>) -> Result<BTreeMap<String, Value>> {
     let mut entries = Entries::new();
     add_tensors(Arc::new(bytes), &mut entries)?;
-    let value = |(name, entry): (String, Entry)| {
-        let value = entry.value(&name)?;
-        Ok((name, value))
-    };
-    entries.into_iter().map(value).collect()
+    entries.iter().map(|(name, entry)| Ok((name.clone(), entry.value(name)?))).collect()
 }
 
 fn numbers<const N: usize, T>(data: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{data, set_options};
-use longhand_models::{Device, Generation, Inputs, Ints, Model, Outputs, TextModel, ops};
+use longhand_models::{Device, Generation, Inputs, Ints, Model, Outputs, Rules, TextModel, ops};
 use std::path::Path;
 
 const TOKENS: usize = 12;
@@ -256,9 +256,11 @@ fn a_token_that_stops() {
     let all = greedy(&model, &[prompt], &options).remove(0);
     let stop = all[4];
     let end = all.iter().position(|&id| id == stop).unwrap();
-    let options = Generation { stop: vec![stop], ..options };
+    let rules = Rules { stop: vec![stop], ..Rules::default() };
+    let options = Generation { rules, ..options };
     assert_eq!(greedy(&model, &[prompt], &options), [&all[..end]]);
-    assert_eq!(model.completed(&Generation::default()).unwrap().stop, [0]);
+    assert_eq!(model.completed(&Generation::default()).unwrap().rules.stop, [0]);
+    assert_eq!(model.completed(&options).unwrap().rules.stop, [0, stop]);
 }
 
 #[test]
@@ -345,6 +347,6 @@ fn what_a_folder_says_that_is_not_supported() {
     refused(&["config.json", "num_beams = 4"]);
     let legacy = serde_json::json!({"num_beams": 1, "force_bos_token_to_be_generated": true});
     set_options(&folder, legacy);
-    let rules = Model::open(&folder).unwrap().completed(&Generation::default()).unwrap();
+    let rules = Model::open(&folder).unwrap().completed(&Generation::default()).unwrap().rules;
     assert_eq!((rules.second, rules.last, rules.start), (Some(0), Some(2), Some(2)));
 }

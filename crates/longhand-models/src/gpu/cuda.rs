@@ -1,6 +1,6 @@
 //! Launches on CUDA: queued on one stream.
 
-use super::kernels::{Functions, KERNELS, Kernel, READS, Text, WORDS};
+use super::kernels::{Buffers, Functions, KERNELS, Kernel, Text, Words};
 use super::{Buffer, Memory};
 use crate::{Error, Result};
 use longhand::cuda::{Context, DeviceBuffer, Function, Launch, Stream};
@@ -31,19 +31,9 @@ impl Cuda {
         Ok(Arc::new(memory))
     }
 
-    pub(super) fn launch(
-        &self,
-        kernel: Kernel,
-        reads: &[Arc<Buffer>],
-        out: &Buffer,
-        words: &[u32; WORDS],
-    ) -> Result<()> {
-        let mut params = Vec::with_capacity(8 * (READS + 1) + 4 * WORDS);
-        for n in 0..READS {
-            params.extend_from_slice(&address(&reads[n.min(reads.len() - 1)])?.to_ne_bytes());
-        }
-        params.extend_from_slice(&address(out)?.to_ne_bytes());
-        params.extend_from_slice(bytemuck::cast_slice(words));
+    pub(super) fn launch(&self, kernel: Kernel, buffers: &Buffers, words: &Words) -> Result<()> {
+        let addresses = buffers.iter().map(|buffer| address(buffer)).collect::<Result<Vec<_>>>()?;
+        let params = [bytemuck::cast_slice(&addresses), bytemuck::cast_slice(words)].concat();
         let Text { ptx, entry, threads, shared, .. } = KERNELS[kernel as usize];
         let build = || Ok(self.context.function(ptx, entry)?);
         let function = self.functions[kernel as usize].get_or_init(build);

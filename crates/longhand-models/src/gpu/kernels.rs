@@ -1,5 +1,6 @@
 //! The kernels of the layer's operations: one text each for WebGPU and CUDA, the same parameters.
 
+use super::Buffer;
 use crate::Result;
 use std::sync::OnceLock;
 
@@ -57,11 +58,17 @@ pub(crate) static KERNELS: [Text; 6] = [
 /// 32-bit words of a kernel's parameters.
 pub(crate) const WORDS: usize = 20;
 
+/// A kernel's parameters.
+pub(crate) type Words = [u32; WORDS];
+
 /// What a device makes of the kernels, each when it is first launched.
 pub(crate) type Functions<F> = [OnceLock<Result<F>>; KERNELS.len()];
 
 /// Tensors that a kernel reads.
 pub(crate) const READS: usize = 3;
+
+/// Those, and the one that it writes.
+pub(crate) type Buffers<'a> = [&'a Buffer; READS + 1];
 
 /// Outputs on a side of [`Kernel::Linear`]'s tile.
 pub(crate) const TILE: usize = 32;

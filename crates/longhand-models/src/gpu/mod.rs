@@ -21,8 +21,8 @@ mod kernels;
 #[cfg(feature = "webgpu")]
 pub(crate) mod webgpu;
 
-use kernels::WORDS;
 pub(crate) use kernels::{BLOCK, Kernel, TILE};
+use kernels::{Buffers, READS, WORDS};
 
 use crate::tensor::Data;
 use crate::{Error, Result, Tensor, lock, require};
@@ -120,15 +120,8 @@ fn size_for(bytes: usize) -> usize {
 
 impl Gpu {
     fn new(backend: Backend) -> Self {
-        Gpu {
-            inner: Arc::new(Inner {
-                backend,
-                failure: Mutex::default(),
-                read_backs: AtomicUsize::new(0),
-                free: Mutex::default(),
-                constants: Mutex::default(),
-            }),
-        }
+        let (failure, read_backs, free, constants) = Default::default();
+        Gpu { inner: Arc::new(Inner { backend, failure, read_backs, free, constants }) }
     }
 
     /// A WebGPU device, with its context.
@@ -170,12 +163,9 @@ impl Gpu {
     /// Memory for `len` elements, holding anything.
     pub(crate) fn empty(&self, len: usize) -> Buffer {
         let bytes = 4 * len;
-        let kept = |free: &mut Vec<(usize, Memory)>| {
-            let at = free.iter().position(|(size, _)| *size == size_for(bytes))?;
-            Some(free.remove(at).1)
-        };
-        let found = kept(&mut lock(&self.inner.free));
-        let memory = found.or_else(|| self.memory(&[], bytes));
+        let mut free = lock(&self.inner.free);
+        let kept = free.iter().position(|(size, _)| *size == size_for(bytes));
+        let memory = kept.map(|at| free.remove(at).1).or_else(|| self.memory(&[], bytes));
         Buffer { gpu: self.clone(), memory, bytes }
     }
 
@@ -188,8 +178,7 @@ impl Gpu {
         let rule = "kernels count to 2^31 elements";
         let large = || Error::declined(format_args!("a tensor of {bytes} bytes: {rule}"));
         self.ok(require(bytes / 4 <= i32::MAX as usize, large))?;
-        let size = size_for(bytes);
-        self.ok(on!(self, backend => backend.memory(data, size)))
+        self.ok(on!(self, backend => backend.memory(data, size_for(bytes))))
     }
 
     /// A copy of a small table; the same memory again if it went up lately.
@@ -211,19 +200,14 @@ impl Gpu {
     /// Queues a kernel that reads `reads` (as many as there are, the last one again for those that
     /// are missing) and writes into `out`. The words are its sizes, offsets and bits of numbers, the
     /// number of workgroups first; they fit 32 bits, since every tensor's elements do.
-    pub(crate) fn launch(
-        &self,
-        kernel: Kernel,
-        reads: &[Arc<Buffer>],
-        out: &Buffer,
-        words: &[usize],
-    ) {
+    pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Tensor], out: &Buffer, words: &[usize]) {
         if words[0] > 0 && out.bytes > 0 && lock(&self.inner.failure).is_none() {
             let mut params = [0; WORDS];
             params.iter_mut().zip(words).for_each(|(param, &word)| *param = word as u32);
-            self.ok::<()>(on!(self, backend => {
-                backend.launch(kernel, reads, out, &params)
-            }));
+            let reads: Vec<Arc<Buffer>> = reads.iter().map(|x| x.buffer(self)).collect();
+            let read = |n: usize| &*reads[n.min(reads.len() - 1)];
+            let buffers: Buffers = std::array::from_fn(|n| if n < READS { read(n) } else { out });
+            self.ok::<()>(on!(self, backend => backend.launch(kernel, &buffers, &params)));
         }
     }
 

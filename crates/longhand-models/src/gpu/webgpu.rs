@@ -1,7 +1,7 @@
 //! Launches on WebGPU: gathered, and submitted together when something is read or enough of them are
 //! there.
 
-use super::kernels::{Functions, KERNELS, Kernel, READS, WORDS};
+use super::kernels::{Buffers, Functions, KERNELS, Kernel, READS, WORDS, Words};
 use super::{Buffer, Memory};
 use crate::{Error, Result, lock};
 use longhand::webgpu::{Binding, Bound, Context, DeviceBuffer, Function};
@@ -31,21 +31,14 @@ impl Webgpu {
         Ok(Arc::new(DeviceBuffer::with_bytes(&self.context, data, bytes)?))
     }
 
-    pub(super) fn launch(
-        &self,
-        kernel: Kernel,
-        reads: &[Arc<Buffer>],
-        out: &Buffer,
-        words: &[u32; WORDS],
-    ) -> Result<()> {
-        let read = |n: usize| binding(&reads[n.min(reads.len() - 1)]);
-        let bindings: Vec<Binding<'_>> = (0..READS).map(read).collect::<Result<_>>()?;
-        let build =
-            || Ok(self.context.function(KERNELS[kernel as usize].wgsl, READS, 4 * WORDS)?);
+    pub(super) fn launch(&self, kernel: Kernel, buffers: &Buffers, words: &Words) -> Result<()> {
+        let bindings = buffers.iter().map(|buffer| binding(buffer)).collect::<Result<Vec<_>>>()?;
+        let source = KERNELS[kernel as usize].wgsl;
+        let build = || Ok(self.context.function(source, READS, 4 * WORDS)?);
         let function = self.functions[kernel as usize].get_or_init(build);
         let function = function.as_ref().map_err(Error::clone)?;
         let params = bytemuck::cast_slice(words);
-        self.queue(function.bind(&bindings, binding(out)?, params, words[0].into())?)
+        self.queue(function.bind(&bindings[..READS], bindings[READS], params, words[0].into())?)
     }
 
     /// Adds a launch to those that are submitted next.
@@ -66,12 +59,8 @@ impl Webgpu {
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let bytes = DeviceBuffer::read_all(&self.context, &parts)?;
         let mut rest = &bytes[..];
-        let take = |buffer: &&Buffer| {
-            let (own, after) = rest.split_at(buffer.bytes);
-            rest = after;
-            bytemuck::pod_collect_to_vec(own)
-        };
-        Ok(buffers.iter().map(take).collect())
+        let mut own = |buffer: &Buffer| rest.split_off(..buffer.bytes).unwrap_or_default();
+        Ok(buffers.iter().map(|buffer| bytemuck::pod_collect_to_vec(own(buffer))).collect())
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
         let of_all = Tensor::new(&[batch, length, hidden], positions.repeat(batch));
         let x = ops::add(input.run(frames), &of_all);
         let mask = Mask::of(valid.as_deref());
-        let states = stack.run(input_norm.run(x), &Seen::new(device, mask))?;
+        let states = stack.run(input_norm.run(x), &Seen::new(device, mask), None)?;
         let predicted = head.run(&states[states.len() - 1]);
 
         out.put_each("hidden_states", &states);

@@ -6,12 +6,12 @@ use crate::quant::{self, Quantiser, State};
 use crate::stack::{FEED, OUT, PROJECTIONS};
 use std::sync::{Arc, Mutex};
 
-pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
     let decay = config.number_or("ema_decay", 0.9)?;
     let tables_too = config.flag_or("quantize_embeddings", true)?;
     // The maps whose outputs are quantised too.
     let requantised = config.words("requantize_output")?;
-    let mut network = Network::read(traits, config, weights)?;
+    let mut network = Network::read(config, weights)?;
     weights.shape("classifier.weight")?;
     // By the names of their modules; and of tables, by those of the parameters.
     let (mut quantisers, mut integers) = (Vec::new(), Vec::new());

@@ -2,8 +2,8 @@
 
 use super::*;
 
-pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) -> Built {
-    let network = Network::read(traits, config, weights)?;
+pub(crate) fn read(_: &'static Traits, config: &Config, weights: &Weights) -> Built {
+    let network = Network::read(config, weights)?;
     member(move |inputs, device, out| {
         let allowed = allowed(inputs)?;
         let hidden = |&a: &i32| if a == 1 { 0.0 } else { f32::NEG_INFINITY };

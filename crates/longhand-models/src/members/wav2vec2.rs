@@ -50,7 +50,7 @@ pub(crate) fn read(traits: &'static Traits, config: &Config, weights: &Weights) 
             if let Some(norm) = &norm {
                 x = norm.run(x);
             }
-            stack.run(x, &Seen::new(device, Mask::of(there)))
+            stack.run(x, &Seen::new(device, Mask::of(there)), None)
         };
         let masked = inputs.optional_ints("mask_time_indices", &features.shape()[..2])?;
         let all = states(masked)?;

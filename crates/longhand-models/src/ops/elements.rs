@@ -35,9 +35,8 @@ pub fn map(mut x: Tensor, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
 
 /// The same, by the kernel's function of number `of` on a GPU.
 pub(super) fn one(of: usize, x: Tensor, constant: f32, f: impl Fn(f32) -> f32 + Sync) -> Tensor {
-    let Some(gpu) = place(&[&x]) else { return map(x, f) };
     let words = [x.len().div_ceil(BLOCK), x.len(), of, 1, 1, constant.to_bits() as usize];
-    launch(gpu, Kernel::Elements, &[x.buffer(gpu)], &words, x.shape())
+    launch(Kernel::Elements, &[&x], &words, x.shape()).unwrap_or_else(|| map(x, f))
 }
 
 /// `f(a, b)` of every element and the one that it meets.
@@ -48,30 +47,25 @@ fn two(
     constant: f32,
     f: impl Fn(f32, f32) -> f32 + Sync,
 ) -> Tensor {
-    let fits = match meets {
-        Meets::Same => a.shape() == b.shape(),
-        Meets::Row => a.width() == b.len(),
-        Meets::Column => a.rows() == b.len(),
-        Meets::One => b.len() == 1,
+    // Element `i` meets element `i / every` of `b`, which begins again after `count`.
+    let (every, count) = match meets {
+        Meets::Same => (1, a.len()),
+        Meets::Row => (1, a.width()),
+        Meets::Column => (a.width(), a.rows()),
+        Meets::One => (1, 1),
     };
+    let fits = b.len() == count && (meets != Meets::Same || a.shape() == b.shape());
     assert!(fits, "{b:?} does not meet {a:?}");
-    if let Some(gpu) = place(&[&a, b]) {
-        let every = if meets == Meets::Column { a.width() } else { 1 };
-        let (groups, bits) = (a.len().div_ceil(BLOCK), constant.to_bits() as usize);
-        let words = [groups, a.len(), of as usize, every, b.len(), bits];
-        return launch(gpu, Kernel::Elements, &[a.buffer(gpu), b.buffer(gpu)], &words, a.shape());
+    let (groups, bits) = (a.len().div_ceil(BLOCK), constant.to_bits() as usize);
+    let words = [groups, a.len(), of as usize, every, count, bits];
+    if let Some(y) = launch(Kernel::Elements, &[&a, b], &words, a.shape()) {
+        return y;
     }
     let (b, width) = (b.data(), a.width());
-    each_row(a, |i, row| {
-        let met = match meets {
-            Meets::Same => &b[i * width..][..width],
-            Meets::Column => &b[i..=i],
-            Meets::Row | Meets::One => b,
-        };
-        match met {
-            [b] => row.iter_mut().for_each(|a| *a = f(*a, *b)),
-            many => row.iter_mut().zip(many).for_each(|(a, b)| *a = f(*a, *b)),
-        }
+    let met = if every == 1 { width.min(count) } else { 1 };
+    each_row(a, |i, row| match &b[i * width / every % count..][..met] {
+        [b] => row.iter_mut().for_each(|a| *a = f(*a, *b)),
+        many => row.iter_mut().zip(many).for_each(|(a, b)| *a = f(*a, *b)),
     })
 }
 

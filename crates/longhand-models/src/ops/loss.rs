@@ -14,12 +14,11 @@ pub fn scored_rows(logits: &Tensor, labels: &Ints, name: &str) -> Result<Vec<(us
     let rule = format!("must hold {} labels", logits.rows());
     require(labels.data.len() == logits.rows(), || Error::shape(name, &labels.shape, rule))?;
     let scored = labels.data.iter().enumerate().filter(|&(_, &label)| label != IGNORED);
-    let label = |(row, &label): (usize, &i32)| match usize::try_from(label) {
-        Ok(label) if label < logits.width() => Ok((row, label)),
-        _ => {
-            let rule = format!("must be -100 or below {}", logits.width());
-            Err(Error::invalid(format!("{name}[{row}]"), label, rule))
-        }
+    let rule = format!("must be -100 or below {}", logits.width());
+    let label = |(row, &label): (usize, &i32)| {
+        let fits = usize::try_from(label).ok().filter(|&label| label < logits.width());
+        let bad = || Error::invalid(format!("{name}[{row}]"), label, &rule);
+        fits.map(|label| (row, label)).ok_or_else(bad)
     };
     scored.map(label).collect()
 }

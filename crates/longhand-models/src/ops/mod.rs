@@ -29,7 +29,6 @@ pub use softmax::*;
 use crate::gpu::{BLOCK, Buffer, Gpu, Kernel};
 use crate::{Error, Ints, Result, Tensor, require};
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// Elements that one task takes, so that small tensors stay on one thread.
 const TASK: usize = 1 << 14;
@@ -47,17 +46,13 @@ fn place<'a>(operands: &[&'a Tensor]) -> Option<&'a Gpu> {
     operands.iter().find_map(|tensor| tensor.gpu())
 }
 
-/// What a kernel makes of `reads`, a tensor of this shape; see [`Gpu::launch`] for the words.
-fn launch(
-    gpu: &Gpu,
-    kernel: Kernel,
-    reads: &[Arc<Buffer>],
-    words: &[usize],
-    shape: &[usize],
-) -> Tensor {
+/// What a kernel makes of `reads`, a tensor of this shape, if one of them lies on a GPU; see
+/// [`Gpu::launch`] for the words.
+fn launch(kernel: Kernel, reads: &[&Tensor], words: &[usize], shape: &[usize]) -> Option<Tensor> {
+    let gpu = place(reads)?;
     let out = gpu.empty(shape.iter().product());
     gpu.launch(kernel, reads, &out, words);
-    Tensor::on_gpu(shape, out)
+    Some(Tensor::on_gpu(shape, out))
 }
 
 /// `shape` with another last dimension.

@@ -29,13 +29,11 @@ impl Moved {
 
     /// On a GPU, into a buffer of the result's size.
     fn launch(&self, gpu: &Gpu, x: &Tensor, out: &Buffer) {
-        let total = self.size.iter().product::<usize>();
-        let [_, s1, s2, s3] = self.size;
-        let [f0, f1, f2, f3] = self.from_steps;
-        let [t0, t1, t2, t3] = self.to_steps;
-        let (groups, from, to) = (total.div_ceil(BLOCK), self.from, self.to);
-        let words = [groups, total, s1, s2, s3, from, f0, f1, f2, f3, to, t0, t1, t2, t3];
-        gpu.launch(Kernel::Copy, &[x.buffer(gpu)], out, &words);
+        let Moved { size, from, from_steps, to, to_steps } = self;
+        let total = size.iter().product::<usize>();
+        let counts = [total.div_ceil(BLOCK), total];
+        let words = [&counts, &size[1..], &[*from], from_steps, &[*to], to_steps].concat();
+        gpu.launch(Kernel::Copy, &[x], out, &words);
     }
 
     /// On the host, into zeros.

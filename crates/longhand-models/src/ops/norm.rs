@@ -22,11 +22,11 @@ pub enum NormKind {
 pub fn norm(x: Tensor, kind: NormKind, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Tensor {
     assert_eq!(x.width(), weight.len(), "one weight a column");
     assert!(bias.is_none_or(|bias| bias.len() == x.width()), "one bias a column");
-    if let Some(gpu) = place(&[&x]) {
-        // The kernel knows the kinds by their order.
-        let words = [x.rows(), x.width(), kind as usize, (eps as f32).to_bits() as usize];
-        let reads = [&x, weight, bias.unwrap_or(weight)].map(|x| x.buffer(gpu));
-        return launch(gpu, Kernel::Norm, &reads, &words, x.shape());
+    // The kernel knows the kinds by their order.
+    let words = [x.rows(), x.width(), kind as usize, (eps as f32).to_bits() as usize];
+    let reads = [&x, weight, bias.unwrap_or(weight)];
+    if let Some(y) = launch(Kernel::Norm, &reads, &words, x.shape()) {
+        return y;
     }
     let (weight, bias) = (weight.data(), bias.map(Tensor::data));
     let n = x.width() as f32;
@@ -68,18 +68,13 @@ pub fn weight_norm(mut v: Tensor, lengths: &[f32]) -> Tensor {
 /// The sum of `f` over a row, in eight partial sums: vectors, and less rounding. Of a long row the
 /// sums of parts are added in f64.
 fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    const PART: usize = 4096;
-    if row.len() > PART {
-        return row.chunks(PART).map(|part| f64::from(sum_of_part(part, &f))).sum::<f64>() as f32;
-    }
-    sum_of_part(row, f)
-}
-
-fn sum_of_part(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = row.as_chunks::<8>();
-    let mut sums = [0.0f32; 8];
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(s, &x)| *s += f(x));
-    }
-    sums.iter().sum::<f32>() + rest.iter().map(|&x| f(x)).sum::<f32>()
+    let of_part = |part: &[f32]| {
+        let (chunks, rest) = part.as_chunks::<8>();
+        let mut sums = [0.0f32; 8];
+        for chunk in chunks {
+            sums.iter_mut().zip(chunk).for_each(|(s, &x)| *s += f(x));
+        }
+        f64::from(sums.iter().sum::<f32>() + rest.iter().map(|&x| f(x)).sum::<f32>())
+    };
+    row.chunks(4096).map(of_part).sum::<f64>() as f32
 }

@@ -26,13 +26,11 @@ pub fn linear(x: &Tensor, w: &Tensor, order: Order, bias: Option<&Tensor>) -> Te
     assert_eq!(x.width(), from, "columns against rows");
     assert!(bias.is_none_or(|bias| bias.len() == to), "a bias for every column");
     let shape = with_width(x.shape(), to);
-    if let Some(gpu) = place(&[x]) {
-        let tiles = to.div_ceil(TILE);
-        let groups = x.rows().div_ceil(TILE) * tiles;
-        let biased = usize::from(bias.is_some());
-        let words = [groups, x.rows(), to, from, out_step, in_step, biased, tiles];
-        let reads = [x, w, bias.unwrap_or(w)].map(|x| x.buffer(gpu));
-        return launch(gpu, Kernel::Linear, &reads, &words, &shape);
+    let tiles = to.div_ceil(TILE);
+    let (groups, biased) = (x.rows().div_ceil(TILE) * tiles, usize::from(bias.is_some()));
+    let words = [groups, x.rows(), to, from, out_step, in_step, biased, tiles];
+    if let Some(y) = launch(Kernel::Linear, &[x, w, bias.unwrap_or(w)], &words, &shape) {
+        return y;
     }
     let (rows, weights) = (x.data(), w.data());
     let mut y = match bias {

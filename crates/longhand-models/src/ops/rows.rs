@@ -8,23 +8,25 @@ use super::*;
 ///
 /// If an index is not below the number of rows.
 pub fn gather(table: &Tensor, indices: &[usize], shape: &[usize]) -> Tensor {
-    if let Some(gpu) = place(&[table]) {
+    let on_gpu = |gpu: &Gpu| {
         assert!(indices.iter().all(|&i| i < table.rows()), "rows of the table");
         let index: Vec<u32> = indices.iter().map(|&i| i as u32).collect();
         let index = gpu.constant(bytemuck::cast_slice(&index));
-        return gathered(gpu, table, &Tensor::on_gpu(shape, index), 0);
-    }
-    let mut data = Vec::with_capacity(indices.len() * table.width());
-    indices.iter().for_each(|&i| data.extend_from_slice(table.row(i)));
-    Tensor::new(&[shape, &[table.width()]].concat(), data)
+        gathered(table, &Tensor::on_gpu(shape, index), 0)
+    };
+    table.gpu().and_then(on_gpu).unwrap_or_else(|| {
+        let mut data = Vec::with_capacity(indices.len() * table.width());
+        indices.iter().for_each(|&i| data.extend_from_slice(table.row(i)));
+        Tensor::new(&[shape, &[table.width()]].concat(), data)
+    })
 }
 
-/// As [`gather`] on a GPU; `index` holds bits of integers or, if `numbers` is 1, numbers.
-fn gathered(gpu: &Gpu, table: &Tensor, index: &Tensor, numbers: usize) -> Tensor {
+/// As [`gather`] on a GPU, if either lies on one; `index` holds bits of integers or, if `numbers` is 1, numbers.
+fn gathered(table: &Tensor, index: &Tensor, numbers: usize) -> Option<Tensor> {
     let shape = [index.shape(), &[table.width()]].concat();
     let total = shape.iter().product::<usize>();
     let words = [total.div_ceil(BLOCK), total, table.width(), numbers];
-    launch(gpu, Kernel::Gather, &[table.buffer(gpu), index.buffer(gpu)], &words, &shape)
+    launch(Kernel::Gather, &[table, index], &words, &shape)
 }
 
 /// `x` with `row` in the rows that `which` names. Gradient: summed over those rows to `row`, zeros
@@ -49,20 +51,16 @@ pub fn put_row(x: Tensor, row: &[f32], which: impl Fn(usize) -> bool) -> Tensor 
 ///
 /// If a place on the host is not below the number of rows.
 pub fn gather_at(table: &Tensor, places: &Tensor) -> Tensor {
-    if let Some(gpu) = place(&[table, places]) {
-        return gathered(gpu, table, places, 1);
-    }
-    let indices: Vec<usize> = places.data().iter().map(|&x| x as usize).collect();
-    gather(table, &indices, places.shape())
+    let indices = || places.data().iter().map(|&x| x as usize).collect::<Vec<_>>();
+    let on_host = || gather(table, &indices(), places.shape());
+    gathered(table, places, 1).unwrap_or_else(on_host)
 }
 
 /// For each row, the index of the largest element, as a number: exact up to 2^24. It has no gradient.
 pub fn argmax_rows(x: &Tensor) -> Tensor {
-    if let Some(places) = of_rows(x, OfRow::Place) {
-        return places;
-    }
-    let places = (0..x.rows()).map(|i| argmax(x.row(i)) as f32).collect();
-    Tensor::new(&x.shape()[..x.shape().len() - 1], places)
+    let places = || (0..x.rows()).map(|i| argmax(x.row(i)) as f32).collect();
+    let on_host = || Tensor::new(&x.shape()[..x.shape().len() - 1], places());
+    of_rows(x, OfRow::Place).unwrap_or_else(on_host)
 }
 
 /// The index of the largest element, the first if several are; 0 of nothing. It has no gradient.
