@@ -134,7 +134,7 @@ impl Weights {
     }
 
     /// Rejects parameters that nobody asked for: a model that leaves them out is another model.
-    /// Those of [`NOTHING_NEW`] may be there.
+    /// Buffers that old programs stored, and second names of tied parameters, may be there.
     ///
     /// # Errors
     ///
