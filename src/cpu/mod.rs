@@ -13,6 +13,7 @@ pub(crate) mod lanes;
 mod peak;
 mod prefetch;
 pub(crate) mod products;
+pub(crate) mod results;
 mod rows;
 mod tasks;
 pub(crate) mod tile;

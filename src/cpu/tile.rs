@@ -1,15 +1,14 @@
 //! A block of query rows over tiles of keys: what all kinds share.
 //!
-//! One pass with an online softmax (FlashAttention-2, algorithm 1), as the GPU kernels. Query rows
-//! are the lanes of a vector: q is turned once for a block, a key's element is one number for all
-//! lanes, the maximum and the sum of a row never leave their lane. So nothing of K or V is turned,
-//! and a tile of them serves all groups of lanes of the block from the first cache. Neither rows nor
-//! keys need to be neighbours in memory: a kind says which row is lane n and which is key n, and
+//! q is turned once for a block, and a key's element is one number for all lanes. So nothing of K or V is
+//! turned, and a tile of them serves all groups of lanes of the block from the first cache. Neither rows
+//! nor keys need to be neighbours in memory: a kind says which row is lane n and which is key n, and
 //! masks and modifies the scores between the two products.
 
-use super::lanes::{LANES, Lanes, exp2, from_line, log2_wide, multiply_add};
+use super::lanes::{LANES, Lanes, from_line};
 use super::products::{add_scores, scores};
-use super::turn::{to_lanes, to_rows};
+use super::results::{Results, is_finite, padded};
+use super::turn::to_lanes;
 use super::{Element, Isa, with_isa};
 use std::ops::Range;
 
@@ -30,26 +29,13 @@ pub(crate) struct Tile<'a> {
     d: usize,
     /// Per group of rows and element.
     q: &'a mut [Lanes],
-    /// Per group and element.
-    o: &'a mut [Lanes],
     /// Per key of the tile: scores, then probabilities.
     s: &'a mut [Lanes],
-    /// Per group: the largest score, in units of log2, and the sum.
-    m: &'a mut [Lanes],
-    l: &'a mut [Lanes],
     k: &'a mut [f32],
     v: &'a mut [f32],
-    /// As many rows as lanes, on their way to q or from O.
-    rows: &'a mut [f32],
     /// Rows of the block.
     count: usize,
-    /// Of the last group whose results were asked for: natural logarithms of the sums.
-    lse: Lanes,
-}
-
-/// The row length of V's tile and of O.
-fn padded(d: usize) -> usize {
-    d.next_multiple_of(2)
+    results: Results<'a>,
 }
 
 impl<'a> Tile<'a> {
@@ -60,8 +46,7 @@ impl<'a> Tile<'a> {
 
     /// The same of one of so many rows, a multiple of the lanes.
     pub(crate) fn len_of(rows: usize, d: usize) -> usize {
-        let lanes = rows / LANES * (d + padded(d) + 2) + BLOCK_N;
-        lanes * LANES + BLOCK_N * (d + padded(d)) + LANES * d + LANES
+        LANES + rows * d + BLOCK_N * (LANES + d + padded(d)) + Results::len_of(rows, d)
     }
 
     /// One in `all`, as long as `len` says.
@@ -71,37 +56,28 @@ impl<'a> Tile<'a> {
 
     /// One of so many rows, as long as `len_of` says.
     pub(crate) fn of(rows: usize, d: usize, all: &'a mut [f32]) -> Self {
-        let groups = rows / LANES;
-        let lanes = groups * (d + padded(d) + 2) + BLOCK_N;
-        let (lanes, rest) = from_line(all).split_at_mut(lanes * LANES);
-        let (lanes, _) = lanes.as_chunks_mut::<LANES>();
-        let (q, lanes) = lanes.split_at_mut(groups * d);
-        let (o, lanes) = lanes.split_at_mut(groups * padded(d));
-        let (s, lanes) = lanes.split_at_mut(BLOCK_N);
-        let (m, l) = lanes.split_at_mut(groups);
+        let (q, rest) = from_line(all).split_at_mut(rows * d);
+        let (s, rest) = rest.split_at_mut(BLOCK_N * LANES);
         let (k, rest) = rest.split_at_mut(BLOCK_N * d);
         let (v, rest) = rest.split_at_mut(BLOCK_N * padded(d));
-        let rows = &mut rest[..LANES * d];
-        Tile { d, q, o, s, m, l, k, v, rows, count: 0, lse: [0.0; LANES] }
+        let (q, s) = (q.as_chunks_mut().0, s.as_chunks_mut().0);
+        Tile { d, q, s, k, v, count: 0, results: Results::of(rows, d, rest) }
     }
 
     /// A new block of `rows` rows, none of which has seen a key.
     pub(crate) fn begin(&mut self, rows: usize) {
-        let groups = rows.div_ceil(LANES);
         self.count = rows;
-        self.o[..groups * padded(self.d)].fill([0.0; LANES]);
-        self.m[..groups].fill([f32::NEG_INFINITY; LANES]);
-        self.l[..groups].fill([0.0; LANES]);
+        self.results.begin(rows);
     }
 
     /// Row `n` of the block is `scale · x`. They come in order, and the group's last one turns it.
     pub(crate) fn load_q<T: Element>(&mut self, isa: Isa, n: usize, x: &[T], scale: f32) {
         let (group, lane, d) = (n / LANES, n % LANES, self.d);
-        T::load(x, &mut self.rows[lane * d..][..d]);
+        T::load(x, &mut self.results.rows[lane * d..][..d]);
         if lane == LANES - 1 || n + 1 == self.count {
             // Lanes without a row hold what does no harm.
-            self.rows[(lane + 1) * d..].fill(0.0);
-            to_lanes(isa, self.rows, scale, &mut self.q[group * d..][..d]);
+            self.results.rows[(lane + 1) * d..].fill(0.0);
+            to_lanes(isa, self.results.rows, scale, &mut self.q[group * d..][..d]);
         }
     }
 
@@ -121,12 +97,7 @@ impl<'a> Tile<'a> {
 
     /// Whether the tile's first `keys` values are finite.
     pub(crate) fn is_finite(&self, isa: Isa, keys: usize) -> bool {
-        let (v, mut all): (&[f32], bool) = (&self.v[..keys * padded(self.d)], true);
-        {
-            let all: &mut bool = &mut all;
-            with_isa!(isa, all_finite(v: &[f32], all: &mut bool));
-        }
-        all
+        is_finite(isa, &self.v[..keys * padded(self.d)])
     }
 
     /// The tile has `keys` keys: those that an unfinished step of [`SIDE`] may need beside them are 0.
@@ -167,187 +138,25 @@ impl<'a> Tile<'a> {
         self.k
     }
 
-    /// The same, and where scores belong.
-    pub(crate) fn k_and_s(&mut self) -> (&[f32], &mut [Lanes]) {
-        (self.k, self.s)
-    }
-
-    /// S, in units of log2 and −∞ where it is masked, into the group's running result. `careful`: a
-    /// value that is not finite must not reach rows that give its key no weight.
+    /// S of those keys of the tile into the group's running result: see [`Results::add`].
     pub(crate) fn add(&mut self, isa: Isa, group: usize, keys: Range<usize>, careful: bool) {
-        let s: &mut [Lanes] = &mut self.s[..keys.len()];
-        let o: &mut [Lanes] = &mut self.o[group * padded(self.d)..][..padded(self.d)];
-        let (m, l): (&mut Lanes, &mut Lanes) = (&mut self.m[group], &mut self.l[group]);
-        with_isa!(isa, softmax(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]));
-        let v: &[f32] = &self.v[keys.start * padded(self.d)..keys.end * padded(self.d)];
-        let s: &[Lanes] = s;
-        match careful {
-            // 0 · NaN would reach rows that do not see the key.
-            true => with_isa!(isa, careful_values(s: &[Lanes], v: &[f32], o: &mut [Lanes])),
-            false => with_isa!(isa, values(s: &[Lanes], v: &[f32], o: &mut [Lanes])),
-        }
+        let (results, s, v) = self.apart(keys);
+        results.add(isa, group, s, v, careful);
     }
 
-    /// The result of row `n`: its elements, and the natural logarithm of its sum of exponentials
-    /// (−∞ of a row that has seen nothing). Asked for in order, as a group's first has all turned.
+    /// What that takes: the results, the scores, and the values from the first of the keys on.
+    pub(crate) fn apart(&mut self, keys: Range<usize>) -> (&mut Results<'a>, &mut [Lanes], &[f32]) {
+        let v = &self.v[keys.start * padded(self.d)..];
+        (&mut self.results, &mut self.s[..keys.len()], v)
+    }
+
+    /// The result of row `n`: see [`Results::result`].
     pub(crate) fn result(&mut self, isa: Isa, n: usize) -> (&mut [f32], f32) {
-        let (lane, d) = (n % LANES, self.d);
-        if lane == 0 {
-            self.results(isa, n / LANES);
-        }
-        (&mut self.rows[lane * d..][..d], self.lse[lane])
+        self.results.result(isa, n)
     }
 
-    /// The results of a group: row after row, and the logarithms.
+    /// The results of a group: see [`Results::results`].
     pub(crate) fn results(&mut self, isa: Isa, group: usize) -> (&mut [f32], &Lanes) {
-        let (m, l) = (&self.m[group], &self.l[group]);
-        let inverse = l.map(|l| if l == 0.0 { 0.0 } else { 1.0 / l });
-        to_rows(isa, &self.o[group * padded(self.d)..][..self.d], &inverse, self.rows);
-        let lse: &mut Lanes = &mut self.lse;
-        with_isa!(isa, end(m: &Lanes, l: &Lanes, lse: &mut Lanes));
-        (self.rows, &self.lse)
-    }
-}
-
-/// ln Σ exp of rows: the maximum and the sum, in units of log2.
-#[inline(always)]
-fn end<const FMA: bool>(m: &Lanes, l: &Lanes, lse: &mut Lanes) {
-    let mut log2 = l.map(f64::from);
-    log2_wide(&mut log2);
-    for n in 0..LANES {
-        let of_row = ((f64::from(m[n]) + log2[n]) * std::f64::consts::LN_2) as f32;
-        lse[n] = if l[n] == 0.0 { f32::NEG_INFINITY } else { of_row };
-    }
-}
-
-#[inline(always)]
-fn all_finite<const FMA: bool>(x: &[f32], all: &mut bool) {
-    // Adding one to an exponent of all ones carries into the sign.
-    let carry = |x: f32| x.abs().to_bits() + (1 << 23);
-    let mut carries = [0; 4 * LANES];
-    let (chunks, rest) = x.as_chunks::<{ 4 * LANES }>();
-    for x in chunks {
-        carries.iter_mut().zip(x).for_each(|(all, x)| *all |= carry(*x));
-    }
-    carries.iter_mut().zip(rest).for_each(|(all, x)| *all |= carry(*x));
-    *all = carries.iter().fold(0, |all, x| all | x) >> 31 == 0;
-}
-
-/// The larger of each.
-#[inline(always)]
-fn raise(most: &mut Lanes, by: &Lanes) {
-    for (most, by) in most.iter_mut().zip(by) {
-        *most = if *by > *most { *by } else { *most };
-    }
-}
-
-/// 2^(s − base) into `s` of some keys, and added to `l`.
-#[inline(always)]
-fn weigh<const FMA: bool, const N: usize>(s: &mut [f32; N], base: &Lanes, l: &mut Lanes) {
-    for s in s.as_chunks_mut::<LANES>().0 {
-        for (s, base) in s.iter_mut().zip(base) {
-            *s -= base;
-        }
-    }
-    exp2::<FMA, N>(s);
-    for s in s.as_chunks::<LANES>().0 {
-        for (l, s) in l.iter_mut().zip(s) {
-            *l += s;
-        }
-    }
-}
-
-/// Scores to probabilities relative to the largest score so far; l and O follow it.
-#[inline(always)]
-fn softmax<const FMA: bool>(s: &mut [Lanes], m: &mut Lanes, l: &mut Lanes, o: &mut [Lanes]) {
-    let mut most = *m;
-    for s in s.iter() {
-        raise(&mut most, s);
-    }
-    let (mut base, mut alpha) = ([0f32; LANES], [0f32; LANES]);
-    let mut grew = false;
-    for n in 0..LANES {
-        // Of a row that has seen nothing, anything finite.
-        base[n] = if most[n] == f32::NEG_INFINITY { 0.0 } else { most[n] };
-        alpha[n] = m[n] - base[n];
-        grew |= most[n] != m[n];
-    }
-    *m = most;
-    if grew {
-        exp2::<FMA, LANES>(&mut alpha);
-        for o in o.iter_mut().chain([&mut *l]) {
-            for (o, alpha) in o.iter_mut().zip(alpha) {
-                *o *= alpha;
-            }
-        }
-    }
-    // Of the tile alone first: over a long row one chain would round at each key.
-    let mut sum = [0f32; LANES];
-    let (pairs, rest) = s.as_flattened_mut().as_chunks_mut::<{ 2 * LANES }>();
-    for s in pairs {
-        weigh::<FMA, { 2 * LANES }>(s, &base, &mut sum);
-    }
-    for s in rest.as_chunks_mut::<LANES>().0 {
-        weigh::<FMA, LANES>(s, &base, &mut sum);
-    }
-    for (l, sum) in l.iter_mut().zip(sum) {
-        *l += sum;
-    }
-}
-
-/// O += Vᵀ P.
-#[inline(always)]
-fn values<const FMA: bool>(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
-    let pitch = o.len();
-    // As many side by side as registers hold, and two fours rather than six and two.
-    let narrow = match pitch % SIDE {
-        2 if pitch > SIDE => SIDE + 2,
-        rest => rest,
-    };
-    let (wide, rest) = o.split_at_mut(pitch - narrow);
-    for (n, o) in wide.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-        columns::<FMA, SIDE>(p, &v[n * SIDE..], pitch, o);
-    }
-    let at = wide.len();
-    let (fours, rest) = rest.as_chunks_mut::<4>();
-    for (n, o) in fours.iter_mut().enumerate() {
-        columns::<FMA, 4>(p, &v[at + n * 4..], pitch, o);
-    }
-    for o in rest.as_chunks_mut::<2>().0 {
-        columns::<FMA, 2>(p, &v[pitch - 2..], pitch, o);
-    }
-}
-
-/// O += Vᵀ P of N elements of the values, whose rows are `pitch` apart.
-#[inline(always)]
-fn columns<const FMA: bool, const N: usize>(
-    p: &[Lanes],
-    v: &[f32],
-    pitch: usize,
-    o: &mut [Lanes; N],
-) {
-    let mut sums = *o;
-    for (p, v) in p.iter().zip(v.chunks(pitch)) {
-        for (sum, v) in sums.iter_mut().zip(&v[..N]) {
-            for (sum, p) in sum.iter_mut().zip(p) {
-                *sum = multiply_add::<FMA>(*v, *p, *sum);
-            }
-        }
-    }
-    *o = sums;
-}
-
-/// The same where P is not 0, in the same order and rounded alike: which of the two runs is nothing
-/// that results depend on.
-#[inline(always)]
-fn careful_values<const FMA: bool>(p: &[Lanes], v: &[f32], o: &mut [Lanes]) {
-    for (p, v) in p.iter().zip(v.chunks_exact(o.len())) {
-        for (o, v) in o.iter_mut().zip(v) {
-            for (o, p) in o.iter_mut().zip(p) {
-                if *p != 0.0 {
-                    *o = multiply_add::<FMA>(*v, *p, *o);
-                }
-            }
-        }
+        self.results.results(isa, group)
     }
 }

@@ -1,19 +1,29 @@
 //! Attention with relative positions on this machine's processor: plan, run.
 
 mod band;
+mod head;
 mod host;
 mod mask;
+mod packed;
 mod sums;
 mod tile;
 
 use super::TransformerXl;
 use crate::Error;
+use crate::cpu::lanes::{LANES, from_line};
+use crate::cpu::results::Results;
 use crate::cpu::tile::{BLOCK_M, BLOCK_N, Tile};
 use crate::cpu::{Element, Isa, SharedRows, adds_beside, expect_dtype, share_tasks};
 use crate::problem::{at_least, exactly};
 use band::Band;
+use head::Head;
+use packed::{Extent, Packed, Packing};
+use std::ops::Range;
 use sums::Sums;
-use tile::{Block, Positions, ROWS};
+use tile::{Block, Products, ROWS};
+
+/// Rows from which on packing takes less time than it saves: with fewer, up to half of it is packing.
+const FEW: usize = 64;
 
 /// The tensors of one run. What the problem does not use is `None`.
 #[derive(Debug)]
@@ -91,15 +101,16 @@ impl<'a, T> Args<'a, T> {
 pub struct Plan {
     problem: TransformerXl,
     isa: Isa,
-    /// Whether scores are computed by one product, with sums of keys and rows of the table.
-    sums: bool,
+    /// Where scores are computed by one product, with sums of keys and rows of the table: what is packed
+    /// for it.
+    packed: Option<Extent>,
 }
 
 impl TransformerXl {
     /// A plan for this processor, or for the instructions that `LONGHAND_CPU` names.
     pub fn plan_cpu(&self) -> Result<Plan, Error> {
         self.validate()?;
-        Plan { problem: *self, isa: Isa::Portable, sums: false }.with_isa(Isa::choose()?)
+        Plan { problem: *self, isa: Isa::Portable, packed: None }.with_isa(Isa::choose()?)
     }
 }
 
@@ -110,10 +121,13 @@ impl Plan {
     ///
     /// If this processor does not have them.
     pub fn with_isa(self, isa: Isa) -> Result<Plan, Error> {
-        // Its sums need AVX-512's registers: with AVX2's both ways take as long.
-        let fits = self.problem.shape.head_dim.is_multiple_of(sums::QUAD);
-        let sums = isa == Isa::Avx512 && adds_beside() && fits && self.problem.targets.is_none();
-        Ok(Plan { isa: isa.available()?, sums, ..self })
+        // The sums need AVX-512's registers: with AVX2's both ways take as long.
+        let fits = self.problem.shape.head_dim.is_multiple_of(sums::PAIR)
+            && self.problem.shape.seqlen_q >= FEW
+            && self.problem.targets.is_none();
+        let sums = isa == Isa::Avx512 && adds_beside() && fits;
+        let packed = sums.then(|| Extent::of(&self.problem));
+        Ok(Plan { isa: isa.available()?, packed, ..self })
     }
 
     /// The instructions that were chosen.
@@ -121,26 +135,51 @@ impl Plan {
         self.isa
     }
 
-    /// f32 of workspace for one thread.
-    pub fn workspace_of_thread(&self) -> usize {
-        let d = self.problem.shape.head_dim;
-        Tile::len_of(ROWS, d) + if self.sums { Sums::len(d) } else { Band::len(d) }
+    /// f32 of workspace for `threads`: a block for each thread and, where rows are packed, those of as
+    /// many heads as keep them busy. With less, but as much as for one, fewer take part.
+    pub fn workspace_len(&self, threads: usize) -> usize {
+        let blocks = threads.max(1).saturating_mul(self.part_len());
+        blocks.saturating_add(self.packed_len(threads))
     }
 
-    /// Elements of a workspace for `threads`.
-    pub fn workspace_len(&self, threads: usize) -> usize {
-        threads.max(1).saturating_mul(self.workspace_of_thread())
+    /// A thread's.
+    fn part_len(&self) -> usize {
+        let d = self.problem.shape.head_dim;
+        match self.packed {
+            Some(_) => Results::len_of(ROWS, d) + Sums::len(d),
+            None => Tile::len_of(ROWS, d) + Band::len(d),
+        }
+    }
+
+    /// That of packed rows, from a line of the cache on.
+    fn packed_len(&self, threads: usize) -> usize {
+        let of_head = |extent: Extent| extent.len().saturating_mul(self.heads_of_wave(threads));
+        self.packed.map_or(0, |extent| LANES.saturating_add(of_head(extent)))
+    }
+
+    /// Heads that are computed together: all, or where they are packed enough for a few blocks to each
+    /// thread.
+    fn heads_of_wave(&self, threads: usize) -> usize {
+        let shape = &self.problem.shape;
+        let heads = shape.batch * shape.heads_q;
+        if self.packed.is_none() {
+            return heads;
+        }
+        let blocks = shape.seqlen_q.div_ceil(ROWS).max(1);
+        let busy = threads.max(1).saturating_mul(8).div_ceil(blocks).min(heads.max(1));
+        // Waves of one size.
+        heads.div_ceil(heads.div_ceil(busy).max(1))
     }
 
     /// The tile sizes, for people.
     pub fn describe(&self) -> String {
-        let block_n = if self.sums { sums::KEYS } else { BLOCK_N };
+        let block_n = if self.packed.is_some() { sums::KEYS } else { BLOCK_N };
         format!("cpu {}, tile {BLOCK_M} or {ROWS}x{block_n}", self.isa.name())
     }
 
     /// Computes into `args.out` and `args.lse`, on the threads of the rayon pool that this is called
-    /// in; `workspace` holds [`workspace_of_thread`](Self::workspace_of_thread) elements for each
-    /// thread that shall take part, whose contents mean nothing.
+    /// in; `workspace` is as long as [`workspace_len`](Self::workspace_len) says, its contents mean
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -157,34 +196,64 @@ impl Plan {
         }
         let out = SharedRows::new(std::mem::take(&mut args.out));
         let lse = SharedRows::new(std::mem::take(&mut args.lse));
-        let (s, d) = (&p.shape, p.shape.head_dim);
+        let fits = |threads: &usize| self.workspace_len(*threads) <= workspace.len();
+        let threads = (1..=rayon::current_num_threads()).rev().find(fits).unwrap_or(1);
+        let (heads, all) = (self.heads_of_wave(threads), p.shape.batch * p.shape.heads_q);
+        let (packed, parts) = workspace.split_at_mut(self.packed_len(threads));
+        let packed = if packed.is_empty() { packed } else { from_line(packed) };
+        for first in (0..all).step_by(heads) {
+            let wave = first..all.min(first + heads);
+            if let Some(extent) = &self.packed {
+                let (args, to) = (&args, SharedRows::new(packed));
+                let packing =
+                    Packing { extent, isa: self.isa, problem: p, args, wave: wave.clone(), to };
+                share_tasks(parts, self.part_len(), extent.pieces(), |part, piece| {
+                    packing.pack(piece, &mut part[..sums::SET * p.shape.head_dim]);
+                });
+            }
+            self.attend(&args, wave, packed, parts, (&out, &lse));
+        }
+        Ok(())
+    }
+
+    /// The results of some heads.
+    fn attend<T: Element>(
+        &self,
+        args: &Args<'_, T>,
+        wave: Range<usize>,
+        packed: &[f32],
+        parts: &mut [f32],
+        (out, lse): (&SharedRows<'_, T>, &SharedRows<'_, f32>),
+    ) {
+        let (s, d) = (&self.problem.shape, self.problem.shape.head_dim);
         let of_head = |rows: usize| s.seqlen_q.div_ceil(rows);
-        let threads =
-            rayon::current_num_threads().min(workspace.len() / self.workspace_of_thread());
-        // Keys and the table are loaded once for each block; each thread shall have a few.
-        let enough = s.batch * s.heads_q * of_head(ROWS) >= 4 * threads;
+        let threads = rayon::current_num_threads().min(parts.len() / self.part_len());
+        // Keys and the table are read once for each block; each thread shall have a few.
+        let enough = wave.len() * of_head(ROWS) >= 4 * threads;
         let rows = if enough { ROWS } else { BLOCK_M };
         let blocks = of_head(rows);
-        let tasks = s.batch * s.heads_q * blocks;
-        share_tasks(workspace, self.workspace_of_thread(), tasks, |part, task| {
+        share_tasks(parts, self.part_len(), wave.len() * blocks, |part, task| {
             // Where the future is masked the last rows see the most keys: they begin.
             let first = (blocks - 1 - task % blocks) * rows;
+            let n = task / blocks;
             let block = Block {
-                problem: p,
-                args: &args,
+                head: Head::new(&self.problem, args, wave.start + n),
                 isa: self.isa,
-                head: task / blocks % s.heads_q,
-                batch: task / blocks / s.heads_q,
                 rows: first..s.seqlen_q.min(first + rows),
             };
-            let (tile, positions) = part.split_at_mut(Tile::len_of(ROWS, d));
-            let mut positions = match self.sums {
-                true => Positions::Sums(Sums::new(d, positions)),
-                false => Positions::Band(Band::new(d, positions)),
+            let mut products = match &self.packed {
+                Some(extent) => {
+                    let (results, sums) = part.split_at_mut(Results::len_of(ROWS, d));
+                    let packed = Packed::new(extent, &packed[n * extent.len()..]);
+                    Products::One(Results::of(ROWS, d, results), Sums::new(d, sums), packed)
+                }
+                None => {
+                    let (tile, band) = part.split_at_mut(Tile::len_of(ROWS, d));
+                    Products::Two(Tile::of(ROWS, d, tile), Band::new(d, band))
+                }
             };
-            block.run(&mut Tile::of(ROWS, d, tile), &mut positions, &out, &lse);
+            block.run(&mut products, out, lse);
         });
-        Ok(())
     }
 
     fn check<T: Element>(&self, args: &Args<'_, T>, workspace: &[f32]) -> Result<(), Error> {
@@ -197,7 +266,7 @@ impl Plan {
             ("r", args.r.len(), p.span("r")),
             ("out", args.out.len(), p.span("out")),
             ("lse", args.lse.len(), p.lse_len()),
-            ("workspace", workspace.len(), self.workspace_of_thread()),
+            ("workspace", workspace.len(), self.workspace_len(1)),
         ] {
             at_least(name, got, needed)?;
         }
@@ -250,9 +319,11 @@ mod tests {
             let inputs = Inputs::new([&q, &k, &v], &r, [&bias_u, &bias_v]);
             let expected = problem.reference(&inputs).unwrap();
             for isa in Isa::all() {
-                let fits = problem.shape.head_dim.is_multiple_of(sums::QUAD);
+                let fits = problem.shape.head_dim.is_multiple_of(sums::PAIR);
                 for sums in [false, true].into_iter().filter(|sums| fits || !sums) {
-                    let got = Plan { problem, isa, sums }.run_inputs(&inputs).unwrap();
+                    let packed =
+                        (sums && std::env::var("BAND").is_err()).then(|| Extent::of(&problem));
+                    let got = Plan { problem, isa, packed }.run_inputs(&inputs).unwrap();
                     for (got, expected) in [(&got.out, &expected.out), (&got.lse, &expected.lse)] {
                         for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
                             let off = (got - expected).abs();
