@@ -7,6 +7,7 @@ use super::sums::{KEYS, OCTET, PAIR, SET, SIDE, UNIT, for_each_chain};
 use crate::cpu::lanes::LANES;
 use crate::cpu::products::dots;
 use crate::cpu::{Element, Isa, SharedRows, prefetch, with_isa};
+use crate::full::MAX_HEAD_DIM;
 use crate::transformer_xl::TransformerXl;
 use std::ops::Range;
 
@@ -42,22 +43,20 @@ impl Extent {
 
     /// f32 of a head, whole lines of the cache.
     pub(super) fn len(&self) -> usize {
-        let of_sets = self.sets.saturating_mul(SET * (2 * self.d + 1));
+        let of_sets = self.sets.saturating_mul(SET * 2 * self.d);
         let of_distances = self.octets.saturating_mul(OCTET * (self.d + 1));
         of_sets.saturating_add(of_distances).div_ceil(LANES).saturating_mul(LANES)
     }
 
     /// Where a part begins.
     fn first(&self, part: Part) -> usize {
-        let (rows, keys) = (self.sets * SET * self.d, self.sets * SET);
-        let distances = self.octets * OCTET;
+        let (rows, distances) = (self.sets * SET * self.d, self.octets * OCTET);
         match part {
             Part::K => 0,
             Part::V => rows,
             Part::Table => 2 * rows,
-            Part::OfKeys => 2 * rows + distances * self.d,
-            Part::OfTable => 2 * rows + distances * self.d + keys,
-            Part::End => 2 * rows + distances * self.d + keys + distances,
+            Part::OfTable => 2 * rows + distances * self.d,
+            Part::End => 2 * rows + distances * (self.d + 1),
         }
     }
 
@@ -77,8 +76,7 @@ enum Part {
     V,
     /// By chains: of each octet of distances the pairs, of each its distances.
     Table,
-    /// u · k and v · r, in units of scores.
-    OfKeys,
+    /// (v − u) · r, in units of scores.
     OfTable,
     End,
 }
@@ -92,7 +90,6 @@ pub(super) struct Packed<'a> {
     k: &'a [f32],
     v: &'a [f32],
     pub(super) table: &'a [f32],
-    pub(super) of_keys: &'a [f32],
     pub(super) of_table: &'a [f32],
 }
 
@@ -103,8 +100,7 @@ impl<'a> Packed<'a> {
             extent,
             k: part(Part::K, Part::V),
             v: part(Part::V, Part::Table),
-            table: part(Part::Table, Part::OfKeys),
-            of_keys: part(Part::OfKeys, Part::OfTable),
+            table: part(Part::Table, Part::OfTable),
             of_table: part(Part::OfTable, Part::End),
         }
     }
@@ -189,13 +185,8 @@ impl<T: Element> Packing<'_, T> {
         let first = set * SET;
         // SAFETY: the set's own.
         #[allow(unsafe_code)]
-        let (k, v, of_keys) = unsafe {
-            (
-                self.part(n, Part::K, first * d, SET * d),
-                self.part(n, Part::V, first * d, SET * d),
-                self.part(n, Part::OfKeys, first, SET),
-            )
-        };
+        let [k, v] =
+            [Part::K, Part::V].map(|part| unsafe { self.part(n, part, first * d, SET * d) });
         for (i, j) in (first..end.min(first + SET)).enumerate() {
             next.iter().flat_map(|next| next.key(j)).for_each(prefetch);
             let [from_k, from_v] = head.key(j);
@@ -212,7 +203,6 @@ impl<T: Element> Packing<'_, T> {
                 }
             }
         });
-        self.products(&head, self.args.bias_u, &rows[..SET * d], of_keys);
     }
 
     fn pack_octets(&self, n: usize, first: usize, rows: &mut [f32]) {
@@ -243,16 +233,12 @@ impl<T: Element> Packing<'_, T> {
         // SAFETY: the same.
         #[allow(unsafe_code)]
         let of_table = unsafe { self.part(n, Part::OfTable, first * OCTET, count * OCTET) };
-        self.products(&head, self.args.bias_v, rows, of_table);
-    }
-
-    /// Those of a bias with some rows, in units of scores.
-    fn products(&self, head: &Head<'_, T>, bias: &[f32], rows: &[f32], to: &mut [f32]) {
-        let bias = head.of_head(bias);
-        {
-            let to: &mut [f32] = to;
-            with_isa!(self.isa, dots(bias: &[f32], rows: &[f32], to: &mut [f32]));
+        let mut biases = [0f32; MAX_HEAD_DIM];
+        let [u, v] = [self.args.bias_u, self.args.bias_v].map(|bias| head.of_head(bias));
+        for (to, (u, v)) in biases.iter_mut().zip(u.iter().zip(v)) {
+            *to = (v - u) * head.scale();
         }
-        to.iter_mut().for_each(|x| *x *= head.scale());
+        let (x, rows): (&[f32], &[f32]) = (&biases[..d], rows);
+        with_isa!(self.isa, dots(x: &[f32], rows: &[f32], of_table: &mut [f32]));
     }
 }

@@ -1,9 +1,9 @@
 //! Scores by one product, where additions have units of their own and there are registers for it.
 //!
-//! (q + u)·k + (q + v)·r = q·(k + r) + u·k + v·r: an element of a pair takes an addition and a
+//! (q + u)·k + (q + v)·r = (q + u)·(k + r) + (v − u)·r: an element of a pair takes an addition and a
 //! multiply-add, where two products take two multiply-adds. Row i and key j meet the table's row of
 //! distance i − j, so keys and rows that are both as much further on share it: of K keys and G rows that
-//! are K + G − 1 distances.
+//! are K + G − 1 distances. Here q has u added.
 //!
 //! Lanes are two elements of eight neighbouring rows, an octet, which meet eight neighbouring distances of
 //! one key, whose two elements are repeated as they are loaded; the two sums of a row meet in the end.
@@ -73,15 +73,15 @@ impl<'a> Sums<'a> {
         }
     }
 
-    /// Row `n` of the block is `scale · q`. Lanes without a row keep what they hold: nothing leaves a row.
-    pub(super) fn load_q(&mut self, n: usize, q: &[f32], scale: f32) {
+    /// Row `n` of the block. Lanes without a row keep what they hold: nothing leaves a row.
+    pub(super) fn load_q(&mut self, n: usize, q: &[f32]) {
         // As a row of its unit, and of the one before.
         let (unit, row) = (n / UNIT + 1, n % UNIT);
         let places = [(unit, row), (unit - 1, row + UNIT)];
         for (unit, row) in places.into_iter().filter(|(_, row)| *row < REACH) {
             let of_unit = &mut self.q[unit * self.pairs..][..self.pairs];
             for (rows, q) in of_unit.iter_mut().zip(q.as_chunks().0) {
-                rows[row] = q.map(|q| q * scale);
+                rows[row] = *q;
             }
         }
     }
@@ -106,7 +106,6 @@ impl<'a> Sums<'a> {
                 k: packed.k_of_set(from / SET),
                 table: packed.table,
                 octets: packed.extent.octets,
-                of_keys: &packed.of_keys[from..from + SET],
                 of_table: packed.of_table,
                 at: packed.at(near - (n * SET) as i64),
                 carried: unit.checked_sub(1).is_some_and(|unit| before == Some((from, unit))),
@@ -133,8 +132,7 @@ struct Operands<'a> {
     k: &'a [f32],
     table: &'a [f32],
     octets: usize,
-    /// u · k and v · r.
-    of_keys: &'a [f32],
+    /// (v − u) · r.
     of_table: &'a [f32],
     /// Where the distance of the first row and the first key is: a multiple of [`OCTET`].
     at: usize,
@@ -157,7 +155,7 @@ pub(super) fn for_each_chain(pairs: usize, mut with: impl FnMut(usize, usize)) {
     std::iter::once(first).chain(rest).for_each(|(first, len)| with(first, len));
 }
 
-/// S = q·(k + r) + u·k + v·r.
+/// S = q·(k + r) + (v − u)·r.
 fn scores(x: &Operands<'_>, s: [&mut [Lanes]; 2]) {
     let pairs = x.q.len() / 2;
     for (row, key) in (0..UNIT).flat_map(|row| (0..SET).map(move |key| (row, key))) {
@@ -174,7 +172,7 @@ fn scores(x: &Operands<'_>, s: [&mut [Lanes]; 2]) {
             }
             sum += sums.iter().sum::<f32>();
         });
-        s[row / LANES][key][row % LANES] = sum + (x.of_keys[key] + x.of_table[at]);
+        s[row / LANES][key][row % LANES] = sum + x.of_table[at];
     }
 }
 
@@ -201,7 +199,7 @@ mod avx512 {
         // The octets of distances from the last keys' and the row before the first to the last row's.
         assert!(x.at.is_multiple_of(OCTET) && x.at >= SET && x.at + UNIT <= x.octets * OCTET);
         assert!(x.k.len() >= pairs * PAIR * SET && x.table.len() >= pairs * VECTOR * x.octets);
-        assert!(x.of_keys.len() >= SET && x.of_table.len() >= x.octets * OCTET);
+        assert!(x.of_table.len() >= x.octets * OCTET);
         for (p, carried) in carried.iter_mut().enumerate() {
             // Rows by their lanes: row p is the first that was computed.
             let order = order(p);
@@ -225,11 +223,9 @@ mod avx512 {
                     _mm512_mask_blend_ps(next, high, low),
                 ];
                 store(carried, high);
-                let of_key = _mm512_set1_ps(x.of_keys[key]);
                 for (n, sums) in of_rows.into_iter().enumerate() {
                     let of_table = x.of_table[x.at - key + n * LANES..].first_chunk().unwrap();
-                    let biases = _mm512_add_ps(load(of_table), of_key);
-                    store(&mut s[n][key], _mm512_add_ps(sums, biases));
+                    store(&mut s[n][key], _mm512_add_ps(sums, load(of_table)));
                 }
             }
         }

@@ -169,7 +169,7 @@ impl<T: Element> Block<'_, T> {
                     tile.load_q(self.isa, n, &biased(args.bias_u)[..d], 1.0);
                     band.load_q(n, &biased(args.bias_v)[..d]);
                 }
-                Products::One(_, sums, _) => sums.load_q(n, &q[..d], scale),
+                Products::One(_, sums, _) => sums.load_q(n, &biased(args.bias_u)[..d]),
             }
             let (position, sight) = (self.position(i), &mut sights[n / LANES]);
             let own = p.own_position.then(|| position + p.shape.seqlen_k - p.segment_len());
